@@ -1,0 +1,60 @@
+"""What a provider is, and how its refusals become errors of ours, by status and never by words."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from metier.calls import Call, Chunk
+from metier.catalog import Deployment
+from metier.errors import Invalid, MetierError, ProviderTimeout, ProviderUnavailable
+
+__all__ = ["Provider", "failure", "retry_after_s"]
+
+_TIMEOUTS = frozenset({408, 504, 524})
+_OUR_CREDENTIAL = frozenset({401, 403})
+_CALLER = frozenset({400, 413, 422})
+_LONGEST_QUOTE = 400
+
+
+class Provider(Protocol):
+    """Serves calls of one kind of server; raises only errors of metier.errors, classified by status."""
+
+    def stream(self, call: Call, deployment: Deployment) -> AsyncIterator[Chunk]:
+        """Yield the answer as it arrives; the last chunks carry `finish` and `usage`, or the vectors of an embed."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections and processes; the provider is not used afterwards."""
+        ...
+
+
+def failure(status: int, message: str, deployment: Deployment, wait_s: float | None = None) -> MetierError:
+    """Turn a provider's HTTP status into the error that says whose fault it is and what to do next."""
+    if deployment.api_key:
+        message = message.replace(deployment.api_key, "[credential]")
+    said = f"deployment {deployment.id!r} answered {status}: {message[:_LONGEST_QUOTE]!r}"
+    if status in _OUR_CREDENTIAL:
+        return ProviderUnavailable(
+            f"deployment {deployment.id!r} answered {status}: the credential Métier holds for it is wrong or lacks "
+            "a right; the caller's key is fine, ask whoever runs Métier to mend metier.yaml"
+        )
+    if status == 404:
+        return ProviderUnavailable(f"{said}; check model id {deployment.model_id!r} and the base URL in metier.yaml")
+    if status in _CALLER:
+        return Invalid(f"{said}; change the request, sending it again will not help")
+    if status in _TIMEOUTS:
+        return ProviderTimeout(f"{said}; try again, or raise the time the deployment is given")
+    if status != 429:
+        return ProviderUnavailable(f"{said}; try again later")
+    when = "later" if wait_s is None else f"in {wait_s:g} s"
+    error = ProviderUnavailable(f"{said}; its rate limit is reached, try again {when}")
+    if wait_s is not None:
+        vars(error)["retry_after_s"] = wait_s
+    return error
+
+
+def retry_after_s(error: BaseException) -> float | None:
+    """Tell how many seconds the provider asked to be left alone, where it said so."""
+    wait = vars(error).get("retry_after_s")
+    return wait if isinstance(wait, float) else None
