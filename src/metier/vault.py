@@ -1,0 +1,85 @@
+"""Seals stored contents: AES-256-GCM under one master key, with a derived key per purpose."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import pathlib
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from metier.errors import Broken, ConfigError
+
+__all__ = ["Vault", "master_key_file"]
+
+_NONCE = 12
+_VERSION = b"\x01"
+
+
+class Vault:
+    """Seals and opens bytes, and makes keyed digests; one derived key per purpose, none of them stored."""
+
+    def __init__(self, master_key: bytes) -> None:
+        if len(master_key) != 32:
+            raise ConfigError(f"the master key has {len(master_key)} bytes: it must have 32")
+        self._master = master_key
+        self._ciphers: dict[str, AESGCM] = {}
+
+    def seal(self, purpose: str, clear: bytes, bound_to: str) -> bytes:
+        """Encrypt `clear` so that it opens only for the same purpose and the same `bound_to`."""
+        nonce = os.urandom(_NONCE)
+        return _VERSION + nonce + self._cipher(purpose).encrypt(nonce, clear, bound_to.encode())
+
+    def open(self, purpose: str, sealed: bytes, bound_to: str) -> bytes:
+        """Decrypt what `seal` made; anything altered, moved or sealed under another key is refused."""
+        sealed = bytes(sealed)
+        if sealed[:1] != _VERSION:
+            raise Broken(f"stored {purpose!r} content of {bound_to!r} has an unknown format")
+        try:
+            return self._cipher(purpose).decrypt(
+                sealed[1 : 1 + _NONCE], sealed[1 + _NONCE :], bound_to.encode()
+            )
+        except InvalidTag as error:
+            raise Broken(
+                f"stored {purpose!r} content of {bound_to!r} does not open: altered, or METIER_MASTER_KEY changed"
+            ) from error
+
+    def digest(self, purpose: str, data: bytes) -> bytes:
+        """Return a 32-byte keyed digest: equal values give equal digests, and nothing can be guessed back."""
+        return hmac.new(self._derive("digest/" + purpose), data, hashlib.sha256).digest()
+
+    def _cipher(self, purpose: str) -> AESGCM:
+        cipher = self._ciphers.get(purpose)
+        if cipher is None:
+            cipher = self._ciphers[purpose] = AESGCM(self._derive("seal/" + purpose))
+        return cipher
+
+    def _derive(self, label: str) -> bytes:
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"metier/" + label.encode()).derive(
+            self._master
+        )
+
+
+def master_key_file(path: pathlib.Path) -> bytes:
+    """Read the master key kept beside the data, making it on first use, readable by its owner only."""
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return master_key_file(path)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(os.urandom(32).hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        text = path.read_text(encoding="ascii").strip()
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} does not hold a master key: restore it from your backup") from error

@@ -1,0 +1,88 @@
+"""One embedded PostgreSQL for the whole session, a fresh migrated database for each test that asks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+
+import psycopg
+import pytest
+
+from metier.postgres import Embedded
+from metier.store import Migration, Store, create_database, packaged_migrations
+from metier.vault import Vault
+
+_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Embedded]:
+    """A real PostgreSQL with pgvector, in a folder that even an unprivileged account may enter."""
+    home = pathlib.Path(tempfile.mkdtemp(prefix="metier-tests-"))
+    embedded = Embedded(home, options=_FAST)
+    embedded.start()
+    try:
+        yield embedded
+    finally:
+        embedded.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template(server: Embedded) -> str:
+    """Name of a database migrated once, from which the others are cloned."""
+
+    async def make() -> None:
+        await create_database(server.url("postgres"), "template_metier")
+        async with Store(server.url("template_metier"), size=2) as store:
+            await store.migrate(embedded_migrations())
+
+    asyncio.run(make())
+    return "template_metier"
+
+
+@pytest.fixture
+async def store(server: Embedded, template: str) -> AsyncIterator[Store]:
+    """A store on a database of its own."""
+    name = f"test_{secrets.token_hex(6)}"
+    await create_database(server.url("postgres"), name, template=template)
+    async with Store(server.url(name), size=8) as opened:
+        yield opened
+    connection = await psycopg.AsyncConnection.connect(server.url("postgres"), autocommit=True)
+    await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+    await connection.close()
+
+
+@pytest.fixture
+def vault() -> Vault:
+    """A vault with a throw-away key."""
+    return Vault(secrets.token_bytes(32))
+
+
+@pytest.fixture(autouse=True)
+def only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection that would leave the machine."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to reach {address!r}")
+        connect(self, address)  # type: ignore[arg-type]  # whatever the caller gave
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def embedded_migrations() -> tuple[Migration, ...]:
+    """Migrations of the libraries we embed, once the dispatch room exists."""
+    with contextlib.suppress(ImportError):
+        from metier.workflow.dispatch import migrations  # noqa: PLC0415  # the room may not be built yet
+
+        return tuple(migrations())
+    assert packaged_migrations() is not None
+    return ()

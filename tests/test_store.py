@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from metier.errors import Broken, ConfigError, Unavailable
+from metier.store import Migration, Store
+from tests.conftest import embedded_migrations
+
+
+async def test_a_transaction_is_true_together_or_not_at_all(store: Store) -> None:
+    async with store.transaction() as tx:
+        await tx.execute("CREATE TABLE things (n int)")
+    with pytest.raises(ZeroDivisionError):
+        async with store.transaction() as tx:
+            await tx.execute("INSERT INTO things VALUES (1)")
+            raise ZeroDivisionError
+    async with store.connection() as connection:
+        assert await (await connection.execute("SELECT n FROM things")).fetchall() == []
+
+
+async def test_migrations_apply_once_and_an_edited_one_is_noticed(store: Store) -> None:
+    first = Migration("9998_first", "CREATE TABLE firsts (n int)")
+    applied = await asyncio.gather(*(_migrate(store.url, first) for _ in range(4)))
+    assert sorted(len(names) for names in applied) == [0, 0, 0, 1]
+    with pytest.raises(Broken, match="9998_first"):
+        await _migrate(store.url, Migration("9998_first", "CREATE TABLE firsts (n bigint)"))
+
+
+async def test_a_database_migrated_by_a_newer_version_is_refused(store: Store) -> None:
+    await _migrate(store.url, Migration("9999_later", "SELECT 1"))
+    with pytest.raises(ConfigError, match="newer"):
+        await _migrate(store.url)
+
+
+async def test_a_notification_reaches_the_listener(store: Store) -> None:
+    async with store.listen("bell") as payloads, store.connection() as connection:
+        await connection.execute("SELECT pg_notify('bell', 'ding')")
+        assert await anext(payloads) == "ding"
+
+
+async def test_a_wrong_password_is_said_without_showing_it(store: Store) -> None:
+    wrong = store.url.replace("metier:", "metier:not-the-password-", 1)
+    with pytest.raises(Unavailable, match="password authentication failed") as caught:
+        async with Store(wrong, size=1):
+            pass
+    assert "not-the-password" not in str(caught.value)
+
+
+async def _migrate(url: str, *more: Migration) -> list[str]:
+    async with Store(url, size=2) as other:
+        return await other.migrate((*embedded_migrations(), *more))
