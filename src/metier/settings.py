@@ -13,7 +13,7 @@ import yaml
 
 from metier.errors import ConfigError
 
-__all__ = ["SECTIONS", "VARIABLES", "Section", "Settings", "Variable", "default_home", "load"]
+__all__ = ["SECTIONS", "VARIABLES", "Section", "Settings", "Variable", "default_home", "found_provider_keys", "load"]
 
 _ENV_PREFIX = "env/"
 
