@@ -81,7 +81,7 @@ def only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 def embedded_migrations() -> tuple[Migration, ...]:
     """Migrations of the libraries we embed, once the dispatch room exists."""
     with contextlib.suppress(ImportError):
-        from metier.workflow.dispatch import migrations  # noqa: PLC0415  # the room may not be built yet
+        from metier.workflow.dispatch import migrations
 
         return tuple(migrations())
     assert packaged_migrations() is not None

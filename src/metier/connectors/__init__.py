@@ -1,0 +1,1 @@
+"""Doors to the outside: mail now, others later."""

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import asyncio
+import email.message
+import pathlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiosmtpd.smtp import SMTP
+
+from metier.connectors.outbox import Outbox, message_id
+from metier.connectors.smtp import Account, Sink, Smtp, account_from_url
+from metier.errors import ConfigError, Conflict, Invalid, StepFailed, Unavailable
+from metier.store import Store
+from metier.vault import Vault
+
+
+@pytest.fixture
+async def sink(tmp_path: pathlib.Path) -> AsyncIterator[Sink]:
+    made = Sink(tmp_path / "sent")
+    yield made
+    await made.stop()
+
+
+Serve = Callable[["Server"], Awaitable[Account]]
+
+
+class Server:
+    """A real SMTP server whose answers to DATA are scripted; it counts the messages it took."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+        self.taken: list[str] = []
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        answer = self.answers.pop(0) if self.answers else "250 ok"
+        if answer == "cut":
+            server.transport.abort()
+            return "250 never heard"
+        if answer.startswith("250"):
+            self.taken.append(envelope.content.decode())
+        if answer == "250 then cut":
+            server.transport.abort()
+        return answer
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    started: list[asyncio.Server] = []
+
+    async def start(handler: Server) -> Account:
+        loop = asyncio.get_running_loop()
+        started.append(await loop.create_server(lambda: SMTP(handler, hostname="localhost"), "127.0.0.1", 0))
+        return Account("127.0.0.1", started[-1].sockets[0].getsockname()[1], starttls=False)
+
+    yield start
+    for server in started:
+        server.close()
+
+
+def letter(body: str = "Bonjour,\n\nVotre colis part demain. Coût : 4,90 €.\n") -> email.message.EmailMessage:
+    message = email.message.EmailMessage()
+    message["From"] = "sav@exemple.fr"
+    message["To"] = "client@exemple.fr"
+    message["Subject"] = "Votre commande"
+    message.set_content(body)
+    return message
+
+
+async def unknown(_: str) -> bool | None:
+    return None
+
+
+async def test_a_message_leaves_once_however_often_it_is_sent(store: Store, vault: Vault, sink: Sink) -> None:
+    outbox = Outbox(store, vault, Smtp(await sink.start()), sink.confirm, domain="exemple.fr")
+    first = await outbox.send("run_1/send", letter())
+    second = await outbox.send("run_1/send", letter("another text"))
+    assert first == second == message_id("run_1/send", "exemple.fr")
+    (kept,) = sink.folder.glob("*.eml")
+    assert "4,90 €" in email.message_from_bytes(kept.read_bytes()).get_payload(decode=True).decode()  # type: ignore[union-attr]  # one text part
+    assert await outbox.state("run_1/send") == "sent"
+
+
+async def test_the_stored_content_is_sealed(store: Store, vault: Vault, sink: Sink) -> None:
+    await Outbox(store, vault, Smtp(await sink.start()), sink.confirm, domain="exemple.fr").send("run_1/send", letter())
+    row = await store.queries("outbox").one("get", {"key": "run_1/send"})
+    assert row is not None and b"colis" not in bytes(row["content"])
+
+
+@pytest.mark.parametrize(("answer", "error"), [("451 later", Unavailable), ("554 never", Invalid)])
+async def test_a_refusal_leaves_the_message_ready_for_another_try(
+    store: Store, vault: Vault, serve: Serve, answer: str, error: type[Exception]
+) -> None:
+    server = Server(answer)
+    outbox = Outbox(store, vault, Smtp(await serve(server)), unknown, domain="exemple.fr")
+    with pytest.raises(error, match=answer[:3]):
+        await outbox.send("run_1/send", letter())
+    assert await outbox.state("run_1/send") == "prepared"
+    await outbox.send("run_1/send", letter())
+    assert len(server.taken) == 1
+
+
+@pytest.mark.parametrize("answer", ["cut", "250 then cut"])
+async def test_a_cut_on_the_wire_is_never_answered_by_a_second_message(
+    store: Store, vault: Vault, serve: Serve, answer: str
+) -> None:
+    server = Server(answer)
+    outbox = Outbox(store, vault, Smtp(await serve(server)), unknown, domain="exemple.fr")
+    with pytest.raises(Unavailable, match="on the wire"):
+        await outbox.send("run_1/send", letter())
+    with pytest.raises(StepFailed, match="may or may not"):
+        await outbox.send("run_1/send", letter())
+    assert await outbox.state("run_1/send") == "unsure" and len(server.taken) <= 1
+
+
+async def test_when_delivery_can_be_asked_the_doubt_is_settled(store: Store, vault: Vault, serve: Serve) -> None:
+    server = Server("cut", "250 then cut")
+
+    async def asked(identity: str) -> bool | None:
+        return any(identity in text for text in server.taken)
+
+    outbox = Outbox(store, vault, Smtp(await serve(server)), asked, domain="exemple.fr")
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await outbox.send("run_1/send", letter())
+    await outbox.send("run_1/send", letter())
+    assert len(server.taken) == 1 and await outbox.state("run_1/send") == "sent"
+
+
+async def test_two_workers_at_once_send_one_message(store: Store, vault: Vault, sink: Sink) -> None:
+    account = await sink.start()
+    count = 0
+
+    class Counting(Smtp):
+        async def transmit(self, message: bytes, commit: Callable[[], Awaitable[None]]) -> None:
+            async def counted() -> None:
+                nonlocal count
+                await commit()
+                count += 1
+
+            await super().transmit(message, counted)
+
+    boxes = [Outbox(store, vault, Counting(account), unknown, domain="exemple.fr") for _ in range(4)]
+    done = await asyncio.gather(*(b.send("run_1/send", letter()) for b in boxes), return_exceptions=True)
+    assert count == 1
+    assert all(isinstance(d, str | Conflict | StepFailed) for d in done)
+
+
+async def test_a_server_that_is_not_there_is_unavailable_and_nothing_is_claimed(store: Store, vault: Vault) -> None:
+    outbox = Outbox(store, vault, Smtp(Account("127.0.0.1", 9)), unknown, domain="exemple.fr")
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        await outbox.send("run_1/send", letter())
+    assert await outbox.state("run_1/send") == "prepared"
+
+
+def test_the_url_of_the_mail_server_is_read_and_credentials_outside_loopback_demand_tls() -> None:
+    account = account_from_url("smtp://moi%40exemple.fr:p%40ss@mail.exemple.fr")
+    assert (account.user, account.password, account.port, account.starttls) == ("moi@exemple.fr", "p@ss", 587, True)
+    assert account_from_url("smtps://mail.exemple.fr").tls
+    with pytest.raises(ConfigError, match="METIER_SMTP_URL"):
+        account_from_url("https://mail.exemple.fr")
