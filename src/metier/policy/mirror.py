@@ -1,0 +1,86 @@
+"""A small copy in memory of rows that decide every call, at most a second behind the database."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+import psycopg
+
+from metier.errors import Unavailable
+
+__all__ = ["UNREACHABLE", "Mirror"]
+
+UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, Unavailable, TimeoutError)
+"""What reading the database raises when it cannot be reached, as opposed to answering."""
+
+V = TypeVar("V")
+
+
+class Mirror(Generic[V]):
+    """Answers from memory while what it holds is fresh, and re-reads everything it holds in one query.
+
+    While the database cannot be reached, nobody can revoke anything in it either: the last known
+    answer is then given for `grace_s`, so that calls go on through a restart of PostgreSQL.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[Sequence[str]], Awaitable[Mapping[str, V]]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        max_age_s: float = 1.0,
+        grace_s: float = 300.0,
+        patience_s: float = 2.0,
+        most: int = 10_000,
+    ) -> None:
+        self._load = load
+        self._clock = clock
+        self._max_age_s = max_age_s
+        self._grace_s = grace_s
+        self._patience_s = patience_s
+        self._most = most
+        self._held: dict[str, tuple[float, V | None]] = {}
+        self._down_until = 0.0
+
+    async def get(self, key: str) -> V | None:
+        """Give the row of `key`, at most `max_age_s` old, or None when there is none."""
+        held = self._held.get(key)
+        now = self._clock()
+        if held is not None and now - held[0] < self._max_age_s:
+            return held[1]
+        if held is not None and now < self._down_until and now - held[0] < self._grace_s:
+            return held[1]
+        try:
+            await self._read((key,))
+        except UNREACHABLE:
+            self._down_until = self._clock() + self._max_age_s
+            if held is None or now - held[0] >= self._grace_s:
+                raise
+            return held[1]
+        return self._held[key][1]
+
+    async def refresh(self) -> None:
+        """Re-read every row held; called twice a second, it keeps the database off the road of calls."""
+        if not self._held:
+            return
+        try:
+            await self._read(tuple(self._held))
+        except UNREACHABLE:
+            self._down_until = self._clock() + 2 * self._max_age_s
+
+    def forget(self, key: str) -> None:
+        """Read `key` anew the next time: its owner has just changed it here."""
+        self._held.pop(key, None)
+
+    async def _read(self, keys: Sequence[str]) -> None:
+        asked_at = self._clock()
+        async with asyncio.timeout(self._patience_s):
+            rows = await self._load(keys)
+        # Misses are held too, so that a wrong key in a loop costs one query a second; they must not pile up.
+        if len(self._held) + len(keys) > self._most:
+            self._held.clear()
+        for key in keys:
+            self._held[key] = (asked_at, rows.get(key))
