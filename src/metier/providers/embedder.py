@@ -139,7 +139,7 @@ class _Child:
 
     async def _start(self) -> asyncio.subprocess.Process:
         await self._end()
-        if not all(map(find_spec, ("onnx", "onnxruntime", "tokenizers"))):
+        if not all(map(find_spec, ("onnx", "onnxruntime"))):
             raise ConfigError(f"embedding with {self._name!r} needs more than the core: install metier[local]")
         module = "metier.providers.embedder_child"
         log = await asyncio.to_thread(_open_log, self._log)

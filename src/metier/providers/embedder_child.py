@@ -15,13 +15,13 @@ import onnxruntime
 import orjson
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
-from tokenizers import Encoding, Tokenizer
 
-from metier.providers.embedder_frames import GRAPH, LENGTH, TOKENIZER, VECTORS, converted
+from metier.providers.embedder_frames import GRAPH, LENGTH, VECTORS, VOCABULARY, converted
+from metier.providers.embedder_tokens import Vocabulary
 
 __all__ = ["main"]
 
-_BATCH_TOKENS = 4096
+_BATCH_TOKENS = 1024
 
 
 def main(arguments: list[str]) -> None:
@@ -31,10 +31,10 @@ def main(arguments: list[str]) -> None:
     # Whatever a native library prints must not land between two frames.
     os.dup2(2, 1)
     _prepare(source, sha256, Path(folder))
-    session, tokenizer = _load(Path(folder), int(threads))
+    session, vocabulary = _load(Path(folder), int(threads))
     while (request := _read(requests, float(idle_s))) is not None:
         try:
-            answer = _embed(session, tokenizer, orjson.loads(request))
+            answer = _embed(session, vocabulary, orjson.loads(request))
         except (ValueError, RuntimeError, TypeError) as error:
             answer = VECTORS.pack(0, 0) + str(error).encode()
         _write(answers, LENGTH.pack(len(answer)) + answer)
@@ -52,7 +52,7 @@ def _prepare(source: str, sha256: str, folder: Path) -> None:
             subprocess.run([sys.executable, "-m", module, source, sha256, str(folder)], check=True)
 
 
-def _load(folder: Path, threads: int) -> tuple[InferenceSession, Tokenizer]:
+def _load(folder: Path, threads: int) -> tuple[InferenceSession, Vocabulary]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -60,20 +60,20 @@ def _load(folder: Path, threads: int) -> tuple[InferenceSession, Tokenizer]:
     # Threads that spin while waiting take the cores from the gateway beside us.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = InferenceSession(str(folder / GRAPH), options, providers=["CPUExecutionProvider"])
-    return session, Tokenizer.from_file(str(folder / TOKENIZER))
+    return session, Vocabulary(folder / VOCABULARY)
 
 
-def _embed(session: InferenceSession, tokenizer: Tokenizer, texts: list[str]) -> bytes:
-    encoded = [tokenizer.encode(text) for text in texts]
+def _embed(session: InferenceSession, vocabulary: Vocabulary, texts: list[str]) -> bytes:
+    encoded = [vocabulary.ids(text) for text in texts]
     vectors: NDArray[np.float32] | None = None
-    for rows in _batches([len(e.ids) for e in encoded]):
+    for rows in _batches([len(e) for e in encoded]):
         found = _run(session, [encoded[row] for row in rows])
         if vectors is None:
             vectors = np.zeros((len(texts), found.shape[1]), np.float32)
         vectors[rows] = found
     if vectors is None:
         raise ValueError("no text came to embed")
-    return VECTORS.pack(len(texts), sum(len(e.ids) for e in encoded)) + vectors.tobytes()
+    return VECTORS.pack(len(texts), sum(len(e) for e in encoded)) + vectors.tobytes()
 
 
 def _batches(lengths: list[int]) -> Iterator[list[int]]:
@@ -87,13 +87,13 @@ def _batches(lengths: list[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def _run(session: InferenceSession, batch: list[Encoding]) -> NDArray[np.float32]:
-    longest = max(len(e.ids) for e in batch)
+def _run(session: InferenceSession, batch: list[list[int]]) -> NDArray[np.float32]:
+    longest = max(len(e) for e in batch)
     ids = np.ones((len(batch), longest), np.int64)
     mask = np.zeros((len(batch), longest), np.float32)
     for row, e in enumerate(batch):
-        ids[row, : len(e.ids)] = e.ids
-        mask[row, : len(e.ids)] = 1
+        ids[row, : len(e)] = e
+        mask[row, : len(e)] = 1
     (vectors,) = session.run(None, {"ids": ids, "mask": mask})
     return np.asarray(vectors, np.float32)
 

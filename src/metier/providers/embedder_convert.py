@@ -1,4 +1,4 @@
-"""Turns the weights of multilingual-e5-small, once, into an ONNX graph and a tokenizer file that any runtime reads."""
+"""Turns the weights of multilingual-e5-small, once, into an ONNX graph and a vocabulary."""
 
 from __future__ import annotations
 
@@ -13,27 +13,24 @@ import onnx
 import orjson
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from metier.providers.embedder_frames import GRAPH, ORIGIN, TOKENIZER, origin
+from metier.providers.embedder_frames import GRAPH, ORIGIN, VOCABULARY, origin
+from metier.providers.embedder_tokens import save
 from metier.providers.embedder_weights import BLOCK, Blocks, EncoderWeights, read
 
 __all__ = ["convert"]
 
 _CONTRIBUTED = "com.microsoft"
-# What the model's own normaliser does beside NFKC: these vanish, those become a space.
-_VANISH = "[\\x01-\\x08\\x0b\\x0e-\\x1f\\x7f\\x8f\\x9f]"
-_BLANK = "[\\t\\n\\x0c\\r\\x{1680}\\x{200b}-\\x{200f}\\x{2028}\\x{2029}\\x{2581}\\x{feff}\\x{fffd}]"
 
 
 def convert(source: Path, sha256: str, folder: Path) -> None:
-    """Write the graph and the tokenizer made from `source` into `folder`, which appears whole or not at all."""
+    """Write the graph and the vocabulary made from `source` into `folder`, which appears whole or not at all."""
     weights = read(source)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         onnx.save(_Graph(weights).build(), fresh / GRAPH)
-        _tokenizer(weights, fresh / TOKENIZER)
+        _vocabulary(weights, fresh / VOCABULARY)
         (fresh / ORIGIN).write_bytes(orjson.dumps(origin(sha256)))
         shutil.rmtree(folder, ignore_errors=True)
         fresh.replace(folder)
@@ -41,23 +38,9 @@ def convert(source: Path, sha256: str, folder: Path) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _tokenizer(weights: EncoderWeights, path: Path) -> None:
-    made = Tokenizer(models.Unigram(list(weights.pieces), unk_id=weights.unknown, byte_fallback=False))
-    made.normalizer = normalizers.Sequence(
-        [
-            normalizers.Replace(Regex(_VANISH), ""),
-            normalizers.Replace(Regex(_BLANK), " "),
-            normalizers.NFKC(),
-            normalizers.Replace(Regex(" {2,}"), " "),
-        ]
-    )
-    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
-    begin, end = weights.pieces[weights.begin][0], weights.pieces[weights.end][0]
-    made.post_processor = processors.TemplateProcessing(
-        single=f"{begin} $0 {end}", special_tokens=[(begin, weights.begin), (end, weights.end)]
-    )
-    made.enable_truncation(weights.positions)
-    made.save(str(path), pretty=False)
+def _vocabulary(w: EncoderWeights, path: Path) -> None:
+    special = {"begin": w.begin, "end": w.end, "pad": w.pad, "unknown": w.unknown, "positions": w.positions}
+    save(path, w.pieces, special)
 
 
 class _Graph:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import orjson
 
-__all__ = ["GRAPH", "LENGTH", "ORIGIN", "TOKENIZER", "VECTORS", "converted", "origin"]
+__all__ = ["GRAPH", "LENGTH", "ORIGIN", "VECTORS", "VOCABULARY", "converted", "origin"]
 
 GRAPH = "encoder.onnx"
 """The encoder, as any ONNX runtime reads it."""
-TOKENIZER = "tokenizer.json"
-"""The tokenizer, as the `tokenizers` library reads it."""
+VOCABULARY = "vocabulary.json"
+"""The pieces text is cut into."""
 ORIGIN = "origin.json"
 """What the other two were made from."""
 LENGTH = struct.Struct("<I")
@@ -20,7 +20,7 @@ LENGTH = struct.Struct("<I")
 VECTORS = struct.Struct("<II")
 """At the head of an answer: rows and tokens read; no rows mean that the rest is the reason, as text."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def origin(sha256: str) -> dict[str, str | int]:
