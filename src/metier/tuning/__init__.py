@@ -1,0 +1,1 @@
+"""Trained models: small classifiers that cost no token."""
