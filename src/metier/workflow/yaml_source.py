@@ -1,0 +1,249 @@
+"""YAML that people write by hand, read with the place of every value and without the traps of YAML 1.1."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn, TypeAlias
+
+import yaml
+
+from metier.calls import JSON
+from metier.errors import Invalid
+from metier.workflow.shape import Mark
+
+__all__ = ["DEPTH_MAX", "NODES_MAX", "SOURCE_MAX", "Node", "Scalar", "decode", "read", "suggest"]
+
+Scalar: TypeAlias = bool | int | float | str | None
+Shape: TypeAlias = Literal["mapping", "list", "scalar"]
+
+SOURCE_MAX = 256 * 1024
+"""Bytes of one YAML file."""
+NODES_MAX = 20_000
+DEPTH_MAX = 40
+
+_INT = re.compile(r"[-+]?[0-9]{1,19}\Z")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,4})?\Z")
+_NULLS, _TRUES, _FALSES = ("", "~", "null", "Null", "NULL"), ("true", "True", "TRUE"), ("false", "False", "FALSE")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One value of a YAML file with its place; reading it as the wrong thing raises Invalid at that place."""
+
+    mark: Mark
+    shape: Shape
+    scalar: Scalar = None
+    items: tuple[Node, ...] = ()
+    entries: Mapping[str, Node] = field(default_factory=dict)
+    key_marks: Mapping[str, Mark] = field(default_factory=dict)
+
+    def data(self) -> JSON:
+        """Give the value as plain JSON."""
+        match self.shape:
+            case "mapping":
+                return {key: value.data() for key, value in self.entries.items()}
+            case "list":
+                return [item.data() for item in self.items]
+        return self.scalar
+
+    def marks(self, path: str = "") -> Iterator[tuple[str, Mark]]:
+        """Yield the place of this value and of every value inside it, by path."""
+        yield path, self.mark
+        for key, value in self.entries.items():
+            yield from value.marks(f"{path}/{key}" if path else key)
+        for position, item in enumerate(self.items):
+            yield from item.marks(f"{path}/{position}" if path else str(position))
+
+    def fail(self, message: str) -> NoReturn:
+        """Raise Invalid with the place of this value before the message."""
+        raise Invalid(f"{self.mark}: {message}", param=str(self.mark))
+
+    def mapping(self, what: str) -> Mapping[str, Node]:
+        """Read it as a mapping."""
+        if self.shape != "mapping":
+            self.fail(f"{what} must be a mapping (name: value), not {self._kind()}")
+        return self.entries
+
+    def list(self, what: str) -> tuple[Node, ...]:
+        """Read it as a list."""
+        if self.shape != "list":
+            self.fail(f"{what} must be a list, not {self._kind()}")
+        return self.items
+
+    def text(self, what: str) -> str:
+        """Read it as a text that is not empty."""
+        if not isinstance(self.scalar, str) or not self.scalar.strip():
+            self.fail(f"{what} must be a text, not {self._kind()}")
+        return self.scalar
+
+    def whole(self, what: str, least: int, most: int) -> int:
+        """Read it as a whole number between two bounds."""
+        value = self.scalar
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            self.fail(f"{what} must be a whole number between {least} and {most}, not {self._kind()}")
+        return value
+
+    def number(self, what: str, least: float, most: float) -> float:
+        """Read it as a number between two bounds."""
+        value = self.scalar
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+            self.fail(f"{what} must be a number between {least:g} and {most:g}, not {self._kind()}")
+        return value
+
+    def one_of(self, what: str, choices: Iterable[str]) -> str:
+        """Read it as one of a few words."""
+        known = list(choices)
+        if self.scalar not in known:
+            self.fail(
+                f"{what} must be {' or '.join(map(repr, known))}, not {self._kind()}{suggest(self.scalar, known)}"
+            )
+        return str(self.scalar)
+
+    def only(self, what: str, known: Iterable[str]) -> None:
+        """Refuse any key that is not known, with the nearest one as a suggestion."""
+        names = sorted(known)
+        for key in self.mapping(what):
+            if key not in names:
+                raise Invalid(
+                    f"{self.key_marks[key]}: unknown key {key[:80]!r} in {what}{suggest(key, names)}",
+                    param=str(self.key_marks[key]),
+                )
+
+    def _kind(self) -> str:
+        if self.shape != "scalar":
+            return f"a {self.shape}"
+        return "nothing" if self.scalar is None else repr(self.scalar)[:80]
+
+
+def suggest(name: object, known: Iterable[str]) -> str:
+    """Write the end of a message: the nearest known name, or all of them when none is near."""
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name)[:80], names, 1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; it can be {', '.join(names[:30])}" if names else ""
+
+
+def decode(data: bytes, file: str) -> str:
+    """Decode a file that must be UTF-8 (a byte order mark is allowed), or say at which byte it is not."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise Invalid(f"{file}:1:1: cannot read the file: it is UTF-16; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as wrong:
+        line = data.count(b"\n", 0, wrong.start) + 1
+        column = wrong.start - (data.rfind(b"\n", 0, wrong.start) + 1) + 1
+        raise Invalid(
+            f"{file}:{line}:{column}: cannot read the file: byte {data[wrong.start]:#04x} is not UTF-8; "
+            "save it as UTF-8"
+        ) from None
+
+
+def read(text: str, file: str) -> Node:
+    """Read one YAML document: no aliases, no tags, no double keys, bounded size and depth."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as wrong:
+        raise Invalid(f"{file}: cannot read the file: character {wrong.start} is half of a pair") from None
+    if size > SOURCE_MAX:
+        raise Invalid(f"{file}: cannot read the file: {size} bytes, more than {SOURCE_MAX}; split the workflow")
+    events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    try:
+        return _Composer(file, events).document()
+    except yaml.MarkedYAMLError as wrong:
+        place = wrong.problem_mark or wrong.context_mark
+        at = f"{file}:{place.line + 1}:{place.column + 1}" if place else file
+        raise Invalid(f"{at}: cannot read the YAML: {wrong.problem or wrong.context}") from None
+    except yaml.YAMLError as wrong:
+        raise Invalid(f"{file}: cannot read the YAML: {str(wrong).splitlines()[0]}") from None
+
+
+class _Composer:
+    """Builds nodes from the events of the YAML parser, so that nothing is expanded before it is checked."""
+
+    def __init__(self, file: str, events: Iterable[Any]) -> None:
+        self._file = file
+        self._events = iter(events)
+        self._left = NODES_MAX
+
+    def document(self) -> Node:
+        """Read the stream, which must hold exactly one document."""
+        self._next()
+        opened = self._next()
+        if isinstance(opened, yaml.StreamEndEvent):
+            raise Invalid(f"{self._file}:1:1: cannot read the file: it is empty")
+        node = self._node(self._next(), 0)
+        self._next()
+        closing = self._next()
+        if not isinstance(closing, yaml.StreamEndEvent):
+            raise Invalid(f"{self._mark(closing)}: one document in a file; remove what follows '---'")
+        return node
+
+    def _next(self) -> Any:
+        return next(self._events)
+
+    def _mark(self, event: Any) -> Mark:
+        return Mark(self._file, event.start_mark.line + 1, event.start_mark.column + 1)
+
+    def _node(self, event: Any, depth: int) -> Node:
+        mark = self._mark(event)
+        self._left -= 1
+        if self._left < 0:
+            raise Invalid(f"{mark}: more than {NODES_MAX} values in the file; split the workflow")
+        if depth > DEPTH_MAX:
+            raise Invalid(f"{mark}: more than {DEPTH_MAX} levels inside one another")
+        if isinstance(event, yaml.AliasEvent):
+            raise Invalid(f"{mark}: aliases (*{event.anchor}) are not supported; write the value again")
+        if event.anchor is not None:
+            raise Invalid(f"{mark}: anchors (&{event.anchor}) are not supported; write the value where it is used")
+        if event.tag is not None and event.tag != "!":
+            raise Invalid(f"{mark}: tags ({event.tag[:80]}) are not supported; write plain YAML")
+        if isinstance(event, yaml.ScalarEvent):
+            plain = event.implicit[0] and event.style is None
+            return Node(mark, "scalar", self._scalar(event.value, mark) if plain else event.value)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return Node(mark, "list", items=tuple(self._until(yaml.SequenceEndEvent, depth)))
+        return self._mapping(mark, depth)
+
+    def _until(self, end: Callable[..., Any], depth: int) -> Iterator[Node]:
+        ending: Any = end
+        while not isinstance(event := self._next(), ending):
+            yield self._node(event, depth + 1)
+
+    def _mapping(self, mark: Mark, depth: int) -> Node:
+        entries: dict[str, Node] = {}
+        key_marks: dict[str, Mark] = {}
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
+            key = self._node(event, depth + 1)
+            if key.shape != "scalar":
+                key.fail("a key must be a text")
+            # `on:` and `2026:` are names to whoever writes them, whatever type the plain text would have.
+            name = event.value
+            if name == "<<":
+                key.fail("merge keys (<<) are not supported; write the values")
+            if name in entries:
+                key.fail(f"the key {name[:80]!r} is here twice; the first is at {key_marks[name]}")
+            key_marks[name] = key.mark
+            entries[name] = self._node(self._next(), depth + 1)
+        return Node(mark, "mapping", entries=entries, key_marks=key_marks)
+
+    def _scalar(self, text: str, mark: Mark) -> Scalar:
+        """Resolve a plain scalar as YAML 1.2 does: `no`, `1:30` and `2026-10-01` are texts."""
+        if text in _NULLS:
+            return None
+        if text in _TRUES or text in _FALSES:
+            return text in _TRUES
+        if _INT.match(text):
+            number = int(text)
+            if not -(2**63) <= number < 2**63:
+                raise Invalid(f"{mark}: the number {text!r} does not fit in 64 bits; put it in quotes")
+            return number
+        if _FLOAT.match(text):
+            amount = float(text)
+            if amount in (float("inf"), float("-inf")):
+                raise Invalid(f"{mark}: the number {text[:80]!r} is too large")
+            return amount
+        return text
