@@ -1,0 +1,129 @@
+"""The nouns between the engine and its interpreter: entries of the journal in, commands out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal, TypeAlias
+
+from metier.calls import JSON
+from metier.workflow.definition import Step
+
+__all__ = [
+    "ASK_BUDGET",
+    "ASK_HUMAN",
+    "Command",
+    "Entries",
+    "Entry",
+    "EntryKind",
+    "Failure",
+    "Finish",
+    "Key",
+    "Note",
+    "Park",
+    "RunStep",
+    "WaitUntil",
+]
+
+EntryKind: TypeAlias = Literal["result", "error", "answer", "skipped", "choice", "decision"]
+
+Key: TypeAlias = tuple[str, int, str]
+"""Path, attempt, name; the name is empty for the step itself."""
+
+ASK_HUMAN = "!human"
+"""Name of the decision asked from a person when a step has failed for good; resuming a run writes it too."""
+
+ASK_BUDGET = "!budget"
+"""Name of the decision asked from a person when the run has spent its money."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the journal of a run, opened."""
+
+    path: str
+    attempt: int
+    name: str
+    kind: EntryKind
+    value: JSON
+    at: datetime
+    """When it ended; the wait before a retry counts from there."""
+    cost_eur: Decimal = Decimal(0)
+    calls: int = 0
+    started_at: datetime | None = None
+
+    @property
+    def key(self) -> Key:
+        """What the journal keeps it under."""
+        return self.path, self.attempt, self.name
+
+
+Entries: TypeAlias = Mapping[Key, Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a run cannot go on, in words for the people who look after it."""
+
+    code: str
+    message: str
+    path: str = ""
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something the interpreter found out, to journal before what follows it."""
+
+    path: str
+    kind: EntryKind
+    value: JSON
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """Call the step function, and journal what it gives under the path and the attempt."""
+
+    path: str
+    attempt: int
+    step: Step
+    with_: dict[str, JSON]
+    budget_left_eur: Decimal | None = None
+    """What the step may still spend; None where neither the run nor the step has a budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Open a task and leave the run until somebody has decided."""
+
+    path: str
+    attempt: int
+    name: str
+    step: Step
+    task: dict[str, JSON]
+    """The configuration of the human step with its templates evaluated, or the question of the engine."""
+    schema: Mapping[str, JSON] | None = None
+    """What the decision must look like."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntil:
+    """Do not go on before that time; then do the command it holds."""
+
+    at: datetime
+    then: RunStep
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run is over: an output, or a failure."""
+
+    output: JSON = None
+    outcome: str = "done"
+    failure: Failure | None = None
+
+
+Command: TypeAlias = Note | RunStep | Park | WaitUntil | Finish

@@ -1,0 +1,128 @@
+"""What a step function is given: where it is, its way to keep answers, and its way to tell what it spent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TypeAlias
+
+import jsonschema
+import orjson
+
+from metier.calls import JSON, Principal, RunId
+from metier.errors import Invalid
+from metier.workflow.commands import Entry, Key
+from metier.workflow.definition import Step, Workflow
+from metier.workflow.journal import Hold, Journal, Line
+
+__all__ = ["Clock", "StepContext", "StepFunction", "fits", "plain", "utc"]
+
+Clock: TypeAlias = Callable[[], datetime]
+
+_meter: contextvars.ContextVar[_Meter] = contextvars.ContextVar("meter")
+
+
+def utc() -> datetime:
+    """The time now, with its zone."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class _Meter:
+    """Money and calls spent in one stretch of a step."""
+
+    cost_eur: Decimal = Decimal(0)
+    calls: int = 0
+
+    def add(self, cost_eur: Decimal, calls: int) -> None:
+        self.cost_eur += cost_eur
+        self.calls += calls
+
+
+@dataclass(slots=True)
+class StepContext:
+    """What a step function knows about where it is, and its ways to keep answers and to tell what it spent."""
+
+    run: RunId
+    path: str
+    attempt: int
+    step: Step
+    workflow: Workflow
+    principal: Principal
+    budget_left_eur: Decimal | None
+    """What this step may still spend; None where there is no budget."""
+    _hold: Hold
+    _entries: dict[Key, Entry]
+    _journal: Journal
+    _clock: Clock
+    _total: _Meter = field(default_factory=_Meter)
+
+    async def once(self, name: str, produce: Callable[[], Awaitable[JSON]]) -> JSON:
+        """Produce a value and journal it before giving it out; a repeated step gets the same value again."""
+        if not name or name.startswith("!"):
+            raise Invalid(f"cannot keep an answer under the name {name!r}: give it a name that does not begin with '!'")
+        known = self._entries.get((self.path, self.attempt, name))
+        if known is not None:
+            self.spend(known.cost_eur, known.calls)
+            return known.value
+        started, meter = self._clock(), _Meter()
+        token = _meter.set(meter)
+        try:
+            value = plain(await produce())
+        finally:
+            _meter.reset(token)
+            self.spend(meter.cost_eur, meter.calls)
+        line = Line(
+            path=self.path,
+            attempt=self.attempt,
+            kind="answer",
+            value=value,
+            started_at=started,
+            duration_s=(self._clock() - started).total_seconds(),
+            name=name,
+            cost_eur=meter.cost_eur,
+            calls=meter.calls,
+        )
+        # Shielded: a step that is cancelled or out of time has still paid for this answer.
+        await asyncio.shield(self._journal.append(self._hold, [line]))
+        self._entries[line.entry().key] = line.entry()
+        return value
+
+    def spend(self, cost_eur: Decimal, calls: int = 1) -> None:
+        """Tell what a call has cost; it counts against the budgets of the step and of the run."""
+        _meter.get(self._total).add(cost_eur, calls)
+
+    @property
+    def spent(self) -> tuple[Decimal, int]:
+        """Money and calls told so far, outside a value being produced."""
+        return self._total.cost_eur, self._total.calls
+
+
+StepFunction: TypeAlias = Callable[[StepContext, dict[str, JSON]], Awaitable[JSON]]
+"""Does the work of one kind of step: what it sees is the evaluated `with`, what it gives is journalled."""
+
+
+def plain(value: JSON) -> JSON:
+    """Give a value as it will be read back, so that a run sees the same before and after a crash."""
+    try:
+        clear: JSON = orjson.loads(orjson.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise Invalid(f"a step gave {type(value).__name__} that is not JSON: {error}") from error
+    return clear
+
+
+def fits(value: JSON, schema: Mapping[str, JSON] | None, what: str) -> None:
+    """Check a value against a JSON Schema, naming the place that does not fit but never the value."""
+    if schema is None:
+        return
+    checker = jsonschema.Draft202012Validator(dict(schema))
+    error = jsonschema.exceptions.best_match(checker.iter_errors(value))
+    if error is not None:
+        place = "/".join(str(part) for part in error.absolute_path) or "the value itself"
+        raise Invalid(
+            f"{what} does not fit its schema at {place}: expected {error.validator} {error.validator_value!r}"
+        )

@@ -1,0 +1,169 @@
+"""Who works when: one Procrastinate job per segment of a run, deferred in the transaction that makes it due."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import pathlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+import psycopg
+from procrastinate import App, PsycopgConnector
+from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
+from procrastinate.schema import SchemaManager
+
+from metier.calls import RunId
+from metier.errors import Unavailable
+from metier.store import Migration, Store, Tx
+
+__all__ = ["Dispatch", "Pace", "RunSegment", "Stalled", "migrations"]
+
+RunSegment: TypeAlias = Callable[[RunId], Awaitable[None]]
+"""Moves one run as far as it can go."""
+
+_QUEUE = "workflow"
+_TASK = "metier.segment"
+# Registrations of dead workers are only forgotten after a day: stalled segments are found by their heartbeat.
+_FORGET_S = 86_400.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often workers report, look and give up; a dead worker's runs move again within stall_s + recover_s."""
+
+    heartbeat_s: float = 5.0
+    stall_s: float = 30.0
+    """A worker silent for this long is taken for dead."""
+    recover_s: float = 10.0
+    """Between two looks for stalled runs."""
+    poll_s: float = 2.0
+    """Between two looks for segments whose time has come; new ones are told at once."""
+    grace_s: float = 20.0
+    """Given to running steps when a worker is asked to stop; keep it below stall_s."""
+    concurrency: int = 10
+    """Runs one worker moves at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """A segment whose worker died."""
+
+    job: int
+    run: RunId
+
+
+def migrations() -> tuple[Migration, ...]:
+    """Give Procrastinate's own schema as migrations, so that a newer version of it only adds the missing ones."""
+    files = sorted(pathlib.Path(SchemaManager.get_migrations_path()).glob("*.sql"))
+    return tuple(Migration(f"procrastinate_{file.stem}", file.read_text(encoding="utf-8")) for file in files)
+
+
+class Dispatch:
+    """Defers segments and runs the workers that take them."""
+
+    def __init__(self, store: Store, pace: Pace | None = None) -> None:
+        self.pace = pace or Pace()
+        self._store = store
+        self._queries = store.queries("dispatch")
+        self._deferrer = App(connector=PsycopgConnector())
+
+    async def defer(self, tx: Tx, run: RunId, at: datetime | None = None) -> None:
+        """Make a segment of the run due with this transaction; one that is already due is enough."""
+        task = self._deferrer.configure_task(
+            _TASK, queue=_QUEUE, lock=run, queueing_lock=run, schedule_at=at, connection=tx
+        )
+        with contextlib.suppress(AlreadyEnqueued):
+            async with tx.transaction():
+                await task.defer_async(run=run)
+
+    async def abort(self, tx: Tx, run: RunId) -> None:
+        """Stop what is due or in progress for a run."""
+        await self._queries.all("abort", {"run": run, "queue": _QUEUE}, tx)
+
+    async def stalled(self) -> list[Stalled]:
+        """Find the segments of workers that died."""
+        rows = await self._queries.all("stalled", {"queue": _QUEUE, "stall_s": self.pace.stall_s})
+        return [Stalled(row["id"], RunId(row["run"])) for row in rows]
+
+    async def drop(self, tx: Tx, stalled: Stalled) -> bool:
+        """Take a stalled segment away, or say that it ended in the meantime."""
+        return bool(await self._queries.all("drop", {"id": stalled.job}, tx))
+
+    async def idle(self) -> list[RunId]:
+        """Find the runs that should move and for which nothing is due."""
+        return [RunId(row["id"]) for row in await self._queries.all("idle_runs")]
+
+    async def work(self, segment: RunSegment, stop: asyncio.Event, recover: Callable[[], Awaitable[object]]) -> None:
+        """Run a worker until asked to stop, through outages of the database; look for stalled runs beside."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._repeat(recover, stop))
+            worker = group.create_task(self._persist(segment, stop))
+            await stop.wait()
+            worker.cancel()
+
+    async def drain(self, segment: RunSegment) -> None:
+        """Run every segment that is due, and those they make due, then return."""
+        async with self._app(segment) as app:
+            while True:
+                await self._worker(app, wait=False)
+                row = await self._queries.one("ready", {"queue": _QUEUE})
+                if row is None or row["ready"] == 0:
+                    return
+
+    async def _persist(self, segment: RunSegment, stop: asyncio.Event) -> None:
+        pause = 0.2
+        while not stop.is_set():
+            try:
+                async with self._app(segment) as app:
+                    pause = 0.2
+                    await self._worker(app, wait=True)
+            except (psycopg.Error, ConnectorException) as error:
+                _log.warning("the worker lost its database (%s): it tries again in %.1f s", error, pause)
+            await _unless(stop, pause)
+            pause = min(pause * 2, 5.0)
+
+    async def _repeat(self, recover: Callable[[], Awaitable[object]], stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await recover()
+            except (psycopg.Error, Unavailable) as error:
+                _log.warning(
+                    "could not look for stalled runs (%s): the next look is in %g s", error, self.pace.recover_s
+                )
+            await _unless(stop, self.pace.recover_s)
+
+    async def _worker(self, app: App, *, wait: bool) -> None:
+        await app.run_worker_async(
+            queues=[_QUEUE],
+            wait=wait,
+            concurrency=self.pace.concurrency,
+            install_signal_handlers=False,
+            listen_notify=wait,
+            delete_jobs="always",
+            fetch_job_polling_interval=self.pace.poll_s,
+            update_heartbeat_interval=self.pace.heartbeat_s,
+            stalled_worker_timeout=_FORGET_S,
+            shutdown_graceful_timeout=self.pace.grace_s,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _app(self, segment: RunSegment) -> AsyncIterator[App]:
+        app = App(connector=PsycopgConnector(conninfo=self._store.url, min_size=1, max_size=4, timeout=10))
+
+        async def run_segment(run: str) -> None:
+            await segment(RunId(run))
+
+        app.task(name=_TASK, queue=_QUEUE)(run_segment)
+        async with app.open_async():
+            yield app
+
+
+async def _unless(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)

@@ -1,0 +1,206 @@
+"""What the steps of a run gave: one fenced write per line, sealed, never given out to a worker that lost the run."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import orjson
+import psycopg
+
+from metier.calls import JSON, RunId
+from metier.errors import Broken, Conflict, Unavailable
+from metier.store import Row, Store, Tx
+from metier.vault import Vault
+from metier.workflow.commands import Entry, EntryKind, Key
+
+__all__ = ["CHANNEL", "Hold", "Journal", "Line", "LostRun", "opened", "pack", "sealed", "unpack", "unsealed"]
+
+CHANNEL = "metier_runs"
+"""Channel on which every journalled line and change of status is told; never with contents."""
+
+_INLINE = 64 * 1024
+_PURPOSE = "journal"
+
+
+class LostRun(Conflict):
+    """The run was given to another worker, cancelled, or could not be written: this one must stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A run as taken by one worker; every write names the epoch, so that older holders are refused."""
+
+    run: RunId
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line to write."""
+
+    path: str
+    attempt: int
+    kind: EntryKind
+    value: JSON
+    started_at: datetime
+    duration_s: float = 0.0
+    name: str = ""
+    cost_eur: Decimal = Decimal(0)
+    calls: int = 0
+
+    def entry(self) -> Entry:
+        """The same line as the interpreter reads it."""
+        return Entry(
+            path=self.path,
+            attempt=self.attempt,
+            name=self.name,
+            kind=self.kind,
+            value=self.value,
+            at=self.started_at + timedelta(seconds=self.duration_s),
+            cost_eur=self.cost_eur,
+            calls=self.calls,
+            started_at=self.started_at,
+        )
+
+
+def pack(value: JSON) -> bytes:
+    """Turn a JSON value into compressed bytes."""
+    return zlib.compress(orjson.dumps(value), 1)
+
+
+def unpack(packed: bytes) -> JSON:
+    """Turn compressed bytes back into the JSON value."""
+    value: JSON = orjson.loads(zlib.decompress(packed))
+    return value
+
+
+def sealed(vault: Vault, run: RunId, what: str, value: JSON) -> bytes:
+    """Seal a value that belongs to a run itself: its inputs, rights, output or error."""
+    return vault.seal("run", pack(value), f"{run}/{what}")
+
+
+def unsealed(vault: Vault, run: RunId, what: str, value: bytes) -> JSON:
+    """Open what `sealed` made."""
+    return unpack(vault.open("run", value, f"{run}/{what}"))
+
+
+def opened(vault: Vault, run: RunId, what: str, value: bytes) -> dict[str, JSON]:
+    """Open what `sealed` made of an object."""
+    clear = unsealed(vault, run, what, value)
+    if not isinstance(clear, dict):
+        raise Broken(f"the {what} of run {run!r} are no object: {type(clear).__name__}")
+    return clear
+
+
+class Journal:
+    """Writes and reads the journal of runs; owner of the tables `journal` and `blobs`."""
+
+    def __init__(self, store: Store, vault: Vault, *, patience_s: float = 60.0) -> None:
+        self._store = store
+        self._vault = vault
+        self._queries = store.queries("journal")
+        self._patience_s = patience_s
+        """How long a write is tried again while the database is away; what it holds was paid for."""
+
+    async def append(self, hold: Hold, lines: Sequence[Line], tx: Tx | None = None) -> None:
+        """Write lines for the holder of a run, or raise LostRun when somebody else holds it by now."""
+        sealed = [self._sealed(hold.run, (line.path, line.attempt, line.name), line.value) for line in lines]
+        params = {
+            "run": hold.run,
+            "epoch": hold.epoch,
+            "paths": [line.path for line in lines],
+            "attempts": [line.attempt for line in lines],
+            "names": [line.name for line in lines],
+            "kinds": [line.kind for line in lines],
+            "values": [value for value, _, _ in sealed],
+            "blobs": [digest for _, digest, _ in sealed],
+            "costs": [line.cost_eur for line in lines],
+            "calls": [line.calls for line in lines],
+            "started": [line.started_at for line in lines],
+            "durations": [line.duration_s for line in lines],
+        }
+        blobs = [blob for _, _, blob in sealed if blob is not None]
+        if tx is not None:
+            await self._write(hold, params, blobs, tx)
+            return
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + self._patience_s, 0.1
+        while True:
+            try:
+                if blobs:
+                    async with self._store.transaction() as own:
+                        await self._write(hold, params, blobs, own)
+                else:
+                    await self._write(hold, params, (), None)
+                return
+            except (psycopg.OperationalError, Unavailable) as error:
+                if loop.time() + pause > deadline:
+                    raise LostRun(
+                        f"could not journal {lines[-1].path!r} of {hold.run!r} within {self._patience_s:g} s: {error}; "
+                        "the run goes on from its last line once the database is back"
+                    ) from error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
+
+    async def load(self, run: RunId) -> dict[Key, Entry]:
+        """Read the whole journal of a run, opened, in the order it was written."""
+        entries = (self._entry(run, row) for row in await self._queries.all("of_run", {"run": run}))
+        return {entry.key: entry for entry in entries}
+
+    async def decide(self, tx: Tx, run: RunId, key: Key, value: JSON, *, replace: bool = False) -> None:
+        """Write what a person decided; the caller holds the row of the run in the same transaction."""
+        path, attempt, name = key
+        packed, digest, blob = self._sealed(run, key, value)
+        if blob is not None:
+            await self._queries.run("keep_blob", blob, tx)
+        row = {"run": run, "path": path, "attempt": attempt, "name": name, "value": packed, "blob": digest}
+        if not await self._queries.run("decide", {**row, "replace": replace}, tx):
+            raise Conflict(f"{path!r} of run {run!r} was decided in the meantime: look at it again")
+
+    async def drop_blobs(self) -> int:
+        """Delete the large values no run refers to any more, and say how many there were."""
+        return await self._queries.run("drop_blobs")
+
+    async def _write(self, hold: Hold, params: Row, blobs: Sequence[Row], tx: Tx | None) -> None:
+        for blob in blobs:
+            await self._queries.run("keep_blob", blob, tx)
+        if await self._queries.run("append", params, tx) != len(params["paths"]):
+            raise LostRun(f"run {hold.run!r} is no longer held under epoch {hold.epoch}: this worker stops here")
+
+    def _sealed(self, run: RunId, key: Key, value: JSON) -> tuple[bytes | None, bytes | None, Row | None]:
+        """Give the sealed value, or the digest of a blob and the blob itself when it is large."""
+        clear = orjson.dumps(value)
+        packed = zlib.compress(clear, 1)
+        if len(packed) <= _INLINE:
+            return self._vault.seal(_PURPOSE, packed, _place(run, key)), None, None
+        digest = self._vault.digest(_PURPOSE, clear)
+        sealed = self._vault.seal("blob", packed, digest.hex())
+        return None, digest, {"digest": digest, "sealed": sealed, "size": len(clear)}
+
+    def _entry(self, run: RunId, row: Row) -> Entry:
+        key: Key = (row["path"], row["attempt"], row["name"])
+        if row["blob"] is not None:
+            packed = self._vault.open("blob", row["sealed"], bytes(row["blob"]).hex())
+        else:
+            packed = self._vault.open(_PURPOSE, row["value"], _place(run, key))
+        return Entry(
+            path=row["path"],
+            attempt=row["attempt"],
+            name=row["name"],
+            kind=row["kind"],
+            value=unpack(packed),
+            at=row["started_at"] + timedelta(seconds=row["duration_s"]),
+            cost_eur=row["cost_eur"],
+            calls=row["calls"],
+            started_at=row["started_at"],
+        )
+
+
+def _place(run: RunId, key: Key) -> str:
+    path, attempt, name = key
+    return f"{run}/{path}/{attempt}/{name}"
