@@ -1,0 +1,196 @@
+"""One HTTP request and its answer: credentials, body, departure of the client, headers and bytes out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+
+import orjson
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from metier.api import failures
+from metier.calls import ConversationId, new_id
+from metier.errors import Broken, Invalid, MetierError, Mistaken, NotAuthenticated
+
+__all__ = ["BODY_LIMIT", "Exchange", "Headers", "Presence"]
+
+BODY_LIMIT = 8 * 1024 * 1024
+"""Bytes of a request body above which it is refused with 413."""
+
+Headers = list[tuple[bytes, bytes]]
+
+_JSON = (b"content-type", b"application/json")
+_SSE = (b"content-type", b"text/event-stream; charset=utf-8")
+_CONVERSATION = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_UNSAFE = re.compile(rb"[^\x20-\x7e]")
+_CREDENTIALS = (b"x-api-key", b"api-key", b"x-goog-api-key")
+
+_log = logging.getLogger("metier.api")
+
+
+class Exchange:
+    """Reads one request and writes its answer; `id` is what the client finds in x-request-id."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.path: str = scope["path"]
+        self.id = new_id("req")
+        self.started = False
+        """True once the status has been sent: from there on errors go into the stream."""
+
+    def secret(self) -> str:
+        """Find the key the client presents, in any of the four usual headers."""
+        scheme, _, bearer = self._headers.get(b"authorization", b"").partition(b" ")
+        found = bearer.strip() if scheme.lower() == b"bearer" else b""
+        for name in _CREDENTIALS:
+            found = found or self._headers.get(name, b"").strip()
+        if not found:
+            raise NotAuthenticated(
+                f"{self.path!r} needs a key: send it as `Authorization: Bearer sk-mt-…`, x-api-key, api-key or "
+                "x-goog-api-key"
+            )
+        return found.decode("latin-1")
+
+    def conversation(self) -> ConversationId | None:
+        """Read which conversation the call belongs to, from x-metier-conversation."""
+        raw = self._headers.get(b"x-metier-conversation")
+        if raw is None:
+            return None
+        name = raw.decode("latin-1")
+        if not _CONVERSATION.fullmatch(name):
+            raise Invalid(
+                f"x-metier-conversation is {name[:60]!r}: use 1 to 128 letters, digits, '.', ':', '_' or '-'",
+                param="x-metier-conversation",
+            )
+        return ConversationId(name)
+
+    async def body(self) -> bytes | None:
+        """Read the request body; None says it was over the limit and has been answered 413."""
+        if self._headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise Mistaken("the request body is compressed: send it without content-encoding")
+        announced = self._headers.get(b"content-length", b"")
+        if announced.isdigit() and len(announced) <= 18 and int(announced) > BODY_LIMIT:
+            await self._too_large()
+            return None
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > BODY_LIMIT:
+                await self._too_large()
+                return None
+            if not message.get("more_body", False):
+                return part if not parts else b"".join([*parts, part])
+            parts.append(part)
+
+    def presence(self) -> Presence:
+        """Watch for the departure of the client while a block runs; only once the body is read."""
+        return Presence(self._receive)
+
+    async def json(self, body: bytes, headers: Headers | None = None, status: int = 200) -> None:
+        """Answer with a whole JSON body."""
+        await self._start(status, [_JSON, (b"content-length", b"%d" % len(body)), *(headers or ())])
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def open_stream(self, headers: Headers) -> None:
+        """Answer 200 and begin a stream of server-sent events."""
+        await self._start(200, [_SSE, (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"), *headers])
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece of the stream."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def close_stream(self, data: bytes) -> None:
+        """Send the last piece of the stream."""
+        await self._send({"type": "http.response.body", "body": data})
+
+    async def run(self, handle: Callable[[Exchange], Awaitable[None]]) -> None:
+        """Let `handle` answer, and turn whatever it raises into an answer of OpenAI's shape."""
+        try:
+            await handle(self)
+            return
+        except ClientDisconnect:
+            return
+        except MetierError as error:
+            failure: MetierError = error
+            unexpected: Exception | None = error.__cause__ if isinstance(error, Broken) else None  # type: ignore[assignment]
+        except Exception as error:  # noqa: BLE001  # the edge of the process: recorded, and answered 500
+            failure = Broken(f"request {self.id!r} failed inside Métier; report this id to whoever runs it")
+            unexpected = error
+        if failure.status >= 500:
+            self._record(failure, unexpected)
+        await self._refuse(failure)
+
+    async def _refuse(self, error: MetierError) -> None:
+        data = failures.body(error)
+        if self.started:
+            await self.close_stream(b"data: " + data + b"\n\n")
+        else:
+            await self.json(data, failures.headers(error), error.status)
+
+    async def _too_large(self) -> None:
+        text = f"the request body is over {BODY_LIMIT} bytes: send less, or in several requests"
+        data = failures.plain_body(413, text, "too_large")
+        await self.json(data, [(b"connection", b"close"), (b"x-should-retry", b"false")], 413)
+
+    async def _start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        named = [(name, _UNSAFE.sub(b"?", value)) for name, value in headers]
+        named.append((b"x-request-id", self.id.encode()))
+        await self._send({"type": "http.response.start", "status": status, "headers": named})
+
+    def _record(self, failure: MetierError, unexpected: BaseException | None) -> None:
+        """Log what broke and where; never the message of a foreign exception, which may quote contents."""
+        line: dict[str, object] = {"event": "failed", "request": self.id, "path": self.path, "code": failure.code}
+        if unexpected is not None:
+            line["error"] = type(unexpected).__name__
+            line["at"] = _places(unexpected.__traceback__)
+        _log.log(logging.ERROR, orjson.dumps(line).decode())
+
+
+class Presence:
+    """A block that is cancelled when the client leaves, and then raises ClientDisconnect."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._left = False
+
+    async def __aenter__(self) -> None:
+        """Begin to listen; the request body must have been read."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._inside = task
+        self._watch = asyncio.get_running_loop().create_task(self._listen())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop listening; a cancellation of our own making becomes ClientDisconnect."""
+        self._watch.cancel()
+        if self._left and self._inside.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise ClientDisconnect from error
+
+    async def _listen(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._left = True
+        self._inside.cancel()
+
+
+def _places(trace: TracebackType | None) -> list[str]:
+    found: list[str] = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        found.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return found[-12:]

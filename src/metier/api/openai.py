@@ -1,0 +1,158 @@
+"""OpenAI's API over the one road: chat completions, embeddings and the list of models."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Annotated, Any, Literal, Protocol
+
+import orjson
+from pydantic import BaseModel, ConfigDict, StringConstraints
+from starlette.types import Receive, Scope, Send
+
+from metier.api import answers, chat_body
+from metier.api.exchange import Exchange
+from metier.api.parsing import fit, load, refuse_unknown
+from metier.calls import Call, Principal
+from metier.catalog import Catalog, Model
+from metier.errors import Invalid, NotFound
+from metier.gateway import Gateway
+
+__all__ = ["ChatCompletions", "Embeddings", "Keys", "Models"]
+
+_MOST_INPUTS = 2048
+
+
+class Keys(Protocol):
+    """Says who is calling."""
+
+    async def authenticate(self, secret: str) -> Principal:
+        """Find the principal behind a key, or raise NotAuthenticated."""
+        ...
+
+
+class ChatCompletions:
+    """POST /v1/chat/completions, whole or streamed."""
+
+    def __init__(self, gateway: Gateway, keys: Keys) -> None:
+        self._gateway = gateway
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await Exchange(scope, receive, send).run(self._handle)
+
+    async def _handle(self, exchange: Exchange) -> None:
+        principal = await self._keys.authenticate(exchange.secret())
+        data = await exchange.body()
+        if data is None:
+            return
+        asked = chat_body.parse(data, principal, exchange.conversation())
+        exchange.id = asked.call.id
+        if asked.stream:
+            await self._stream(exchange, asked)
+        else:
+            async with exchange.presence():
+                answer = await self._gateway.collect(asked.call)
+            await exchange.json(answers.chat(asked.call, answer), answers.receipt_headers(answer.receipt))
+
+    async def _stream(self, exchange: Exchange, asked: chat_body.ChatRequest) -> None:
+        events = answers.ChatStream(asked.call, asked.include_usage)
+        async with exchange.presence(), aclosing(self._gateway.stream(asked.call)) as chunks:
+            # The first chunk comes before the headers, so that a refusal is an HTTP status.
+            first = await anext(chunks)
+            await exchange.open_stream([(b"x-metier-call-id", asked.call.id.encode())])
+            opening = events.write(first)
+            if opening:
+                await exchange.write(opening)
+            async for chunk in chunks:
+                data = events.write(chunk)
+                if data:
+                    await exchange.write(data)
+        await exchange.close_stream(events.end())
+
+
+class Embeddings:
+    """POST /v1/embeddings, as numbers or base64."""
+
+    def __init__(self, gateway: Gateway, keys: Keys) -> None:
+        self._gateway = gateway
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await Exchange(scope, receive, send).run(self._handle)
+
+    async def _handle(self, exchange: Exchange) -> None:
+        principal = await self._keys.authenticate(exchange.secret())
+        data = await exchange.body()
+        if data is None:
+            return
+        body = _embedding_body(data)
+        texts = (body.input,) if isinstance(body.input, str) else tuple(body.input)
+        if not texts or len(texts) > _MOST_INPUTS or not all(texts):
+            raise Invalid(f"input takes 1 to {_MOST_INPUTS} texts, none of them empty", param="input")
+        call = Call(principal, body.model, "embed", inputs=texts, conversation=exchange.conversation())
+        exchange.id = call.id
+        async with exchange.presence():
+            answer = await self._gateway.collect(call)
+        written = answers.embeddings(call, answer, body.encoding_format == "base64")
+        await exchange.json(written, answers.receipt_headers(answer.receipt))
+
+
+class Models:
+    """GET /v1/models and /v1/models/{name}: what the key may use."""
+
+    def __init__(self, catalog: Catalog, keys: Keys) -> None:
+        self._catalog = catalog
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await Exchange(scope, receive, send).run(self._handle)
+
+    async def _handle(self, exchange: Exchange) -> None:
+        principal = await self._keys.authenticate(exchange.secret())
+        allowed = principal.models
+        models = [m for m in self._catalog.models() if allowed is None or m.name in allowed]
+        name = exchange.path.partition("/v1/models/")[2]
+        if not name:
+            await exchange.json(orjson.dumps({"object": "list", "data": [_card(model) for model in models]}))
+            return
+        for model in models:
+            if model.name == name:
+                await exchange.json(orjson.dumps(_card(model)))
+                return
+        raise NotFound(f"there is no model {name[:120]!r} for this key: GET /v1/models lists them", param="model")
+
+
+class _EmbeddingBody(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    input: str | list[str]
+    encoding_format: Literal["float", "base64"] | None = None
+
+
+def _embedding_body(data: bytes) -> _EmbeddingBody:
+    raw = load(data)
+    refuse_unknown(raw, _EmbeddingBody.model_fields, {"user"}, {})
+    given = raw.get("input")
+    if isinstance(given, list) and any(isinstance(item, int | list) for item in given):
+        raise Invalid("input holds token numbers: send texts, each model has its own tokens", param="input")
+    return fit(_EmbeddingBody, raw)
+
+
+def _card(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "metier",
+        "metier": {
+            "operation": model.operation,
+            "description": model.description,
+            "licence": model.licence,
+            "hosting": sorted({deployment.hosting for deployment in model.deployments}),
+            "countries": sorted({deployment.country for deployment in model.deployments if deployment.country}),
+        },
+    }

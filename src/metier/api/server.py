@@ -1,0 +1,75 @@
+"""The HTTP application: paths and names, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Lifespan
+
+from metier.api import failures
+from metier.api.openai import ChatCompletions, Embeddings, Keys, Models
+from metier.api.resources import Alive, Ready
+from metier.catalog import Catalog
+from metier.gateway import Gateway
+
+__all__ = ["AppServices", "application", "routes"]
+
+
+class AppServices(Protocol):
+    """What the surface needs of the platform."""
+
+    @property
+    def gateway(self) -> Gateway:
+        """The road every call takes."""
+        ...
+
+    @property
+    def keys(self) -> Keys:
+        """Who is calling."""
+        ...
+
+    @property
+    def catalog(self) -> Catalog:
+        """The models a client may name."""
+        ...
+
+    async def ready(self) -> Mapping[str, bool]:
+        """Tell, part by part, whether calls can be served now."""
+        ...
+
+
+def routes(app: AppServices) -> list[BaseRoute]:
+    """List the paths of the API."""
+    models = Models(app.catalog, app.keys)
+    return [
+        Route("/v1/chat/completions", ChatCompletions(app.gateway, app.keys), methods=["POST"]),
+        Route("/v1/embeddings", Embeddings(app.gateway, app.keys), methods=["POST"]),
+        Route("/v1/models", models, methods=["GET"]),
+        Route("/v1/models/{name:path}", models, methods=["GET"]),
+        Route("/healthz", Alive(), methods=["GET"]),
+        Route("/readyz", Ready(app.ready), methods=["GET"]),
+    ]
+
+
+def application(
+    app: AppServices, more: Sequence[BaseRoute] = (), lifespan: Lifespan[Starlette] | None = None
+) -> Starlette:
+    """Make the ASGI application; `more` are the paths of other surfaces, the console's for one."""
+    return Starlette(
+        routes=[*routes(app), *more],
+        exception_handlers={HTTPException: _http_fault},
+        lifespan=lifespan,
+    )
+
+
+async def _http_fault(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    text = f"{request.method} {request.url.path[:200]!r}: {error.detail}; the paths are listed in the reference"
+    data = failures.plain_body(error.status_code, text, "not_found" if error.status_code == 404 else "mistaken")
+    return Response(data, error.status_code, error.headers, "application/json")
