@@ -1,0 +1,43 @@
+# Métier: the two commands of a newcomer are `make demo` and `make test`. `make` alone shows them all.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format bench serve lock clean
+
+help: ## show this help
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+
+install: ## install the platform into .venv, nothing outside it
+	@$(PYTHON) scripts/install.py run
+
+demo: install ## do the main job on real e-mails with a real local model (ARGS="--all --approve")
+	@"$(BIN)/metier" demo $(ARGS)
+
+test: ## install what tests need, then run them all
+	@$(PYTHON) scripts/install.py test
+	@"$(BIN)/python" -m pytest $(ARGS)
+
+check: ## formatting, lint, types and floors
+	@$(PYTHON) scripts/install.py test
+	@"$(BIN)/ruff" format --check .
+	@"$(BIN)/ruff" check .
+	@"$(BIN)/mypy" src tests
+	@"$(BIN)/lint-imports" --no-cache
+
+format: ## put the sources in form
+	@"$(BIN)/ruff" format .
+	@"$(BIN)/ruff" check --fix .
+
+bench: ## measure every part (see bench/)
+	@$(PYTHON) scripts/install.py test
+	@for file in bench/gateway.py bench/engine.py bench/guardrails.py; do "$(BIN)/python" $$file || exit 1; done
+
+serve: install ## start the gateway and the console on this machine
+	@"$(BIN)/metier" serve
+
+lock: ## refresh the lock after a change of dependencies (needs uv)
+	@sh scripts/lock.sh
+
+clean: ## remove what was built here; data in METIER_HOME stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
