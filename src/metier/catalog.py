@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from importlib import resources
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -19,7 +19,9 @@ __all__ = ["Catalog", "Deployment", "EnergyCard", "Hosting", "Model", "Price"]
 Hosting = Literal["public", "private", "local"]
 """Who runs the machine: a public provider, our own servers or tenancy, this machine."""
 
-_FREE = {"local", "scripted"}
+_FREE = frozenset({"local", "scripted"})
+_MILLIONTH = Decimal("0.000001")
+_NANO = Decimal("0.000000001")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,14 @@ class Price:
     output_eur: Decimal
     cached_eur: Decimal
     """For input tokens the provider had in its prompt cache."""
+
+    def of(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> Decimal:
+        """Price so many tokens in euros, `cached_tokens` being part of the input, rounded up at the ninth decimal."""
+        cached = min(cached_tokens, input_tokens)
+        millionths = (
+            self.input_eur * (input_tokens - cached) + self.cached_eur * cached + self.output_eur * output_tokens
+        )
+        return (millionths * _MILLIONTH).quantize(_NANO, ROUND_UP)
 
 
 @dataclass(frozen=True, slots=True)

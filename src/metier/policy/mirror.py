@@ -55,10 +55,10 @@ class Mirror(Generic[V]):
             return held[1]
         try:
             await self._read((key,))
-        except UNREACHABLE:
+        except UNREACHABLE as error:
             self._down_until = self._clock() + self._max_age_s
             if held is None or now - held[0] >= self._grace_s:
-                raise
+                raise Unavailable(f"the rights of {key!r} cannot be read: the database does not answer") from error
             return held[1]
         return self._held[key][1]
 

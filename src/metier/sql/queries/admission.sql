@@ -30,7 +30,7 @@ UPDATE budgets SET
     starts_on = greatest(starts_on, %(starts_on)s::date)
 WHERE project = %(project)s
   AND CASE WHEN starts_on < %(starts_on)s::date THEN 0 ELSE spent_eur + held_eur END + %(amount)s::numeric <= limit_eur
-RETURNING limit_eur, spent_eur, held_eur;
+RETURNING starts_on;
 
 -- lend --
 -- Writes the loan into the lease of the worker; nothing when that lease was closed meanwhile.

@@ -1,0 +1,373 @@
+"""Decides before a call whether it may be made, and holds the money it may cost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from decimal import ROUND_UP, Decimal
+from typing import Literal, Protocol
+
+from metier.calls import Call, ProjectId, new_id
+from metier.catalog import Model
+from metier.errors import BudgetExceeded, Invalid, LedgerBroken, NotAllowed, SystemNotApproved
+from metier.policy.mirror import UNREACHABLE, Mirror
+from metier.store import Row, Store, Tx
+
+__all__ = ["Admission", "Budget", "Entry", "Period", "Reservation", "SilentLease", "input_estimate"]
+
+Period = Literal["day", "month", "total"]
+"""How often the money of a budget starts anew; days and months are UTC."""
+
+_ZERO = Decimal(0)
+_NANO = Decimal("0.000000001")
+_EVER = date(2000, 1, 1)
+
+
+class Entry(Protocol):
+    """What admission needs of the record of a call: to write down, before the call, what is held for it."""
+
+    def hold(self, hold: Reservation | None, input_tokens: int) -> None:
+        """Record the reservation durably, or raise LedgerBroken so that no call is made."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a project may spend in a period, and where it stands."""
+
+    project: ProjectId
+    period: Period
+    limit_eur: Decimal
+    starts_on: date
+    spent_eur: Decimal
+    """Cost of the recorded calls of the period."""
+    held_eur: Decimal
+    """Lent to workers: reserved by calls in progress, or kept ready for the next ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class SilentLease:
+    """A lease whose worker is not heard any more; its money stays held until somebody settles it."""
+
+    worker: str
+    project: ProjectId
+    starts_on: date
+    granted_eur: Decimal
+    charged_eur: Decimal
+    heartbeat_at: datetime
+
+
+@dataclass(slots=True)
+class _Purse:
+    """The part of one lease this worker can still promise."""
+
+    starts_on: date
+    used_at: float
+    lease: str = field(default_factory=lambda: new_id("lease"))
+    granted: Decimal = _ZERO
+    free: Decimal = _ZERO
+    """May fall below zero when calls cost more than was reserved; the next loan fills it first."""
+
+
+class Reservation:
+    """Money held for one call out of the lease of its worker, until the call is settled."""
+
+    __slots__ = ("_clock", "_purse", "amount", "lease")
+
+    def __init__(self, amount: Decimal, purse: _Purse, clock: Callable[[], float]) -> None:
+        self.amount = amount
+        self.lease = purse.lease
+        self._purse = purse
+        self._clock = clock
+
+    def settle(self, cost: Decimal) -> None:
+        """Replace what was held by what the call really cost; call it once."""
+        self._purse.free += self.amount - cost
+        self._purse.used_at = self._clock()
+
+
+class Admission:
+    """Admits calls of allowed keys and approved systems, within the budget of their project.
+
+    Money is lent by PostgreSQL to this worker in leases, so that most calls reserve in memory. At all
+    times spent + held ≤ limit when money is lent: what is spent passes the limit at most by the sum
+    of (cost - reserved) of the calls that cost more than the bound reserved for them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        worker: str,
+        statuses: Callable[[Sequence[str]], Awaitable[Mapping[str, str]]],
+        admitted: frozenset[str],
+        *,
+        share: Decimal = Decimal("0.02"),
+        clock: Callable[[], float] = time.monotonic,
+        today: Callable[[], date] = lambda: datetime.now(UTC).date(),
+    ) -> None:
+        self._store = store
+        self._queries = store.queries("admission")
+        self._worker = worker
+        self._admitted = admitted
+        self._share = share
+        self._clock = clock
+        self._today = today
+        self._systems: Mirror[str] = Mirror(statuses, clock=clock)
+        self._budgets: Mirror[Budget] = Mirror(self._load, clock=clock)
+        self._purses: dict[str, _Purse] = {}
+        self._old: list[tuple[str, _Purse]] = []
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def admit(self, call: Call, model: Model, entry: Entry) -> None:
+        """Let `call` pass with its money held in `entry`, or raise the rule that refuses it."""
+        principal = call.principal
+        if principal.models is not None and call.model not in principal.models:
+            raise NotAllowed(
+                f"key {principal.key_id!r} may not use the model {call.model!r}: ask its owner to widen it",
+                param="model",
+            )
+        if call.operation != model.operation:
+            raise Invalid(f"the model {model.name!r} is for {model.operation!r}, not {call.operation!r}", param="model")
+        status = await self._systems.get(principal.system)
+        if status not in self._admitted:
+            raise SystemNotApproved(
+                f"the system {principal.system!r} is {status or 'unknown'!r} in the register: calls pass once it is "
+                f"approved ({' or '.join(sorted(self._admitted))})"
+            )
+        input_tokens = input_estimate(call)
+        need = _worst(call, model, input_tokens)
+        hold = await self._reserve(principal.project, need) if need else None
+        entry.hold(hold, input_tokens)
+
+    async def set_budget(self, project: str, limit_eur: Decimal, period: Period = "month") -> Budget:
+        """Limit what a project may spend per period; raising or lowering keeps what is spent."""
+        params = {
+            "project": project,
+            "period": period,
+            "limit_eur": limit_eur,
+            "starts_on": _start(period, self._today()),
+        }
+        await self._queries.run("set_budget", params)
+        self._budgets.forget(project)
+        budget = await self.budget(project)
+        assert budget is not None
+        return budget
+
+    async def drop_budget(self, project: str) -> None:
+        """Leave a project without any limit."""
+        await self._queries.run("drop_budget", {"project": project})
+        self._budgets.forget(project)
+
+    async def budget(self, project: str) -> Budget | None:
+        """Read where the budget of a project stands; None when it has no limit."""
+        return (await self._load([project])).get(project)
+
+    async def charge(self, tx: Tx, charges: Sequence[tuple[str, str, Decimal]]) -> None:
+        """Turn held money into spent money for recorded calls: (lease, project, cost), in their transaction."""
+        if not charges:
+            return
+        costs: dict[str, Decimal] = {}
+        for lease, _, cost in charges:
+            costs[lease] = costs.get(lease, _ZERO) + cost
+        await self._queries.run("lock_budgets", {"projects": sorted({p for _, p, _ in charges})}, tx)
+        for lease in sorted(costs):
+            row = await self._queries.one("charge", {"id": lease, "cost": costs[lease]}, tx)
+            if row is not None:
+                spent = costs[lease]
+                await self._spend(tx, row, spent, freed=spent if row["open"] else _ZERO)
+
+    async def settle_worker(self, tx: Tx, worker: str, *, lost: bool = False) -> Decimal:
+        """End the leases of a dead worker whose calls are all recorded; `lost` counts the rest as spent."""
+        rows = await self._queries.all("lease_projects", {"worker": worker}, tx)
+        await self._queries.run("lock_budgets", {"projects": sorted(row["project"] for row in rows)}, tx)
+        total = _ZERO
+        for row in await self._queries.all("close_leases", {"worker": worker}, tx):
+            remaining: Decimal = row["remaining_eur"]
+            total += remaining
+            await self._spend(tx, row, remaining if lost else _ZERO, freed=remaining)
+        return total
+
+    async def write_off(self, worker: str) -> Decimal:
+        """Count as spent what a worker held whose disk is lost; gives the amount."""
+        async with self._store.transaction() as tx:
+            return await self.settle_worker(tx, worker, lost=True)
+
+    async def silent(self, age_s: float = 60.0) -> tuple[SilentLease, ...]:
+        """List the leases whose worker has not been heard for `age_s`."""
+        return tuple(SilentLease(**row) for row in await self._queries.all("silent_leases", {"age_s": age_s}))
+
+    async def drift(self) -> list[Row]:
+        """List budgets that disagree with the ledger or with their leases: empty, unless something broke."""
+        return await self._queries.all("drift")
+
+    async def tick(self, *, idle_s: float = 5.0) -> None:
+        """Refresh what is mirrored, show that this worker lives, and give back money left idle."""
+        await self._systems.refresh()
+        await self._budgets.refresh()
+        try:
+            await self._return_idle(idle_s)
+            alive = {row["id"] for row in await self._queries.all("heartbeat", {"worker": self._worker})}
+        except UNREACHABLE:
+            return
+        for project, purse in list(self._purses.items()):
+            async with self._locks[project]:
+                if purse.granted and purse.lease not in alive and self._purses.get(project) is purse:
+                    del self._purses[project]
+
+    async def run(self, every_s: float = 0.5) -> None:
+        """Tick for ever; owned by the lifespan of the process."""
+        while True:
+            await self.tick()
+            await asyncio.sleep(every_s)
+
+    async def _load(self, projects: Sequence[str]) -> dict[str, Budget]:
+        rows = await self._queries.all("budgets", {"projects": [*projects]})
+        return {row["project"]: Budget(**row) for row in rows}
+
+    async def _reserve(self, project: str, need: Decimal) -> Reservation | None:
+        budget = await self._budgets.get(project)
+        if budget is None:
+            return None
+        purse = self._purse(project, budget)
+        if purse.free < need:
+            async with self._locks.setdefault(project, asyncio.Lock()):
+                purse = self._purse(project, budget)
+                if purse.free < need:
+                    purse = await self._borrow(project, budget, purse, need)
+        purse.free -= need
+        purse.used_at = self._clock()
+        return Reservation(need, purse, self._clock)
+
+    def _purse(self, project: str, budget: Budget) -> _Purse:
+        """The purse of the present period; one of an earlier period only settles what it has promised."""
+        starts_on = _start(budget.period, self._today())
+        purse = self._purses.get(project)
+        if purse is None or purse.starts_on < starts_on:
+            if purse is not None:
+                self._old.append((project, purse))
+            purse = self._purses[project] = _Purse(starts_on, self._clock())
+        return purse
+
+    async def _borrow(self, project: str, budget: Budget, purse: _Purse, need: Decimal) -> _Purse:
+        """Top the lease up: by its usual size, or by exactly what is missing when the budget has no more."""
+        short = need - purse.free
+        usual = (budget.limit_eur * self._share).quantize(_NANO, ROUND_UP)
+        loan: tuple[_Purse, Decimal] | None = None
+        try:
+            async with asyncio.timeout(5), self._store.transaction() as tx:
+                for amount in sorted({max(short, usual), short}, reverse=True):
+                    loan = await self._lend(tx, project, purse, amount)
+                    if loan is not None:
+                        break
+        except UNREACHABLE as error:
+            raise LedgerBroken(
+                f"{short} € cannot be reserved for project {project!r}: the database does not answer; try again later"
+            ) from error
+        if loan is None:
+            raise await self._exceeded(project, need)
+        lent, granted = loan
+        if lent is not purse:
+            self._old.append((project, purse))
+            self._purses[project] = lent
+        # PostgreSQL is believed about the total lent: an answer lost on the way is caught up by the next one.
+        lent.free += granted - lent.granted
+        lent.granted = granted
+        if lent.free < need:
+            raise await self._exceeded(project, need)
+        return lent
+
+    async def _lend(self, tx: Tx, project: str, purse: _Purse, amount: Decimal) -> tuple[_Purse, Decimal] | None:
+        """Move `amount` from the budget to a lease; None when the limit does not leave it."""
+        params = {"project": project, "starts_on": purse.starts_on, "amount": amount}
+        held = await self._queries.one("hold", params, tx)
+        if held is None:
+            return None
+        if held["starts_on"] != purse.starts_on:
+            purse = _Purse(held["starts_on"], self._clock())
+        loan = params | {"starts_on": purse.starts_on, "id": purse.lease, "worker": self._worker}
+        row = await self._queries.one("lend", loan, tx)
+        if row is None:
+            self._purses.pop(project, None)
+            raise LedgerBroken(f"the lease of this worker on project {project!r} was closed by someone else: try again")
+        return purse, row["granted_eur"]
+
+    async def _exceeded(self, project: str, need: Decimal) -> BudgetExceeded:
+        standing = await self.budget(project)
+        if standing is None:
+            self._budgets.forget(project)
+            return BudgetExceeded(f"the budget of project {project!r} was removed just now: send the call again")
+        return BudgetExceeded(
+            f"the call may cost {need:f} € but project {project!r} has {standing.limit_eur:f} € per {standing.period}, "
+            f"of which {standing.spent_eur:f} € are spent and {standing.held_eur:f} € held: raise the budget or ask "
+            "for fewer output tokens"
+        )
+
+    async def _return_idle(self, idle_s: float) -> None:
+        now = self._clock()
+        for project, purse in [*self._purses.items(), *self._old]:
+            if purse.free <= 0 or now - purse.used_at < idle_s:
+                continue
+            async with self._locks[project]:
+                await self._return(project, purse)
+        self._old = [(project, purse) for project, purse in self._old if purse.free != 0]
+
+    async def _return(self, project: str, purse: _Purse) -> None:
+        amount = purse.free
+        if amount <= 0:
+            return
+        # Taken away before it is returned: a call that reserves meanwhile must not count on it.
+        purse.free -= amount
+        purse.granted -= amount
+        async with self._store.transaction() as tx:
+            await self._queries.run("lock_budgets", {"projects": [project]}, tx)
+            row = await self._queries.one("give_back", {"id": purse.lease, "amount": amount}, tx)
+            if row is not None:
+                params = {"project": project, "starts_on": purse.starts_on, "amount": amount}
+                await self._queries.run("release", params, tx)
+
+    async def _spend(self, tx: Tx, lease: Row, spent: Decimal, *, freed: Decimal) -> None:
+        params = {"project": lease["project"], "starts_on": lease["starts_on"], "spent": spent, "freed": freed}
+        await self._queries.run("spend", params, tx)
+
+
+def input_estimate(call: Call) -> int:
+    """Estimate the input tokens cautiously, a token per two bytes: about twice what prose costs."""
+    size = sum(_bytes(text) for text in call.inputs)
+    for message in call.messages:
+        size += 16 + _bytes(message.content)
+        size += sum(len(asked.name) + _bytes(asked.arguments) + 16 for asked in message.tool_calls)
+    for tool in call.tools:
+        size += len(tool.name) + _bytes(tool.description) + _bytes(str(tool.parameters)) + 32
+    if call.output is not None:
+        size += _bytes(str(call.output.schema)) + 32
+    return size // 2 + 16
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def _worst(call: Call, model: Model, input_tokens: int) -> Decimal:
+    """The most a call can cost on any deployment of its model."""
+    worst = _ZERO
+    for deployment in model.deployments:
+        if deployment.price is None:
+            if deployment.allow_unpriced:
+                continue
+            raise NotAllowed(
+                f"the price of deployment {deployment.id!r} behind {model.name!r} is unknown, so no money can be held "
+                "for it: declare `price` in metier.yaml, or `allow_unpriced: true`",
+                param="model",
+            )
+        output = 0 if call.operation == "embed" else deployment.max_output_tokens
+        if call.max_output_tokens is not None:
+            output = min(output, call.max_output_tokens)
+        worst = max(worst, deployment.price.of(input_tokens, output))
+    return worst
+
+
+def _start(period: Period, today: date) -> date:
+    return {"day": today, "month": today.replace(day=1), "total": _EVER}[period]

@@ -1,0 +1,243 @@
+"""The record of one call while it is made, and the row it becomes however the call ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from decimal import Decimal
+from types import TracebackType
+from typing import Literal, Protocol
+
+import orjson
+
+from metier.calls import JSON, Call, Chunk, Impact, Receipt, Usage
+from metier.catalog import Deployment
+from metier.errors import MetierError, Mistaken, Refused
+from metier.record.impact import NOT_ESTIMATED, cost, impact
+
+__all__ = ["Entry", "Hold", "Outcome", "Sink", "lost_row"]
+
+Outcome = Literal["answered", "refused", "failed", "cancelled", "lost"]
+"""How a call ended, as the ledger says it."""
+
+_ZERO = Decimal(0)
+_BYTES_PER_TOKEN = 3
+_ADMISSION_BYTES_PER_TOKEN = 2
+_DEPARTED = (asyncio.CancelledError, GeneratorExit)
+_LONGEST_NAME = 120
+
+
+class Hold(Protocol):
+    """Money held for one call, given back or charged when it ends."""
+
+    amount: Decimal
+    lease: str
+
+    def settle(self, cost: Decimal) -> None:
+        """Replace what was held by what the call really cost."""
+        ...
+
+
+class Sink(Protocol):
+    """Where an entry leaves its two records."""
+
+    def opened(self, call_id: str, payload: bytes) -> None:
+        """Keep durably that the call may cost money from now on, or raise LedgerBroken."""
+        ...
+
+    def ended(self, call_id: str, payload: bytes) -> None:
+        """Take over the final record; never raises for lack of room."""
+        ...
+
+
+class Entry:
+    """Accompanies one call; leaving its `async with` settles it, whatever the reason, without awaiting anything."""
+
+    __slots__ = (
+        "_at",
+        "_began",
+        "_bytes",
+        "_complete",
+        "_hold",
+        "_sink",
+        "call",
+        "cost",
+        "deployment",
+        "duration_s",
+        "error_code",
+        "first_token_s",
+        "impact",
+        "input_tokens",
+        "masked",
+        "outcome",
+        "reserved",
+        "usage",
+    )
+
+    def __init__(self, call: Call, sink: Sink) -> None:
+        self.call = call
+        self.reserved = _ZERO
+        self.deployment: Deployment | None = None
+        """Set it before the provider is called: from then on the call may cost."""
+        self.usage: Usage | None = None
+        """What the provider counted; left None, it is estimated from what was seen."""
+        self.cost = _ZERO
+        self.impact: Impact = NOT_ESTIMATED
+        self.masked: Mapping[str, int] = {}
+        """Personal values masked, counted per type."""
+        self.outcome: Outcome | None = None
+        self.error_code: str | None = None
+        self.first_token_s: float | None = None
+        self.duration_s = 0.0
+        self.input_tokens = 0
+        """Cautious estimate made by admission, at two bytes a token; lowered for billing when no figure comes."""
+        self._at = time.time()
+        self._began = time.perf_counter()
+        self._bytes = 0
+        self._complete = False
+        self._hold: Hold | None = None
+        self._sink = sink
+
+    def hold(self, hold: Hold | None, input_tokens: int) -> None:
+        """Write down, before any provider is called, that this call may cost what is held for it."""
+        self._hold = hold
+        self.input_tokens = input_tokens
+        if hold is not None:
+            self.reserved = hold.amount
+        call = self.call
+        self._sink.opened(call.id, orjson.dumps(self._head(call) | {"duration_s": 0.0}))
+
+    def observe(self, chunk: Chunk) -> None:
+        """Note a piece that arrives from the provider: first token, size, and the usage it reports."""
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        if chunk.text or chunk.tool_calls or chunk.vectors:
+            if self.first_token_s is None:
+                self.first_token_s = time.perf_counter() - self._began
+            self._bytes += len(chunk.text) if chunk.text.isascii() else len(chunk.text.encode("utf-8", "replace"))
+            for delta in chunk.tool_calls:
+                self._bytes += len(delta.arguments) + len(delta.name or "")
+
+    def receipt(self) -> Receipt:
+        """Price the answer, which is complete by now; the last chunk carries what this gives."""
+        self._price()
+        self._complete = True
+        return Receipt(
+            call_id=self.call.id,
+            deployment=self.deployment.id if self.deployment else "",
+            usage=self.usage or Usage(),
+            cost_eur=self.cost,
+            impact=self.impact,
+            duration_s=self.duration_s,
+            masked=dict(self.masked),
+        )
+
+    async def __aenter__(self) -> Entry:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._judge(error)
+        if not self._complete:
+            self._price()
+        if self._hold is not None:
+            self._hold.settle(self.cost)
+        self._sink.ended(self.call.id, orjson.dumps(self._row()))
+
+    def _judge(self, error: BaseException | None) -> None:
+        if isinstance(error, MetierError):
+            self.error_code = error.code
+            self.outcome = "refused" if isinstance(error, Refused | Mistaken) else "failed"
+        elif error is None or (self._complete and isinstance(error, _DEPARTED)):
+            self.outcome = self.outcome or "answered"
+        elif isinstance(error, Exception):
+            self.outcome, self.error_code = "failed", "internal"
+        elif isinstance(error, _DEPARTED):
+            self.outcome, self.error_code = "cancelled", None
+        else:
+            self.outcome, self.error_code = "failed", "interrupted"
+
+    def _price(self) -> None:
+        self.duration_s = time.perf_counter() - self._began
+        if self.deployment is None:
+            return
+        if self.usage is None:
+            self.usage = self._seen()
+        self.cost = cost(self.deployment, self.usage)
+        if self.usage.input_tokens or self.usage.output_tokens:
+            self.impact = impact(self.deployment, self.usage, self.duration_s)
+
+    def _seen(self) -> Usage:
+        """Estimate for lack of a figure: a provider that broke before the first token is taken to charge nothing."""
+        failed = self.first_token_s is None and self.outcome in ("failed", "refused")
+        if failed:
+            return Usage(estimated=True)
+        return Usage(input_tokens=self.input_tokens, output_tokens=-(-self._bytes // _BYTES_PER_TOKEN), estimated=True)
+
+    def _head(self, call: Call) -> dict[str, object]:
+        """What is known before the call, in the columns of the ledger."""
+        principal, origin = call.principal, call.origin
+        return {
+            "id": call.id,
+            "at": self._at,
+            "key": principal.key_id,
+            "project": principal.project,
+            "system": principal.system,
+            "model": _clean(call.model),
+            "operation": call.operation,
+            "reserved_eur": str(self.reserved),
+            "lease": self._hold.lease if self._hold else None,
+            "run": _clean(origin.run) if origin else None,
+            "path": _clean(origin.path) if origin else None,
+            "attempt": origin.attempt if origin else None,
+            "conversation": _clean(call.conversation) if call.conversation else None,
+        }
+
+    def _row(self) -> dict[str, object]:
+        usage, deployment, energy, carbon = self.usage, self.deployment, self.impact.energy_kwh, self.impact.carbon_g
+        row = self._head(self.call)
+        row["deployment"] = deployment.id if deployment else None
+        row["outcome"] = self.outcome
+        row["error_code"] = self.error_code
+        row["input_tokens"] = usage.input_tokens if usage else 0
+        row["output_tokens"] = usage.output_tokens if usage else 0
+        row["cached_tokens"] = usage.cached_tokens if usage else 0
+        row["estimated"] = usage.estimated if usage else False
+        row["cost_eur"] = str(self.cost)
+        row["priced"] = deployment is None or deployment.price is not None
+        row["energy_low_kwh"] = energy.low if energy else None
+        row["energy_high_kwh"] = energy.high if energy else None
+        row["carbon_low_g"] = carbon.low if carbon else None
+        row["carbon_high_g"] = carbon.high if carbon else None
+        row["method"] = self.impact.method
+        row["zone"] = self.impact.zone
+        row["duration_s"] = self.duration_s
+        row["first_token_s"] = self.first_token_s
+        row["masked"] = dict(self.masked)
+        return row
+
+
+def lost_row(opened: bytes) -> bytes:
+    """Make the final record of a call whose process died: it is charged all that was held for it."""
+    row: dict[str, JSON] = orjson.loads(opened)
+    row |= {
+        "outcome": "lost",
+        "cost_eur": row["reserved_eur"],
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "cached_tokens": 0,
+        "estimated": True,
+        "priced": True,
+        "method": NOT_ESTIMATED.method,
+        "masked": {},
+    }
+    return orjson.dumps(row)
+
+
+def _clean(text: str) -> str:
+    """Keep a name a client chose from spoiling a row: PostgreSQL takes no NUL, and a name is short."""
+    if text.isascii() and len(text) <= _LONGEST_NAME and "\0" not in text:
+        return text
+    return text[:_LONGEST_NAME].replace("\0", "").encode("utf-8", "replace").decode()
