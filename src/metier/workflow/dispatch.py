@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import pathlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
@@ -17,13 +17,16 @@ from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
 from procrastinate.schema import SchemaManager
 
 from metier.calls import RunId
-from metier.errors import Unavailable
+from metier.errors import MetierError
 from metier.store import Migration, Store, Tx
 
-__all__ = ["Dispatch", "Pace", "RunSegment", "Stalled", "migrations"]
+__all__ = ["Chore", "Dispatch", "Pace", "RunSegment", "Stalled", "migrations"]
 
 RunSegment: TypeAlias = Callable[[RunId], Awaitable[None]]
 """Moves one run as far as it can go."""
+
+Chore: TypeAlias = Callable[[], Awaitable[object]]
+"""Something a worker does every `recover_s` seconds beside its segments; any number of workers may."""
 
 _QUEUE = "workflow"
 _TASK = "metier.segment"
@@ -99,10 +102,10 @@ class Dispatch:
         """Find the runs that should move and for which nothing is due."""
         return [RunId(row["id"]) for row in await self._queries.all("idle_runs")]
 
-    async def work(self, segment: RunSegment, stop: asyncio.Event, recover: Callable[[], Awaitable[object]]) -> None:
-        """Run a worker until asked to stop, through outages of the database; look for stalled runs beside."""
+    async def work(self, segment: RunSegment, stop: asyncio.Event, chores: Sequence[Chore]) -> None:
+        """Run a worker until asked to stop, through outages of the database, and its chores beside."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._repeat(recover, stop))
+            group.create_task(self._repeat(chores, stop))
             worker = group.create_task(self._persist(segment, stop))
             await stop.wait()
             worker.cancel()
@@ -128,14 +131,13 @@ class Dispatch:
             await _unless(stop, pause)
             pause = min(pause * 2, 5.0)
 
-    async def _repeat(self, recover: Callable[[], Awaitable[object]], stop: asyncio.Event) -> None:
+    async def _repeat(self, chores: Sequence[Chore], stop: asyncio.Event) -> None:
         while not stop.is_set():
-            try:
-                await recover()
-            except (psycopg.Error, Unavailable) as error:
-                _log.warning(
-                    "could not look for stalled runs (%s): the next look is in %g s", error, self.pace.recover_s
-                )
+            for chore in chores:
+                try:
+                    await chore()
+                except (psycopg.Error, MetierError) as error:
+                    _log.warning("a chore beside the worker failed (%s): again in %g s", error, self.pace.recover_s)
             await _unless(stop, self.pace.recover_s)
 
     async def _worker(self, app: App, *, wait: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -19,7 +19,7 @@ from metier.vault import Vault
 from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, EntryKind, Failure, Key
 from metier.workflow.context import Clock, StepContext, StepFunction, fits, plain, utc
 from metier.workflow.definition import Kind, Workflow, to_data
-from metier.workflow.dispatch import Dispatch, Pace
+from metier.workflow.dispatch import Chore, Dispatch, Pace
 from metier.workflow.interpreter import given
 from metier.workflow.journal import CHANNEL, opened, sealed, unsealed
 from metier.workflow.segment import Desk, Opening, Segments
@@ -273,9 +273,9 @@ class Engine:
                 found += 1
         return found
 
-    async def work(self, stop: asyncio.Event) -> None:
-        """Move runs until asked to stop; steps in progress then get a while to end."""
-        await self._dispatch.work(self._segments.run, stop, self.recover)
+    async def work(self, stop: asyncio.Event, beside: Sequence[Chore] = ()) -> None:
+        """Move runs until asked to stop, doing chores beside; steps in progress then get a while to end."""
+        await self._dispatch.work(self._segments.run, stop, [self.recover, *beside])
 
     async def drain(self) -> None:
         """Move everything that can move now, then return; for the foreground and for tests."""

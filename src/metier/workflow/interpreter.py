@@ -24,7 +24,7 @@ from metier.workflow.commands import (
     RunStep,
     WaitUntil,
 )
-from metier.workflow.definition import Retry, Step, Workflow
+from metier.workflow.definition import Retry, RunBudget, Step, Workflow
 from metier.workflow.expressions import Expressions
 
 __all__ = [
@@ -85,9 +85,11 @@ class _Walk:
     loop: dict[str, JSON] | None = None
     notes: list[Note] = field(default_factory=list)
     fresh: dict[Key, Note] = field(default_factory=dict)
+    purse: _Purse = field(init=False)
 
     def __post_init__(self) -> None:
         self.values = {step.id: None for step in self.workflow.walk()}
+        self.purse = _Purse(self.workflow.budget, self.journal)
 
     def entry(self, path: str, attempt: int = 1, name: str = "") -> Entry | Note | None:
         key = (path, attempt, name)
@@ -258,7 +260,7 @@ class _Walk:
         except MetierError as error:
             note = self.note(path, "error", _described(error, "its `with`"), attempt)
             return self.after_error(step, path, attempt, note)
-        command = RunStep(path, attempt, step, with_, self.left(step, path))
+        command = RunStep(path, attempt, step, with_, self.purse.left(step, path))
         if isinstance(last, Entry) and step.retry is not None and not self.decided(path, attempt - 1):
             return WaitUntil(last.at + _pause(step.retry, attempt - 1), command)
         return command
@@ -275,7 +277,7 @@ class _Walk:
         most = step.retry.max if step.retry is not None else 0
         if attempt > most or _field(entry, "retry", path) is not True:
             return False
-        return step.budget_eur is None or self.spent(path) < step.budget_eur
+        return step.budget_eur is None or self.purse.spent(path) < step.budget_eur
 
     def decided(self, path: str, attempt: int, name: str = ASK_HUMAN) -> str | None:
         entry = self.entry(path, attempt, name)
@@ -305,45 +307,44 @@ class _Walk:
 
     def money(self, step: Step, path: str, attempt: int) -> Command | None:
         """Hold a step that would start with the money of the run spent."""
-        budget = self.workflow.budget
-        limit = self.limit()
-        if budget is None or limit is None or self.spent() <= limit:
+        budget, limit, spent = self.workflow.budget, self.purse.limit, self.purse.spent()
+        if budget is None or limit is None or spent <= limit:
             return None
         decision = self.decided(path, attempt, ASK_BUDGET)
         if decision == "continue":
             return None
-        told = f"the run has spent {self.spent()} € of {limit} €: raise per_run_eur, or let it go on"
+        told = f"the run has spent {spent} € of {limit} €: raise per_run_eur, or let it go on"
         if decision is not None or budget.on_exceed == "fail":
             return Finish(failure=Failure("run_budget_exceeded", told, path, attempt))
         asked: dict[str, JSON] = {
             "title": f"{self.workflow.name}: {path}",
             "assign": None,
-            "show": {"spent_eur": str(self.spent()), "budget_eur": str(limit)},
+            "show": {"spent_eur": str(spent), "budget_eur": str(limit)},
         }
         return Park(path, attempt, ASK_BUDGET, step, asked, _BUDGET_SCHEMA)
 
-    def limit(self) -> Decimal | None:
-        """The money of the run; each time a person lets it go on lends the same amount again."""
-        if self.workflow.budget is None:
-            return None
-        lent = sum(
-            1
-            for (path, _, name), entry in self.journal.items()
-            if name == ASK_BUDGET and _field(entry, "decision", path) == "continue"
-        )
-        return self.workflow.budget.per_run_eur * (1 + lent)
+
+class _Purse:
+    """The money of a run: what its steps have cost, and how much they may."""
+
+    def __init__(self, budget: RunBudget | None, journal: Entries) -> None:
+        self._costs = [(entry.path, entry.cost_eur) for entry in journal.values() if not entry.name and entry.cost_eur]
+        lent = sum(1 for (path, _, name), entry in journal.items() if name == ASK_BUDGET and _continued(entry, path))
+        # Each time a person lets the run go on, they lend it the same amount again.
+        self.limit = None if budget is None else budget.per_run_eur * (1 + lent)
 
     def spent(self, path: str | None = None) -> Decimal:
-        return sum(
-            (e.cost_eur for e in self.journal.values() if not e.name and path in (None, e.path)), start=Decimal(0)
-        )
+        return sum((cost for place, cost in self._costs if path in (None, place)), start=Decimal(0))
 
     def left(self, step: Step, path: str) -> Decimal | None:
-        limit = self.limit()
-        bounds = [] if limit is None else [limit - self.spent()]
+        bounds = [] if self.limit is None else [self.limit - self.spent()]
         if step.budget_eur is not None:
             bounds.append(step.budget_eur - self.spent(path))
         return max(min(bounds), Decimal(0)) if bounds else None
+
+
+def _continued(entry: Entry, path: str) -> bool:
+    return _field(entry, "decision", path) == "continue"
 
 
 _BUDGET_SCHEMA: Mapping[str, JSON] = {

@@ -162,10 +162,6 @@ class Journal:
         if not await self._queries.run("decide", {**row, "replace": replace}, tx):
             raise Conflict(f"{path!r} of run {run!r} was decided in the meantime: look at it again")
 
-    async def drop_blobs(self) -> int:
-        """Delete the large values no run refers to any more, and say how many there were."""
-        return await self._queries.run("drop_blobs")
-
     async def _write(self, hold: Hold, params: Row, blobs: Sequence[Row], tx: Tx | None) -> None:
         for blob in blobs:
             await self._queries.run("keep_blob", blob, tx)

@@ -16,7 +16,7 @@ SELECT job.id, job.lock AS run
 -- drop --
 -- Takes away a stalled segment; nothing is touched when it ended in the meantime.
 SELECT procrastinate_finish_job_v1(id, 'failed', true)
-  FROM procrastinate_jobs WHERE id = %(id)s AND status = 'doing' FOR UPDATE
+  FROM procrastinate_jobs WHERE id = %(id)s AND status = 'doing' FOR UPDATE OF procrastinate_jobs
 
 -- abort --
 -- Asks the worker that holds a run to stop its segment, and takes away the one that waits.

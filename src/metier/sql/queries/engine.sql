@@ -53,7 +53,7 @@ RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status
 
 -- lock --
 -- Holds the row of a run for the rest of the transaction.
-SELECT status, definition, error FROM runs WHERE id = %(id)s FOR UPDATE
+SELECT status, definition, error FROM runs WHERE id = %(id)s FOR UPDATE OF runs
 
 -- revive --
 -- Makes a parked, failed or dead run pending again, without strikes.

@@ -37,8 +37,3 @@ SELECT j.path, j.attempt, j.name, j.kind, j.value, j.blob, b.sealed, j.cost_eur,
   FROM journal j LEFT JOIN blobs b ON b.digest = j.blob
  WHERE j.run = %(run)s
  ORDER BY j.seq
-
--- drop_blobs --
--- Deletes the blobs that no line refers to any more, an hour after they were written.
-DELETE FROM blobs b
- WHERE b.created_at < now() - interval '1 hour' AND NOT EXISTS (SELECT 1 FROM journal j WHERE j.blob = b.digest)

@@ -1,0 +1,305 @@
+"""Tasks: questions of a run to a person, opened with its parking and decided with its going on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal, NewType, TypeAlias
+
+import orjson
+
+from metier.calls import JSON, RunId, new_id
+from metier.errors import Broken, Conflict, Invalid, NotAllowed, NotFound
+from metier.store import Row, Store, Tx
+from metier.vault import Vault
+from metier.workflow.context import Clock, utc
+from metier.workflow.engine import Engine, Opening, fits
+from metier.workflow.journal import pack, unpack
+from metier.workflow.quantities import seconds
+
+__all__ = ["FALLBACK", "Review", "Reviewer", "Swept", "Task", "TaskDesk", "TaskId", "TaskState"]
+
+TaskId = NewType("TaskId", str)
+TaskState: TypeAlias = Literal["open", "claimed", "decided", "expired", "cancelled"]
+
+FALLBACK = "group:admins"
+"""Who gets the questions of the engine itself, and steps that name nobody."""
+
+_PAGE_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewer:
+    """A person in front of tasks."""
+
+    name: str
+    groups: frozenset[str] = frozenset()
+
+    def assignees(self) -> list[str]:
+        """Every assignee under which a task is theirs."""
+        return [f"user:{self.name}", *(f"group:{group}" for group in sorted(self.groups))]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One question waiting for a person, opened."""
+
+    id: TaskId
+    run: RunId
+    workflow: str
+    path: str
+    state: TaskState
+    title: str
+    assignee: str
+    claimed_by: str | None
+    due_at: datetime | None
+    reminded: int
+    handed_off: int
+    opened_at: datetime
+    decided_by: str | None
+    decided_at: datetime | None
+    show: Mapping[str, JSON]
+    """What the reviewer needs to see, by the expression it comes from."""
+    edit: JSON
+    """The draft to correct; None when there is none."""
+    schema: Mapping[str, JSON] | None
+    """What the decision must look like."""
+    decision: JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one look at the dates of tasks has done."""
+
+    reminded: tuple[TaskId, ...]
+    reassigned: tuple[TaskId, ...]
+    expired: tuple[TaskId, ...]
+
+
+class TaskDesk:
+    """Opens and cancels tasks for the engine, in the engine's own transactions."""
+
+    def __init__(self, store: Store, vault: Vault, *, clock: Clock = utc) -> None:
+        self._vault = vault
+        self._queries = store.queries("review")
+        self._clock = clock
+
+    async def open(self, tx: Tx, opening: Opening) -> None:
+        """Open a task with the parking of its run."""
+        park, now, id = opening.park, self._clock(), TaskId(new_id("task"))
+        asked = park.task
+        payload: dict[str, JSON] = {
+            "show": asked.get("show"),
+            "edit": asked.get("edit"),
+            "schema": None if park.schema is None else dict(park.schema),
+        }
+        due, remind, late = asked.get("due"), asked.get("remind"), asked.get("on_timeout")
+        reminders = [now + _length(each) for each in remind] if isinstance(remind, list) else []
+        reminders.sort()
+        row = {
+            "id": id,
+            "run": opening.run,
+            "workflow": opening.workflow,
+            "project": opening.project,
+            "path": park.path,
+            "attempt": park.attempt,
+            "name": park.name,
+            "title": _seal(self._vault, id, "title", asked.get("title") or f"{opening.workflow}: {park.path}"),
+            "assignee": _assignee(asked.get("assign")),
+            "payload": _seal(self._vault, id, "payload", payload),
+            "due_at": None if due is None else now + _length(due),
+            "remind_at": reminders[0] if reminders else None,
+            "reminders": reminders[1:],
+            "on_timeout": orjson.dumps(_late(late)).decode() if late is not None else None,
+            "opened_at": now,
+        }
+        await self._queries.run("open", row, tx)
+
+    async def close(self, tx: Tx, run: RunId) -> None:
+        """Cancel the open tasks of a run that is over."""
+        await self._queries.run("close", {"run": run, "now": self._clock()}, tx)
+
+
+class Review:
+    """What people do with tasks: find, claim, hand off and decide."""
+
+    def __init__(self, store: Store, vault: Vault, engine: Engine, *, clock: Clock = utc) -> None:
+        self._store = store
+        self._vault = vault
+        self._engine = engine
+        self._queries = store.queries("review")
+        self._clock = clock
+
+    async def list(
+        self,
+        reviewer: Reviewer | None = None,
+        *,
+        assignee: str | None = None,
+        run: RunId | None = None,
+        after: TaskId | None = None,
+        limit: int = 50,
+    ) -> tuple[Task, ...]:
+        """Give the tasks that wait for a reviewer, or for one assignee, oldest first."""
+        if not 1 <= limit <= _PAGE_MAX:
+            raise Invalid(f"cannot list {limit!r} tasks: ask for 1 to {_PAGE_MAX}", param="limit")
+        assignees = None if reviewer is None else reviewer.assignees()
+        if assignee is not None:
+            assignees = [assignee] if assignees is None else [one for one in assignees if one == assignee]
+        filters = {"assignees": assignees, "run": run, "after": after, "limit": limit}
+        return tuple(self._task(row) for row in await self._queries.all("page", filters))
+
+    async def get(self, task: TaskId, reviewer: Reviewer | None = None) -> Task:
+        """Give one task; a reviewer sees only what is theirs."""
+        found = self._task(await self._row(task))
+        if reviewer is not None and found.assignee not in reviewer.assignees():
+            raise NotFound(f"no task {task!r} is assigned to you: list your tasks to find its id")
+        return found
+
+    async def claim(self, task: TaskId, reviewer: Reviewer) -> None:
+        """Say that one is on it, so that nobody else decides it meanwhile."""
+        await self._mine(task, reviewer)
+        if not await self._queries.run("claim", {"id": task, "by": reviewer.name}):
+            raise await self._taken(task)
+
+    async def release(self, task: TaskId, reviewer: Reviewer) -> None:
+        """Put a claimed task back for the others it is assigned to."""
+        if not await self._queries.run("release", {"id": task, "by": reviewer.name}):
+            raise Conflict(f"task {task!r} is not claimed by {reviewer.name!r}: there is nothing to release")
+
+    async def hand_off(self, task: TaskId, reviewer: Reviewer, to: str) -> None:
+        """Give a task to another group or person."""
+        await self._mine(task, reviewer)
+        row = {"id": task, "by": reviewer.name, "assignee": _assignee(to)}
+        if not await self._queries.run("hand_off", row):
+            raise await self._taken(task)
+
+    async def decide(self, task: TaskId, reviewer: Reviewer, decision: JSON) -> None:
+        """Record a decision and make the run go on, together; the second of two people gets Conflict."""
+        await self._settle(await self._mine(task, reviewer), decision, reviewer.name, "decided")
+
+    async def sweep(self) -> Swept:
+        """Remind, reassign and expire by the dates of tasks; any worker may do it at any time."""
+        now = {"now": self._clock()}
+        reminded = await self._queries.all("remind", now)
+        reassigned = await self._queries.all("reassign", now)
+        expired: list[TaskId] = []
+        for row in await self._queries.all("overdue", now):
+            try:
+                await self._settle(row, row["on_timeout"]["output"], "due date", "expired")
+            except Conflict:
+                continue
+            expired.append(TaskId(row["id"]))
+        return Swept(_ids(reminded), _ids(reassigned), tuple(expired))
+
+    async def _settle(self, row: Row, decision: JSON, by: str, state: TaskState) -> None:
+        id = TaskId(row["id"])
+        payload = _open(self._vault, id, "payload", row["payload"])
+        if not isinstance(payload, dict):
+            raise Broken(f"the contents of task {id!r} are damaged")
+        value = _completed(decision, payload)
+        schema = payload.get("schema")
+        fits(value, schema if isinstance(schema, dict) else None, f"the decision on task {id!r}")
+        settled = {
+            "id": id,
+            "state": state,
+            "by": by,
+            "now": self._clock(),
+            "decision": _seal(self._vault, id, "decision", value),
+        }
+        # The run before the task, as everywhere: two orders of locking could wait for each other.
+        async with self._store.transaction() as tx:
+            await self._engine.signal(tx, RunId(row["run"]), (row["path"], row["attempt"], row["name"]), value)
+            if not await self._queries.run("settle", settled, tx):
+                raise await self._taken(id)
+
+    async def _mine(self, task: TaskId, reviewer: Reviewer) -> Row:
+        row = await self._row(task)
+        if row["assignee"] not in reviewer.assignees():
+            raise NotAllowed(
+                f"task {task!r} is assigned to {row['assignee']!r} and {reviewer.name!r} is not among them: "
+                "ask one of them to hand it off"
+            )
+        return row
+
+    async def _row(self, task: TaskId) -> Row:
+        row = await self._queries.one("get", {"id": task})
+        if row is None:
+            raise NotFound(f"no task {task!r}: list your tasks to find its id")
+        return row
+
+    async def _taken(self, task: TaskId) -> Conflict:
+        row = await self._row(task)
+        who = row["decided_by"] or row["claimed_by"]
+        by = f" by {who!r}" if who else ""
+        return Conflict(f"task {task!r} is already {row['state']}{by}: look at it again")
+
+    def _task(self, row: Row) -> Task:
+        id = TaskId(row["id"])
+        payload = _open(self._vault, id, "payload", row["payload"])
+        contents = payload if isinstance(payload, dict) else {}
+        show, schema = contents.get("show"), contents.get("schema")
+        return Task(
+            id=id,
+            run=RunId(row["run"]),
+            workflow=row["workflow"],
+            path=row["path"],
+            state=row["state"],
+            title=str(_open(self._vault, id, "title", row["title"])),
+            assignee=row["assignee"],
+            claimed_by=row["claimed_by"],
+            due_at=row["due_at"],
+            reminded=row["reminded"],
+            handed_off=row["handed_off"],
+            opened_at=row["opened_at"],
+            decided_by=row["decided_by"],
+            decided_at=row["decided_at"],
+            show=show if isinstance(show, dict) else {},
+            edit=contents.get("edit"),
+            schema=schema if isinstance(schema, dict) else None,
+            decision=None if row["decision"] is None else _open(self._vault, id, "decision", row["decision"]),
+        )
+
+
+def _completed(decision: JSON, payload: Mapping[str, JSON]) -> JSON:
+    """A draft that nobody changed counts as edited to what it was, where the step has a place for it."""
+    draft, schema = payload.get("edit"), payload.get("schema")
+    places = schema.get("properties") if isinstance(schema, dict) else None
+    wanted = places is None or (isinstance(places, dict) and "edited" in places)
+    if draft is None or not wanted or not isinstance(decision, dict):
+        return decision
+    return {**decision, "edited": decision.get("edited", draft)}
+
+
+def _assignee(written: JSON) -> str:
+    if written is None or written == "":
+        return FALLBACK
+    kind, _, name = str(written).partition(":")
+    if kind not in ("group", "user") or not name:
+        raise Invalid(f"cannot assign a task to {written!r}: write group:<name> or user:<name>")
+    return str(written)
+
+
+def _late(late: JSON) -> dict[str, JSON]:
+    """Read what holds when the due date passes: another assignee, or a decision."""
+    if isinstance(late, dict) and "reassign" in late:
+        return {"reassign": _assignee(late["reassign"])}
+    if isinstance(late, dict) and "output" in late:
+        return {"output": late["output"]}
+    raise Invalid(f"cannot use {late!r} when a task is late: write {{reassign: group:…}} or {{output: …}}")
+
+
+def _length(written: JSON) -> timedelta:
+    return timedelta(seconds=float(written) if isinstance(written, int | float) else seconds(written))
+
+
+def _ids(rows: Sequence[Row]) -> tuple[TaskId, ...]:
+    return tuple(TaskId(row["id"]) for row in rows)
+
+
+def _seal(vault: Vault, task: TaskId, what: str, value: JSON) -> bytes:
+    return vault.seal("task", pack(value), f"{task}/{what}")
+
+
+def _open(vault: Vault, task: TaskId, what: str, value: bytes) -> JSON:
+    return unpack(vault.open("task", value, f"{task}/{what}"))
