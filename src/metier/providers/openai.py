@@ -49,7 +49,7 @@ class OpenAIProvider:
         try:
             response = await self._within(self._first_token_s, self._post(path, body, deployment), deployment)
             async with response:
-                if not response.ok:
+                if response.status >= 300:
                     raise await _refusal(response, deployment)
                 if embed or response.content_type != "text/event-stream":
                     whole = await self._within(self._first_token_s, response.read(), deployment)
