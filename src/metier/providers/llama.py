@@ -27,6 +27,7 @@ _LOAD_S = 180.0
 _LOOK_S = 0.05
 _STARTS = 3
 _PER_S = 60.0
+_DYING_S = 3.0
 _PROBE = aiohttp.ClientTimeout(total=5)
 
 
@@ -64,14 +65,19 @@ class Llama:
                 await asyncio.sleep(_LOOK_S)
         raise self._failure(f"was not ready after {_LOAD_S:g} s")
 
-    def may_retry(self, server: Server, cause: BaseException | None) -> bool:
-        """Tell whether a call that failed before its first word is surely not what killed the server."""
-        if isinstance(cause, aiohttp.ClientConnectorError):
-            # Nobody listened: the process is gone or going, whatever its lock still says.
-            self._probed = None
-            return True
-        # The server closes each connection after its answer; one that was kept for the next call fails there.
-        return isinstance(cause, aiohttp.ClientConnectionError) and self._lives(server)
+    async def examine(self, server: Server, cause: BaseException | None) -> bool:
+        """See after a broken exchange whether the server lives, and tell whether that call is innocent of it."""
+        if not isinstance(cause, aiohttp.ClientError):
+            return False
+        self._probed = None
+        deadline = time.monotonic() + _DYING_S
+        # A killed process keeps its lock and its port for the moment the kernel needs to take its memory back.
+        while self._lives(server) and time.monotonic() < deadline:
+            if await _answers(server):
+                # It closes each connection after its answer; one that was kept for the next call fails there.
+                return isinstance(cause, aiohttp.ClientConnectionError)
+            await asyncio.sleep(_LOOK_S)
+        return isinstance(cause, aiohttp.ClientConnectorError)
 
     def _lives(self, server: Server) -> bool:
         return self._files.owned() and self._files.read() == server

@@ -87,7 +87,8 @@ class Local:
                         yield chunk
                 return
             except ProviderUnavailable as error:
-                if begun or attempt == _TRIES or not llama.may_retry(server, error.__cause__):
+                innocent = await llama.examine(server, error.__cause__)
+                if begun or attempt == _TRIES or not innocent:
                     raise
 
     def _llama(self, deployment: Deployment) -> Llama:

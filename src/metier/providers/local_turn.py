@@ -126,7 +126,9 @@ def _told(message: Message, names: dict[str, str]) -> Message:
 def _instructions(tools: tuple[Tool, ...]) -> str:
     lines = [f"- {t.name}: {t.description} Arguments: {orjson.dumps(dict(t.parameters)).decode()}" for t in tools]
     return (
-        "You may use these tools:\n" + "\n".join(lines) + "\n"
-        'Write one JSON object and nothing else. To use a tool: {"tool": its name, "arguments": {…}}. '
-        'When you can answer, with what the tools gave or without them: {"answer": your answer}.'
+        "You have these tools:\n" + "\n".join(lines) + "\n"
+        "Write one JSON object and nothing else.\n"
+        'If a tool can give what is asked, or do it, and its result is not here yet, call it: {"tool": its name, '
+        '"arguments": {…}}.\n'
+        'Only if its result is here already, or no tool fits, answer: {"answer": your answer}. Never invent a result.'
     )
