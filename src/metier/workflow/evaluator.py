@@ -6,7 +6,7 @@ import datetime
 import difflib
 import math
 from collections.abc import Mapping
-from typing import assert_never
+from typing import Any, assert_never
 
 from metier.calls import JSON
 from metier.errors import Invalid
@@ -56,6 +56,8 @@ class Evaluation:
             return self._plain(self._value(node), node.at)
         except _Fault as fault:
             raise Invalid(f"cannot evaluate {self._text!r} at character {fault.at + 1}: {fault.message}") from None
+        except RecursionError:
+            raise Invalid(f"cannot evaluate {self._text!r}: a value is nested too deeply") from None
 
     def _spend(self, units: int) -> None:
         self._left -= units
@@ -266,16 +268,10 @@ class Evaluation:
             case _:
                 hint = "; the step was skipped or gave nothing" if left is None or right is None else ""
                 raise _Fault(f"cannot compare {type_name(left)} {operator} {type_name(right)}{hint}", at)
-        one: int = left  # type: ignore[assignment]  # the pairs above are all ordered among themselves
-        two: int = right  # type: ignore[assignment]  # same
-        match operator:
-            case "<":
-                return one < two
-            case "<=":
-                return one <= two
-            case ">":
-                return one > two
-        return one >= two
+        one: Any = left
+        two: Any = right
+        order = -1 if one < two else int(one > two)
+        return {"<": order < 0, "<=": order <= 0, ">": order > 0}.get(operator, order >= 0)
 
     def _arithmetic(self, operator: Operator, left: Value, right: Value, at: int) -> Value:
         times = (datetime.datetime, datetime.timedelta)

@@ -202,7 +202,7 @@ class _Composer:
         if event.tag is not None and event.tag != "!":
             raise Invalid(f"{mark}: tags ({event.tag[:80]}) are not supported; write plain YAML")
         if isinstance(event, yaml.ScalarEvent):
-            plain = event.implicit[0] and event.style is None
+            plain = event.implicit[0] and not event.style
             return Node(mark, "scalar", self._scalar(event.value, mark) if plain else event.value)
         if isinstance(event, yaml.SequenceStartEvent):
             return Node(mark, "list", items=tuple(self._until(yaml.SequenceEndEvent, depth)))

@@ -1,0 +1,257 @@
+"""Prompt files: a system part, a user part, variables from `with`, in a template language that cannot run away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError, meta, nodes
+from jinja2.runtime import LoopContext, Undefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from metier.calls import JSON
+from metier.errors import Invalid
+from metier.workflow.files import language_of
+
+__all__ = ["PROMPT_MAX", "Prompt", "check", "choose", "prompt", "variables"]
+
+PROMPT_MAX = 1_000_000
+"""Characters a prompt may have once its variables are filled in."""
+_NESTED_LOOPS = 2
+_FILTERS = (
+    "capitalize",
+    "default",
+    "d",
+    "first",
+    "float",
+    "int",
+    "join",
+    "items",
+    "last",
+    "length",
+    "count",
+    "lower",
+    "round",
+    "sort",
+    "title",
+    "tojson",
+    "trim",
+    "truncate",
+    "unique",
+    "upper",
+    "wordcount",
+)
+_TESTS = (
+    "defined",
+    "undefined",
+    "none",
+    "string",
+    "number",
+    "mapping",
+    "sequence",
+    "iterable",
+    "boolean",
+    "in",
+    "eq",
+    "ne",
+)
+_ALLOWED = (
+    nodes.Template,
+    nodes.Output,
+    nodes.TemplateData,
+    nodes.For,
+    nodes.If,
+    nodes.Name,
+    nodes.NSRef,
+    nodes.Const,
+    nodes.List,
+    nodes.Tuple,
+    nodes.Getattr,
+    nodes.Getitem,
+    nodes.Filter,
+    nodes.Test,
+    nodes.Compare,
+    nodes.Operand,
+    nodes.And,
+    nodes.Or,
+    nodes.Not,
+    nodes.CondExpr,
+    nodes.Concat,
+    nodes.Add,
+    nodes.Sub,
+    nodes.Neg,
+    nodes.Keyword,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What one call to a model says, with every variable filled in."""
+
+    system: str | None
+    user: str
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja2 over plain JSON: attributes are fields of objects and never methods of Python values."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            undefined=StrictUndefined,
+            autoescape=False,
+            keep_trailing_newline=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self.globals.clear()
+        self.filters.update(tojson=_tojson, join=_join, items=_items)
+        for name in set(self.filters) - set(_FILTERS):
+            del self.filters[name]
+        for name in set(self.tests) - set(_TESTS):
+            del self.tests[name]
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Look a field up in an object; only the loop variable has attributes of its own."""
+        if isinstance(obj, LoopContext):
+            return super().getattr(obj, attribute)
+        return self.getitem(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Look an element up in an object, list or text, or give what fails when it is used."""
+        try:
+            if isinstance(obj, (dict, list, str)):
+                return obj[argument]
+        except (LookupError, TypeError):
+            pass
+        return self.undefined(obj=obj, name=argument)
+
+    def is_safe_callable(self, obj: Any) -> bool:
+        """Nothing can be called from a prompt."""
+        return False
+
+
+def check(text: str, file: str) -> None:
+    """Refuse a prompt file that is not a template of the small language prompts are written in."""
+    for part in _parts(text):
+        _tree(part, file)
+    if not _parts(text)[-1].strip():
+        raise Invalid(f"{file}:1:1: cannot read the prompt: its user part is empty")
+
+
+def variables(text: str, file: str) -> frozenset[str]:
+    """Name the variables a prompt file uses, all of which must come from `with`."""
+    found: set[str] = set()
+    for part in _parts(text):
+        found |= meta.find_undeclared_variables(_tree(part, file))
+    return frozenset(found)
+
+
+def choose(files: Iterable[str], path: str, language: str | None) -> str:
+    """Pick the file of a prompt: its variant in the language, else the file itself, else its English or first one."""
+    known = set(files)
+    folder = path.rpartition("/")[0]
+    variants: dict[str, str] = {}
+    for file in sorted(known):
+        if file.rpartition("/")[0] == folder and (found := language_of(path, file.rpartition("/")[2])):
+            variants[found] = file
+    if language in variants:
+        return variants[language]
+    if path in known:
+        return path
+    if not variants:
+        raise Invalid(f"cannot find the prompt {path!r} among the files of the workflow")
+    return variants.get("en") or next(iter(variants.values()))
+
+
+def prompt(text: str, file: str, with_: Mapping[str, JSON], system: str | None = None) -> Prompt:
+    """Fill in a prompt file from the values of `with`; `system` is the text of a file for the system part alone."""
+    *before, user = _parts(text)
+    parts = [system] if system is not None else []
+    parts.extend(before)
+    filled = [_filled(part, file, with_).strip() for part in parts]
+    return Prompt("\n\n".join(part for part in filled if part) or None, _filled(user, file, with_).strip())
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """Cut a file at its first line that is only `---`: what is above is for the system message."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if line.rstrip() == "---":
+            # The empty lines keep the line numbers of the user part those of the file.
+            return "\n".join(lines[:number]), "\n" * (number + 1) + "\n".join(lines[number + 1 :])
+    return (text,)
+
+
+def _tree(text: str, file: str) -> nodes.Template:
+    environment = _Environment()
+    try:
+        tree = environment.parse(text)
+    except TemplateError as wrong:
+        line = getattr(wrong, "lineno", 1)
+        raise Invalid(f"{file}:{line}:1: cannot read the prompt: {wrong.message}") from None
+    except (RecursionError, ValueError, OverflowError) as wrong:
+        raise Invalid(f"{file}:1:1: cannot read the prompt: {wrong}") from None
+    _restrict(tree, file, 0)
+    return tree
+
+
+def _restrict(node: nodes.Node, file: str, loops: int) -> None:
+    """Allow what only reads: no assignment, call, macro or import, and loops at most two deep."""
+    loops += isinstance(node, nodes.For)
+    at = f"{file}:{node.lineno or 1}:1"
+    if not isinstance(node, _ALLOWED) or (isinstance(node, nodes.For) and node.recursive):
+        raise Invalid(
+            f"{at}: cannot use {type(node).__name__.lower()} in a prompt; prepare the value in `with` or in a code step"
+        )
+    if loops > _NESTED_LOOPS:
+        raise Invalid(f"{at}: cannot put more than {_NESTED_LOOPS} loops inside one another in a prompt")
+    if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
+        raise Invalid(f"{at}: there is no filter {node.name!r} in prompts; there are {', '.join(_FILTERS)}")
+    if isinstance(node, nodes.Test) and node.name not in _TESTS:
+        raise Invalid(f"{at}: there is no test {node.name!r} in prompts; there are {', '.join(_TESTS)}")
+    for child in node.iter_child_nodes():
+        _restrict(child, file, loops)
+
+
+def _filled(text: str, file: str, with_: Mapping[str, JSON]) -> str:
+    _tree(text, file)
+    pieces: list[str] = []
+    size = 0
+    try:
+        for piece in _Environment().from_string(text).generate(dict(with_)):
+            pieces.append(piece)
+            size += len(piece)
+            if size > PROMPT_MAX:
+                raise Invalid(
+                    f"cannot fill in the prompt {file!r}: more than {PROMPT_MAX} characters; give it less in `with`"
+                )
+    except TemplateError as wrong:
+        raise Invalid(f"cannot fill in the prompt {file!r}: {wrong.message}; it was given {sorted(with_)}") from None
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as wrong:
+        raise Invalid(f"cannot fill in the prompt {file!r}: {wrong}") from None
+    return "".join(pieces)
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:
+    if isinstance(value, Undefined):
+        return str(value)
+    if indent is not None and not 0 <= indent <= 8:
+        raise ValueError("tojson takes an indent between 0 and 8")
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _join(items: Any, separator: str = "") -> str:
+    if not isinstance(items, list):
+        raise TypeError(f"join needs a list, not {type(items).__name__}")
+    texts = [item if isinstance(item, str) else _tojson(item) for item in items]
+    if sum(map(len, texts)) + len(separator) * len(texts) > PROMPT_MAX:
+        raise ValueError(f"join would give more than {PROMPT_MAX} characters")
+    return separator.join(texts)
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        raise TypeError(f"items needs an object, not {type(value).__name__}")
+    return list(value.items())

@@ -1,0 +1,126 @@
+"""Decision tables: business rules as rows that people can read, evaluated without any side effect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from metier.calls import JSON
+from metier.errors import Invalid, NotFound
+from metier.workflow.expressions import Expressions
+from metier.workflow.kinds import condition
+from metier.workflow.shape import Mark
+from metier.workflow.shorthand import conform, expand_fields
+from metier.workflow.yaml_source import Node
+from metier.workflow.yaml_source import read as read_yaml
+
+__all__ = ["Row", "Table", "decide", "find", "paths", "read"]
+
+ROWS_MAX = 1_000
+_KEYS = ("rules", "version", "title", "description", "inputs", "outputs", "hit", "rows")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\Z", re.ASCII)
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One rule: when its condition holds, this is the decision."""
+
+    when: str | None
+    """A CEL expression over the inputs; None always holds."""
+    then: Mapping[str, JSON]
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A whole decision table: the first row that holds decides."""
+
+    name: str
+    version: str
+    inputs: Mapping[str, JSON]
+    """JSON Schema of what is asked."""
+    outputs: Mapping[str, JSON]
+    """JSON Schema that every decision satisfies; checked when the table is read."""
+    rows: tuple[Row, ...]
+
+    @property
+    def reference(self) -> str:
+        """The name a workflow uses it by."""
+        return f"{self.name}@{self.version}"
+
+
+def read(text: str, file: str) -> Table:
+    """Read a decision table from its YAML; Invalid says where it is wrong."""
+    root = read_yaml(text, file)
+    root.only("a decision table", _KEYS)
+    entries = root.entries
+    for key in ("rules", "version", "inputs", "outputs", "rows"):
+        if key not in entries:
+            root.fail(f"a decision table needs {key!r}")
+    if "hit" in entries:
+        entries["hit"].one_of("hit", ("first",))
+    name, version = entries["rules"].text("rules"), entries["version"].scalar
+    if not _NAME.match(name):
+        entries["rules"].fail(f"rules is {name[:80]!r}; a name is letters, digits, '-' and '_'")
+    if isinstance(version, bool) or not isinstance(version, (str, int)) or not _VERSION.match(str(version)):
+        entries["version"].fail(f"version is {str(version)[:80]!r}; write a number or a text such as 2026-10")
+    inputs, outputs = expand_fields(entries["inputs"], "inputs"), expand_fields(entries["outputs"], "outputs")
+    if inputs.get("type") != "object":
+        entries["inputs"].fail("inputs must be named fields, such as {category: string}")
+    items = entries["rows"].list("rows")
+    if not 1 <= len(items) <= ROWS_MAX:
+        entries["rows"].fail(f"rows must hold between 1 and {ROWS_MAX} rows, not {len(items)}")
+    rows: list[Row] = []
+    for item in items:
+        if rows and rows[-1].when in (None, "true"):
+            item.fail(f"this row is never reached: the one at {rows[-1].mark} always holds")
+        rows.append(_row(item, outputs))
+    return Table(name, str(version), inputs, outputs, tuple(rows))
+
+
+def decide(table: Table, asked: JSON, expressions: Expressions | None = None) -> dict[str, JSON]:
+    """Give the decision of the first row that holds; Invalid when what is asked does not fit or no row holds."""
+    known = conform(asked, table.inputs, f"the inputs of {table.reference}")
+    if not isinstance(known, dict):
+        raise Invalid(f"cannot decide by {table.reference!r}: the inputs must be named values, not {asked!r}")
+    calculator = expressions or Expressions()
+    for number, row in enumerate(table.rows, 1):
+        try:
+            if row.when is None or calculator.holds(row.when, known):
+                return dict(row.then)
+        except Invalid as wrong:
+            raise Invalid(
+                f"cannot decide by {table.reference!r}, row {number} at {row.mark}: {wrong.message}"
+            ) from None
+    raise Invalid(
+        f"cannot decide by {table.reference!r}: no row holds for {str(known)[:300]}; add a last row without 'when'"
+    )
+
+
+def paths(reference: str) -> tuple[str, str]:
+    """Say where the table of a pinned reference may lie, relative to the workflow that names it."""
+    return f"rules/{reference}.yaml", f"sample/rules/{reference}.yaml"
+
+
+def find(files: Mapping[str, str], reference: str) -> Table:
+    """Read the table of a pinned reference among the files of a workflow."""
+    for path in paths(reference):
+        if path in files:
+            return read(files[path], path)
+    raise NotFound(f"cannot find the decision table {reference!r} among the files of the workflow")
+
+
+def _row(item: Node, outputs: Mapping[str, JSON]) -> Row:
+    item.only("a row", ("when", "then"))
+    if "then" not in item.entries:
+        item.fail("a row needs 'then'")
+    try:
+        then = conform(item.entries["then"].data(), outputs, "then")
+    except Invalid as wrong:
+        item.entries["then"].fail(wrong.message)
+    if not isinstance(then, dict):
+        item.entries["then"].fail("then must be named values")
+    when = condition(item.entries["when"], "when of a row") if "when" in item.entries else None
+    return Row(when, then, item.mark)
