@@ -1,0 +1,68 @@
+"""A document is there for the groups it was given to; for anybody else it does not exist, in any answer."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from metier.knowledge.ingest import Ingest
+from metier.knowledge.retrieve import Arm, Retrieve
+from metier.store import Store
+from tests.knowledge.world import embedder
+
+GROUPS = ("sales", "legal", "staff", "board")
+WORDS = "garantie livraison retour facture contrat salaire prime audit réserve fusion budget litige".split()  # noqa: SIM905  # one line reads better
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_no_reader_ever_meets_a_document_of_others(store: Store, seed: int) -> None:
+    chance = random.Random(seed)
+    ingest, retrieve = Ingest(store, embedder()), Retrieve(store, embedder())
+    await ingest.create("firm")
+    readers: dict[str, frozenset[str]] = {}
+    for number in range(16):
+        name = f"fiche {number}.md"
+        readers[name] = frozenset(chance.sample(GROUPS, chance.randint(1, 2)))
+        text = f"# Fiche {number}\n\nRéférence AF-{number:05d}. " + " ".join(chance.choices(WORDS, k=12))
+        await ingest.add("firm", name, text.encode(), readers[name])
+    for name in chance.sample(sorted(readers), 4):
+        readers[name] = frozenset(chance.sample(GROUPS, 1))
+        text = f"# {name}\n\nNouvelle version. " + " ".join(chance.choices(WORDS, k=12))
+        await ingest.add("firm", name, text.encode(), readers[name])
+    gone = chance.choice(sorted(readers))
+    await ingest.remove("firm", gone)
+    del readers[gone]
+
+    every = tuple(f"fiche-{number}-{chunk}" for number in range(16) for chunk in (1, 2))
+    arms: tuple[Arm, ...] = ("both", "words", "meaning")
+    for _ in range(12):
+        reader = frozenset(chance.sample(GROUPS, chance.randint(0, 3)))
+        mine = {name for name, groups in readers.items() if groups & reader}
+        question = " ".join([*chance.choices(WORDS, k=3), f"AF-{chance.randrange(16):05d}"])
+        for arm in arms:
+            hits = await retrieve.search("firm", question, reader, top_k=50, arm=arm)
+            assert {hit.document for hit in hits} <= mine
+            if arm == "meaning":
+                assert {hit.document for hit in hits} == mine, "the rights do not push readable documents out"
+        assert {extract.document for extract in await retrieve.extracts("firm", every, reader)} == mine
+        assert {document.name for document in await retrieve.documents("firm", reader)} == mine
+
+
+async def test_a_group_with_an_odd_name_gives_no_other_rights(store: Store) -> None:
+    ingest, retrieve = Ingest(store), Retrieve(store)
+    await ingest.create("firm")
+    await ingest.add("firm", "a.md", b"La garantie est de deux ans.", frozenset({"board"}))
+    for odd in ("", "*", "%", "Board", "board ", "{board}", "board,sales", "board'--", "_oard"):
+        assert await retrieve.search("firm", "garantie", frozenset({odd})) == ()
+        assert await retrieve.extracts("firm", ["a-1"], frozenset({odd})) == ()
+
+
+async def test_readable_documents_are_found_under_a_crowd_of_others(store: Store) -> None:
+    ingest, retrieve = Ingest(store, embedder()), Retrieve(store, embedder())
+    await ingest.create("firm")
+    crowd = "\n\n".join(f"# Partie {number}\n\nLa garantie du contrat {number}." for number in range(120))
+    await ingest.add("firm", "crowd.md", crowd.encode(), frozenset({"board"}))
+    await ingest.add("firm", "mine.md", "Autre sujet, la garantie y est citée.".encode(), frozenset({"sales"}))
+    hits = await retrieve.search("firm", "garantie du contrat", frozenset({"sales"}))
+    assert [hit.id for hit in hits] == ["mine-1"]
