@@ -33,8 +33,10 @@ SettleWorker = Callable[[Tx, str], Awaitable[object]]
 Dimension = Literal["project", "system", "model", "day"]
 """What usage can be grouped by."""
 
-_UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, Unavailable, TimeoutError)
+_LATER = (psycopg.Error, Unavailable, TimeoutError, OSError)
 _BATCH = 500
+_PATIENCE_S = 30.0
+_PAUSE_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -166,8 +168,9 @@ class Ledger:
                 await self.flush()
                 if turn % recover_every == 0:
                     await self.recover()
-            except _UNREACHABLE as error:
-                _log.warning("%d calls wait in the spool: the database does not answer (%s)", self.waiting, error)
+            except _LATER as error:
+                _log.warning("%d calls wait in the spool: the database does not take them (%s)", self.waiting, error)
+                await asyncio.sleep(_PAUSE_S)
             turn += 1
             self._wake.clear()
             try:
@@ -185,7 +188,7 @@ class Ledger:
                 async with self._store.transaction() as tx:
                     await self._settle_worker(tx, self._spool.worker)
                 settled = True
-        except _UNREACHABLE as error:
+        except _LATER as error:
             _log.warning("%d calls stay in the spool until the next start (%s)", self.waiting, error)
         finally:
             self._spool.close(keep=not settled)
@@ -221,7 +224,7 @@ class Ledger:
 
     async def _insert(self, payloads: Sequence[bytes]) -> None:
         rows = b"[" + b",".join(payloads) + b"]"
-        async with self._store.transaction() as tx:
+        async with asyncio.timeout(_PATIENCE_S), self._store.transaction() as tx:
             new = await self._queries.all("insert_calls", {"rows": rows.decode()}, tx)
             await self._charge(tx, [(r["lease"], r["project"], r["cost_eur"]) for r in new if r["lease"] is not None])
 

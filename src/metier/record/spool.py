@@ -118,7 +118,7 @@ class Spool:
             self._delete(last)
 
     def close(self, *, keep: bool = False) -> None:
-        """Stop writing; a spool that PostgreSQL has whole leaves nothing behind unless asked to wait for a successor."""
+        """Stop writing; a spool that PostgreSQL has whole leaves nothing, unless kept for a successor."""
         needed = keep or any(segment.needed for segment in self._segments)
         for segment in self._segments:
             os.close(segment.descriptor)
