@@ -60,21 +60,31 @@ class StepContext:
     _journal: Journal
     _clock: Clock
     _total: _Meter = field(default_factory=_Meter)
+    _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
+    _counted: set[str] = field(default_factory=set)
+    """Answers whose cost is already in the total."""
 
     async def once(self, name: str, produce: Callable[[], Awaitable[JSON]]) -> JSON:
         """Produce a value and journal it before giving it out; a repeated step gets the same value again."""
         if not name or name.startswith("!"):
             raise Invalid(f"cannot keep an answer under the name {name!r}: give it a name that does not begin with '!'")
-        known = self._entries.get((self.path, self.attempt, name))
-        if known is not None:
-            self.spend(known.cost_eur, known.calls)
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            known = self._entries.get((self.path, self.attempt, name))
+            if known is None:
+                return await self._produce(name, produce)
+            if name not in self._counted:
+                self._counted.add(name)
+                self.spend(known.cost_eur, known.calls)
             return known.value
+
+    async def _produce(self, name: str, produce: Callable[[], Awaitable[JSON]]) -> JSON:
         started, meter = self._clock(), _Meter()
         token = _meter.set(meter)
         try:
             value = plain(await produce())
         finally:
             _meter.reset(token)
+            self._counted.add(name)
             self.spend(meter.cost_eur, meter.calls)
         line = Line(
             path=self.path,

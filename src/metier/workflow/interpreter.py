@@ -313,13 +313,13 @@ class _Walk:
         decision = self.decided(path, attempt, ASK_BUDGET)
         if decision == "continue":
             return None
-        told = f"the run has spent {spent} € of {limit} €: raise per_run_eur, or let it go on"
+        told = f"the run has spent {_euros(spent)} € of {_euros(limit)} €: raise per_run_eur, or let it go on"
         if decision is not None or budget.on_exceed == "fail":
             return Finish(failure=Failure("run_budget_exceeded", told, path, attempt))
         asked: dict[str, JSON] = {
             "title": f"{self.workflow.name}: {path}",
             "assign": None,
-            "show": {"spent_eur": str(spent), "budget_eur": str(limit)},
+            "show": {"spent_eur": _euros(spent), "budget_eur": _euros(limit)},
         }
         return Park(path, attempt, ASK_BUDGET, step, asked, _BUDGET_SCHEMA)
 
@@ -341,6 +341,11 @@ class _Purse:
         if step.budget_eur is not None:
             bounds.append(step.budget_eur - self.spent(path))
         return max(min(bounds), Decimal(0)) if bounds else None
+
+
+def _euros(amount: Decimal) -> str:
+    """Write a sum the same way whether it was just added up or came back from the database."""
+    return format(amount.normalize(), "f")
 
 
 def _continued(entry: Entry, path: str) -> bool:
