@@ -48,11 +48,11 @@ async def fetch(
 ) -> None:
     """Bring `url` into the file `part`, going on where it ends, over several broken connections if need be."""
     for attempt in range(_TRIES):
-        before = _length(part)
         try:
             await _fetch_once(client, url, part, tell, size)
-        except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, TimeoutError):
-            if attempt == _TRIES - 1 or _length(part) == before == 0:
+        except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, TimeoutError) as error:
+            # Who cannot even be reached is given up at once: the next source may do.
+            if attempt == _TRIES - 1 or not (_length(part) or isinstance(error, aiohttp.ClientPayloadError)):
                 raise
             await asyncio.sleep(0.5 * 2**attempt)
         else:

@@ -23,6 +23,7 @@ __all__ = ["Embedder"]
 
 _REQUEST_TEXTS = 32
 _RESTARTS = 1
+_GRACE_S = 0.3
 
 
 class Embedder:
@@ -145,7 +146,7 @@ class _Child:
         log = await asyncio.to_thread(_open_log, self._log)
         try:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", module, *self._arguments,
+                sys.executable, "-P", "-m", module, *self._arguments,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
                 limit=1 << 24, start_new_session=True,
             )  # fmt: skip
@@ -160,7 +161,7 @@ class _Child:
         if process.stdin is not None:
             process.stdin.close()
         try:
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(_GRACE_S):
                 await process.wait()
         except TimeoutError:
             process.kill()
