@@ -8,14 +8,11 @@ from pathlib import Path
 
 from metier.calls import JSON
 from metier.errors import Invalid, NotFound
-from metier.workflow.files import Files, Folder, Given
+from metier.workflow.files import Files, Folder, Given, rules_paths
 from metier.workflow.kinds import template
 from metier.workflow.pinned import from_data, hashed, to_data
-from metier.workflow.prompts import check as check_prompt
 from metier.workflow.quantities import euros, seconds
 from metier.workflow.reader import Reader
-from metier.workflow.rules import paths as rules_paths
-from metier.workflow.rules import read as read_rules
 from metier.workflow.shape import (
     Branch,
     Expectation,
@@ -136,8 +133,6 @@ def _prompt(path: str, step: Step, key: str, files: Files, found: dict[str, str]
         present = {name: text for name, text in texts.items() if text is not None}
         if not present:
             raise Invalid(f"there is no file {path!r} beside the workflow, nor one for a language such as fr")
-        for name, text in present.items():
-            check_prompt(text, name)
     except Invalid as wrong:
         raise Invalid(f"{mark}: step {step.id!r}: {wrong.message}", param=str(mark)) from None
     found.update(present)
@@ -145,16 +140,12 @@ def _prompt(path: str, step: Step, key: str, files: Files, found: dict[str, str]
 
 def _rules(step: Step, files: Files, found: dict[str, str]) -> None:
     """Take the decision table when it lies beside the workflow; otherwise it must be known to the platform."""
-    reference = str(step.config)
     mark = step.marks.get("rules", step.mark)
-    for path in rules_paths(reference):
-        text = files.text(path)
+    for path in rules_paths(str(step.config)):
+        try:
+            text = files.text(path)
+        except Invalid as wrong:
+            raise Invalid(f"{mark}: step {step.id!r}: {wrong.message}", param=str(mark)) from None
         if text is not None:
-            table = read_rules(text, path)
-            if table.reference != reference:
-                raise Invalid(
-                    f"{mark}: step {step.id!r}: {path!r} holds {table.reference}, not {reference}; "
-                    "a version is never edited, write a new file"
-                )
             found[path] = text
             return

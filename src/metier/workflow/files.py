@@ -10,7 +10,7 @@ from typing import Protocol
 from metier.errors import Invalid
 from metier.workflow.yaml_source import Node, decode
 
-__all__ = ["FILE_MAX", "Files", "Folder", "Given", "inside_folder", "language_of"]
+__all__ = ["FILE_MAX", "Files", "Folder", "Given", "inside_folder", "language_of", "rules_paths"]
 
 FILE_MAX = 128 * 1024
 """Bytes of one prompt or rules file."""
@@ -101,3 +101,8 @@ def inside_folder(node: Node, what: str) -> str:
             "of letters, digits, '.', '_' and '-', such as prompts/draft.md"
         )
     return path
+
+
+def rules_paths(reference: str) -> tuple[str, str]:
+    """Say where the decision table of a pinned reference may lie, relative to the workflow that names it."""
+    return f"rules/{reference}.yaml", f"sample/rules/{reference}.yaml"

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from metier.calls import JSON
 from metier.errors import Invalid
-from metier.workflow.expressions import expressions_in, parse
+from metier.workflow.cel import expressions_in, parse
 from metier.workflow.files import inside_folder
 from metier.workflow.quantities import seconds
 from metier.workflow.yaml_source import Node

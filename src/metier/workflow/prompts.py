@@ -11,11 +11,12 @@ from jinja2 import StrictUndefined, TemplateError, meta, nodes
 from jinja2.runtime import LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from metier.calls import JSON
+from metier.calls import JSON, Message
 from metier.errors import Invalid
 from metier.workflow.files import language_of
+from metier.workflow.shape import Workflow
 
-__all__ = ["PROMPT_MAX", "Prompt", "check", "choose", "prompt", "variables"]
+__all__ = ["PROMPT_MAX", "Prompt", "check", "choose", "messages", "prompt", "variables"]
 
 PROMPT_MAX = 1_000_000
 """Characters a prompt may have once its variables are filled in."""
@@ -102,8 +103,6 @@ class _Environment(ImmutableSandboxedEnvironment):
             undefined=StrictUndefined,
             autoescape=False,
             keep_trailing_newline=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
         )
         self.globals.clear()
         self.filters.update(tojson=_tojson, join=_join, items=_items)
@@ -172,6 +171,23 @@ def prompt(text: str, file: str, with_: Mapping[str, JSON], system: str | None =
     parts.extend(before)
     filled = [_filled(part, file, with_).strip() for part in parts]
     return Prompt("\n\n".join(part for part in filled if part) or None, _filled(user, file, with_).strip())
+
+
+def messages(workflow: Workflow, config: Mapping[str, JSON], with_: Mapping[str, JSON]) -> tuple[Message, ...]:
+    """Write the messages of an `llm:` step: system, examples, then the prompt, in the language that `with` names."""
+    language = with_.get("language")
+    chosen = language if isinstance(language, str) else None
+    file = choose(workflow.files, str(config.get("prompt")), chosen)
+    system = config.get("system")
+    alone = workflow.files[choose(workflow.files, system, chosen)] if isinstance(system, str) else None
+    filled = prompt(workflow.files[file], file, with_, alone)
+    found = [Message("system", filled.system)] if filled.system else []
+    examples = config.get("examples")
+    for example in examples if isinstance(examples, list) else ():
+        if isinstance(example, dict):
+            found.append(Message("user", str(example.get("user"))))
+            found.append(Message("assistant", str(example.get("assistant"))))
+    return (*found, Message("user", filled.user))
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 from metier.calls import JSON
 from metier.errors import Invalid, NotFound
-from metier.workflow.expressions import Expressions
+from metier.workflow.cel import parse
+from metier.workflow.evaluator import Evaluation
+from metier.workflow.files import rules_paths
 from metier.workflow.kinds import condition
-from metier.workflow.shape import Mark
+from metier.workflow.shape import Mark, Workflow
 from metier.workflow.shorthand import conform, expand_fields
 from metier.workflow.yaml_source import Node
 from metier.workflow.yaml_source import read as read_yaml
 
-__all__ = ["Row", "Table", "decide", "find", "paths", "read"]
+__all__ = ["Row", "Table", "decide", "read", "table"]
 
 ROWS_MAX = 1_000
 _KEYS = ("rules", "version", "title", "description", "inputs", "outputs", "hit", "rows")
@@ -31,6 +33,15 @@ class Row:
     """A CEL expression over the inputs; None always holds."""
     then: Mapping[str, JSON]
     mark: Mark
+
+    def holds(self, known: Mapping[str, JSON]) -> bool:
+        """Decide whether this row applies to what is asked."""
+        if self.when is None:
+            return True
+        value = Evaluation(self.when, known).run(parse(self.when))
+        if not isinstance(value, bool):
+            raise Invalid(f"{self.when!r} must give true or false, not {type(value).__name__}")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +91,14 @@ def read(text: str, file: str) -> Table:
     return Table(name, str(version), inputs, outputs, tuple(rows))
 
 
-def decide(table: Table, asked: JSON, expressions: Expressions | None = None) -> dict[str, JSON]:
+def decide(table: Table, asked: JSON) -> dict[str, JSON]:
     """Give the decision of the first row that holds; Invalid when what is asked does not fit or no row holds."""
     known = conform(asked, table.inputs, f"the inputs of {table.reference}")
     if not isinstance(known, dict):
         raise Invalid(f"cannot decide by {table.reference!r}: the inputs must be named values, not {asked!r}")
-    calculator = expressions or Expressions()
     for number, row in enumerate(table.rows, 1):
         try:
-            if row.when is None or calculator.holds(row.when, known):
+            if row.holds(known):
                 return dict(row.then)
         except Invalid as wrong:
             raise Invalid(
@@ -99,17 +109,15 @@ def decide(table: Table, asked: JSON, expressions: Expressions | None = None) ->
     )
 
 
-def paths(reference: str) -> tuple[str, str]:
-    """Say where the table of a pinned reference may lie, relative to the workflow that names it."""
-    return f"rules/{reference}.yaml", f"sample/rules/{reference}.yaml"
-
-
-def find(files: Mapping[str, str], reference: str) -> Table:
+def table(workflow: Workflow, reference: str) -> Table:
     """Read the table of a pinned reference among the files of a workflow."""
-    for path in paths(reference):
-        if path in files:
-            return read(files[path], path)
-    raise NotFound(f"cannot find the decision table {reference!r} among the files of the workflow")
+    for path in rules_paths(reference):
+        if path in workflow.files:
+            found = read(workflow.files[path], path)
+            if found.reference != reference:
+                raise Invalid(f"cannot use {path!r} as {reference!r}: it holds {found.reference!r}; write a new file")
+            return found
+    raise NotFound(f"cannot find the decision table {reference!r}; write it to {rules_paths(reference)[0]!r}")
 
 
 def _row(item: Node, outputs: Mapping[str, JSON]) -> Row:
