@@ -31,6 +31,7 @@ faut hui il ils j je l la le lequel laquelle les lesquels leur leurs lors lui m 
 ni nos notre nous on ont ou par parce pas pendant peu peut peuvent peux plus pour pourquoi puis puisque qu quand que
 quel quelle quelles quels qu'est-ce qui quoi s sa sans se sera seront ses si sinon soi soit sommes son sont sous suis
 sur t ta te tes toi ton tous tout toute toutes tres tu un une va vais vers voici voila vont vos votre vous y
+pouvez pouvons pourriez pourrais pourrait voulez veuillez
 bonjour bonsoir merci cordialement svp
 """
 _ENGLISH = """
@@ -96,8 +97,9 @@ class Analyser:
     def _kept(self, word: str) -> list[str]:
         if fold(word) in self._stop or (len(word) == 1 and not word.isdigit()):
             return []
-        # Folding comes after the stem: Snowball needs the accents to find French endings.
-        return [fold(self._stem.stemWord(word))[:_LONGEST]]
+        # Snowball needs the accents to find French endings, but many people write without: both stems are terms.
+        stems = (fold(self._stem.stemWord(form))[:_LONGEST] for form in (word, fold(word)))
+        return list(dict.fromkeys(stems))
 
 
 def _is_code(word: str) -> bool:

@@ -46,9 +46,9 @@ def declared_charset(data: bytes) -> str | None:
     return found.group(1).decode("ascii") if found else None
 
 
-def parse_html(markup: str) -> Parsed:
+def parse_html(name: str, markup: str) -> Parsed:
     """Turn a page into blocks; scripts go silently, text hidden from readers goes with a warning."""
-    page = _Page()
+    page = _Page(name)
     page.feed(markup)
     page.close()
     return page.finish()
@@ -57,8 +57,9 @@ def parse_html(markup: str) -> Parsed:
 class _Page(HTMLParser):
     """Follows the open elements of a page and fills an outline with what is seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__(convert_charrefs=True)
+        self._name = name
         self.outline = Outline()
         self._open: list[tuple[str, bool]] = []
         """Open elements, each with whether it and all inside it is unseen."""
@@ -82,7 +83,7 @@ class _Page(HTMLParser):
             return
         hidden = "hidden" in names or bool(_HIDING.search(names.get("style", "")))
         if len(self._open) >= _DEEP:
-            raise Invalid(f"Reading the HTML page failed: {_DEEP!r} elements stand inside one another; simplify it.")
+            raise Invalid(f"Reading {self._name!r} failed: {_DEEP!r} elements stand inside one another; simplify it.")
         if not self._unseen and not hidden and tag not in _UNSEEN:
             self._enter(tag)
         self._open.append((tag, self._unseen or hidden or tag in _UNSEEN))

@@ -89,7 +89,7 @@ class Html:
 
     def parse(self, name: str, data: bytes) -> Parsed:
         """Give what a reader of the page sees."""
-        return parse_html(decode(name, data, declared_charset(data)))
+        return parse_html(name, decode(name, data, declared_charset(data)))
 
 
 def parse(name: str, data: bytes, parsers: Sequence[Parser], limits: Limits) -> Parsed:
