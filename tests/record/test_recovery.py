@@ -160,7 +160,7 @@ async def test_the_loop_survives_what_flushing_cannot_do_yet(store: Store, tmp_p
         await tx.execute("ALTER TABLE calls_away RENAME TO calls")
     async with asyncio.timeout(20):
         while ledger.waiting:
-            await asyncio.sleep(0.01)
+            await rows(store)
     loop.cancel()
     assert len(await rows(store)) == 1
     await ledger.close()

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from metier.errors import Conflict, Invalid, NotAuthenticated, NotFound, SystemNotApproved, Unavailable
+from metier.governance.register import ADMITTED, Register
+from metier.policy.keys import Keys
+from metier.policy.mirror import Mirror
+from metier.store import Store
+from metier.vault import Vault
+from tests.record.world import build
+
+
+async def test_an_issued_key_is_recognised_and_its_secret_is_nowhere(store: Store, tmp_path: pathlib.Path) -> None:
+    world = await build(store, tmp_path)
+    issued = await world.keys.issue(
+        "poste RH", "Clients", world.principal.system, "Nadia", models=["chat"], groups=["rh", "tous"]
+    )
+    assert issued.secret.startswith(f"sk-mt-{issued.key.id}-") and issued.secret not in repr(issued)
+    principal = await world.keys.authenticate(issued.secret)
+    assert principal.key_id == issued.key.id and principal.project == world.principal.project
+    assert (
+        principal.models == frozenset({"chat"}) and principal.groups == {"rh", "tous"} and principal.name == "poste RH"
+    )
+    async with store.connection() as connection:
+        stored = str(await (await connection.execute("SELECT * FROM keys")).fetchall())
+    secret = issued.secret.removeprefix(f"sk-mt-{issued.key.id}-")
+    assert secret not in stored and secret.encode().hex() not in stored
+    assert await world.keys.list() == await world.keys.list(principal.project) == (issued.key,)
+    assert await world.keys.list("other") == ()
+
+
+async def test_what_is_not_exactly_the_key_is_refused(store: Store, tmp_path: pathlib.Path) -> None:
+    world = await build(store, tmp_path)
+    issued = await world.keys.issue("k", "Clients", world.principal.system, "Nadia")
+    other = await world.keys.issue("l", "Clients", world.principal.system, "Nadia")
+    public, secret = issued.key.id, issued.secret.removeprefix(f"sk-mt-{issued.key.id}-")
+    wrong = ["", "Bearer", issued.secret[:-1], issued.secret + "x", issued.secret.upper(), issued.secret[6:]]
+    wrong += [f"sk-mt-{public}-", f"sk-mt--{secret}", f"sk-mt-{other.key.id}-{secret}", f"sk-mt-é-{secret}"]
+    wrong += ["sk-mt-" + "a" * 1000 + "-b", f"sk-mt-{public}-{secret}\0", f"sk-mt-' OR 1=1-{secret}"]
+    for presented in wrong:
+        with pytest.raises(NotAuthenticated):
+            await world.keys.authenticate(presented)
+    stranger = Keys(store, Vault(bytes(31) + b"x"), world.register.statuses, ADMITTED)
+    with pytest.raises(NotAuthenticated):
+        await stranger.authenticate(issued.secret)
+
+
+async def test_a_revoked_key_stops_within_a_second_everywhere(store: Store, tmp_path: pathlib.Path) -> None:
+    world = await build(store, tmp_path)
+    clock = [0.0]
+    elsewhere = Keys(store, Vault(bytes(32)), world.register.statuses, ADMITTED, clock=lambda: clock[0])
+    issued = await world.keys.issue("k", "Clients", world.principal.system, "Nadia")
+    await elsewhere.authenticate(issued.secret)
+    await world.keys.authenticate(issued.secret)
+    await world.keys.revoke(issued.key.id, "Nadia")
+    with pytest.raises(NotAuthenticated, match="was revoked"):
+        await world.keys.authenticate(issued.secret)
+    clock[0] = 0.99
+    await elsewhere.authenticate(issued.secret)
+    clock[0] = 1.0
+    with pytest.raises(NotAuthenticated, match="was revoked"):
+        await elsewhere.authenticate(issued.secret)
+    with pytest.raises(NotFound):
+        await world.keys.revoke(issued.key.id, "Nadia")
+    [key] = await world.keys.list()
+    assert key.revoked_at is not None
+
+
+async def test_refreshing_shows_a_revocation_before_the_second_is_over(store: Store, tmp_path: pathlib.Path) -> None:
+    world = await build(store, tmp_path)
+    elsewhere = Keys(store, Vault(bytes(32)), world.register.statuses, ADMITTED, clock=lambda: 0.0)
+    issued = await world.keys.issue("k", "Clients", world.principal.system, "Nadia")
+    await elsewhere.authenticate(issued.secret)
+    await world.keys.revoke(issued.secret, "its holder")
+    await elsewhere.refresh()
+    with pytest.raises(NotAuthenticated, match="was revoked"):
+        await elsewhere.authenticate(issued.secret)
+
+
+async def test_a_key_expires_even_while_it_is_in_memory(store: Store, tmp_path: pathlib.Path) -> None:
+    world = await build(store, tmp_path)
+    now = [datetime.now(UTC).timestamp()]
+    keys = Keys(store, Vault(bytes(32)), world.register.statuses, ADMITTED, clock=lambda: 0.0, now=lambda: now[0])
+    soon = datetime.fromtimestamp(now[0] + 60, UTC)
+    issued = await keys.issue("k", "Clients", world.principal.system, "Nadia", expires_at=soon)
+    await keys.authenticate(issued.secret)
+    now[0] += 61
+    with pytest.raises(NotAuthenticated, match="has expired"):
+        await keys.authenticate(issued.secret)
+    for moment in (soon, datetime.now() + timedelta(days=1)):
+        with pytest.raises(Invalid, match="cannot expire"):
+            await keys.issue("k", "Clients", world.principal.system, "Nadia", expires_at=moment)
+
+
+async def test_no_key_without_an_approved_system_and_a_project(store: Store, tmp_path: pathlib.Path) -> None:
+    world = await build(store, tmp_path)
+    idea = await Register(store).register("Idée", "voir", "Paul")
+    with pytest.raises(SystemNotApproved, match="'idea'"):
+        await world.keys.issue("k", "Clients", idea.id, "Paul")
+    with pytest.raises(NotFound, match="system 'system_x'"):
+        await world.keys.issue("k", "Clients", "system_x", "Paul")
+    with pytest.raises(NotFound, match="project 'Autre'"):
+        await world.keys.issue("k", "Autre", world.principal.system, "Paul")
+    with pytest.raises(Conflict, match="already exists"):
+        await world.keys.create_project("Clients")
+    with pytest.raises(Invalid):
+        await world.keys.create_project(" ")
+    assert [p.name for p in await world.keys.projects()] == ["Clients"]
+
+
+class Rows:
+    """Rows that can be made unreachable."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, int] = {"a": 1}
+        self.reads = 0
+        self.down = False
+
+    async def load(self, keys: Sequence[str]) -> Mapping[str, int]:
+        self.reads += 1
+        if self.down:
+            raise psycopg.OperationalError("gone")
+        return {key: self.held[key] for key in keys if key in self.held}
+
+
+async def test_the_last_known_answer_holds_while_the_database_is_away_and_no_longer_than_the_grace() -> None:
+    rows, clock = Rows(), [0.0]
+    mirror: Mirror[int] = Mirror(rows.load, clock=lambda: clock[0], grace_s=300)
+    assert await mirror.get("a") == 1 and await mirror.get("b") is None and await mirror.get("b") is None
+    assert rows.reads == 2, "absence is remembered too"
+    rows.down, clock[0] = True, 2.0
+    assert [await mirror.get("a") for _ in range(50)] == [1] * 50
+    assert rows.reads == 3, "an absent database is not asked by every call"
+    with pytest.raises(Unavailable):
+        await mirror.get("c")
+    await mirror.refresh()
+    clock[0] = 301.0
+    with pytest.raises(Unavailable):
+        await mirror.get("a")
+    rows.down, rows.held = False, {}
+    assert await mirror.get("a") is None
+
+
+async def test_a_mirror_stays_small_however_many_names_are_tried() -> None:
+    rows, clock = Rows(), [0.0]
+    mirror: Mirror[int] = Mirror(rows.load, clock=lambda: clock[0], most=10)
+    for n in range(100):
+        assert await mirror.get(f"wrong{n}") is None
+    before = rows.reads
+    await mirror.refresh()
+    assert rows.reads == before + 1 and len(vars(mirror)["_held"]) <= 10

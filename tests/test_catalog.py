@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metier.catalog import Catalog, Price
+from metier.errors import ConfigError, NotFound
+
+
+def catalog(text: str) -> Catalog:
+    return Catalog.from_yaml(yaml.safe_load(text))
+
+
+def test_a_known_model_at_its_publisher_has_a_price_a_card_and_an_address() -> None:
+    [deployment] = (
+        catalog("m: {deployments: [{provider: openai, model_id: gpt-4o-mini, api_key: sk}]}").model("m").deployments
+    )
+    assert deployment.price == Price(Decimal("0.15"), Decimal("0.60"), Decimal("0.075"))
+    assert deployment.energy is not None and deployment.energy.model == "gpt-4o-mini"
+    assert deployment.base_url == "https://api.openai.com/v1" and deployment.hosting == "public"
+    assert (deployment.context_tokens, deployment.max_output_tokens) == (128000, 16384)
+
+
+def test_the_same_name_at_a_reseller_has_no_known_price() -> None:
+    text = "m: {deployments: [{provider: openai, model_id: gpt-4o-mini, base_url: 'https://reseller.example/v1'}]}"
+    [deployment] = catalog(text).model("m").deployments
+    assert deployment.price is None and deployment.energy is None and not deployment.allow_unpriced
+
+
+def test_what_is_declared_wins_and_local_models_are_free() -> None:
+    found = catalog("""
+writer:
+  description: Rédige
+  licence: apache-2.0
+  deployments:
+    - {provider: local, model_id: qwen, energy: {watts: 45, watts_high: 65, zone: FRA}, country: FR}
+    - provider: openai
+      model_id: mistral-small-latest
+      id: mistral-eu
+      price: {input: 0.1, output: 0.3}
+      max_output_tokens: 500
+      timeout_s: 30
+      country: FR
+embedder: {operation: embed, deployments: [{provider: local, model_id: e5}]}
+""")
+    assert found.names() == ("writer", "embedder") and [m.operation for m in found.models()] == ["chat", "embed"]
+    local, remote = found.model("writer").deployments
+    assert local.price == Price(Decimal(0), Decimal(0), Decimal(0)) and local.hosting == "local"
+    assert local.energy is not None and (local.energy.watts, local.energy.watts_high) == (45, 65)
+    assert remote.price == Price(Decimal("0.1"), Decimal("0.3"), Decimal("0.1"))
+    assert (remote.id, remote.max_output_tokens, remote.timeout_s, remote.country) == ("mistral-eu", 500, 30, "FR")
+    assert (local.id, found.model("embedder").deployments[0].id) == ("writer", "embedder")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "price": {"input": -1, "output": 1}}]}},
+         "models.m.deployments.0.price.input: Input should be greater than or equal to 0"),
+        ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "prise": 1}]}}, "models.m.deployments.0.prise"),
+        ({"m": {"deployments": [{"provider": "azure", "model_id": "x"}]}}, "models.m.deployments.0.provider"),
+        ({"m": {"deployments": []}}, "models.m.deployments"),
+        ({"m": {"deployments": [{"provider": "local", "model_id": "x", "country": "France"}]}}, "country"),
+        ({"m": {"deployments": [{"provider": "local", "model_id": "x", "timeout_s": float("inf")}]}}, "timeout_s"),
+        ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "price": {"input": "NaN", "output": 1}}]}},
+         "price.input"),
+        ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "base_url": "file:///etc"}]}}, "base_url"),
+        ({"a name": {"deployments": [{"provider": "local", "model_id": "x"}]}}, "models.a name"),
+        (["m"], "models: Input should be a valid dictionary"),
+        ({"m": {"deployments": [{"provider": "local", "model_id": "x", "id": "i"}] * 2}}, "the id 'i' is already used"),
+    ],
+)  # fmt: skip
+def test_a_wrong_entry_is_named_by_its_path(data: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Catalog.from_yaml(data)
+    assert said in caught.value.message
+
+
+def test_a_credential_shows_neither_in_an_error_nor_in_a_representation() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Catalog.from_yaml({"m": {"deployments": [{"provider": "openai", "model_id": "x", "api_key": ["canary"]}]}})
+    assert "canary" not in caught.value.message and "api_key" in caught.value.message
+    model = catalog("m: {deployments: [{provider: openai, model_id: x, api_key: canary}]}").model("m")
+    assert "canary" not in repr(model) and model.deployments[0].api_key == "canary"
+
+
+def test_an_unknown_model_is_not_found_and_the_known_ones_are_offered() -> None:
+    with pytest.raises(NotFound, match=r"no model 'x' here.*\(m\)"):
+        catalog("m: {deployments: [{provider: local, model_id: x}]}").model("x")
+    with pytest.raises(NotFound, match="none is declared"):
+        Catalog.from_yaml({}).model("x")
+
+
+@given(
+    st.integers(0, 10**7), st.integers(0, 10**7), st.integers(0, 10**7),
+    st.decimals(0, 1000, places=6), st.decimals(0, 1000, places=6),
+)  # fmt: skip
+def test_a_price_is_exact_to_the_ninth_decimal_and_never_below_the_sum(
+    asked: int, answered: int, cached: int, first: Decimal, second: Decimal
+) -> None:
+    price = Price(first, second, first / 2)
+    exact = (first * (asked - min(cached, asked)) + first / 2 * min(cached, asked) + second * answered) / 1_000_000
+    assert 0 <= price.of(asked, answered, cached) - exact < Decimal("0.000000001")
