@@ -71,6 +71,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("models", "Public model names and the deployments behind them."),
     Section("roles", "Which model the workflows mean by writer, judge and embedder."),
     Section("mail", "Mailboxes and the sender of answers."),
+    Section("customers", "Customer file (JSON Lines) that the tool crm.find_contact reads."),
     Section("budgets", "Default money budget of a new project, in euros, and its period."),
 )
 """Every section of metier.yaml."""

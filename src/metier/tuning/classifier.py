@@ -92,8 +92,12 @@ class Classifiers:
     async def add(self, name: str, classifier: Classifier, card: dict[str, Any]) -> int:
         """Keep a new version with its card and return its number."""
         weights = classifier.to_bytes()
-        full = {**card, "labels": list(classifier.labels), "features": classifier.features}
-        full["temperature"] = classifier.temperature
+        full = {
+            **card,
+            "labels": list(classifier.labels),
+            "features": classifier.features,
+            "temperature": classifier.temperature,
+        }
         row = await self._queries.one(
             "add",
             {

@@ -117,7 +117,9 @@ async def fit(
     progress(f"{kind}: measuring on {len(parts['test'])} messages never used for fitting")
     validation = await measure(classifier, parts["validation"], embed)
     test = await measure(classifier, parts["test"], embed)
-    card = {
+    card: dict[str, Any] = {
+        "features": kind,
+        "labels": list(labels),
         "data_sha256": hashlib.sha256(json.dumps([asdict(e) for e in examples]).encode()).hexdigest(),
         "counts": {s: len(parts[s]) for s in _SPLITS},
         "strength": best[1],

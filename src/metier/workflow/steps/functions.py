@@ -63,8 +63,8 @@ def _summary(order: Mapping[str, JSON]) -> str:
         if isinstance(item, dict)
     ]
     return (
-        f"{order.get('number')} du {order.get('date')} : {', '.join(named)} ; livraison {order.get('delivery_eur', 0)} € ; "
-        f"total {order.get('amount_eur')} € ; {order.get('status')}"
+        f"{order.get('number')} du {order.get('date')} : {', '.join(named)} ; "
+        f"livraison {order.get('delivery_eur', 0)} € ; total {order.get('amount_eur')} € ; {order.get('status')}"
     )
 
 

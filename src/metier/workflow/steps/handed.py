@@ -14,9 +14,7 @@ __all__ = ["Ask", "Extract", "Predict", "Search"]
 Ask: TypeAlias = Callable[[Call], Awaitable[Answer]]
 """Takes the one road to a model and gives the whole answer."""
 
-Predict: TypeAlias = Callable[
-    [StepContext, str, int | None, str], Awaitable[tuple[str, float, Mapping[str, float]]]
-]
+Predict: TypeAlias = Callable[[StepContext, str, int | None, str], Awaitable[tuple[str, float, Mapping[str, float]]]]
 """Classifies a text by a classifier's name and version: label, confidence, probability of every label."""
 
 

@@ -14,4 +14,4 @@ class RulesSteps:
 
     async def __call__(self, context: StepContext, with_: dict[str, JSON]) -> JSON:
         """Decide on `with` by the table the step names."""
-        return rules.decide(rules.table(context.workflow, str(context.step.config)), with_)
+        return rules.decide(rules.table(context.workflow, str(context.step.config)), dict(with_))

@@ -1,0 +1,271 @@
+"""Makes each part of the platform once and hands it on: the only place that knows them all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import pathlib
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from metier.calls import Call, Principal
+from metier.catalog import Catalog
+from metier.connectors.customers import Customers
+from metier.connectors.outbox import Confirm, Outbox, Transport
+from metier.connectors.smtp import Smtp, account_from_url
+from metier.connectors.tools import tools
+from metier.errors import ConfigError, MetierError, NotFound
+from metier.gateway import Gateway
+from metier.governance.register import ADMITTED, Register
+from metier.guardrails.base import Guardrail
+from metier.guardrails.pii import PersonalData
+from metier.knowledge.embedding import Embed, Embedder, Purpose, Vectors
+from metier.knowledge.ingest import Ingest
+from metier.knowledge.retrieve import Retrieve
+from metier.policy.admission import Admission
+from metier.policy.keys import Keys
+from metier.providers.base import Provider
+from metier.providers.local import Local
+from metier.providers.openai import OpenAIProvider
+from metier.record.ledger import Ledger
+from metier.router import Health
+from metier.settings import Settings
+from metier.store import Store
+from metier.tuning.classifier import Classifiers
+from metier.vault import Vault, master_key_file
+from metier.workflow.dispatch import Pace, migrations
+from metier.workflow.engine import Engine, StepContext
+from metier.workflow.review import Review, TaskDesk
+from metier.workflow.steps import step_functions
+from metier.workflow.steps.handed import Extract
+
+__all__ = ["DEFAULT_ROLES", "App", "Parts", "build"]
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_ROLES: Mapping[str, str] = {"writer": "writer", "judge": "judge", "embedder": "embedder"}
+"""What workflows mean by a role where metier.yaml does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What may be put in place of the usual parts: by tests, and by the demonstration."""
+
+    providers: Mapping[str, Provider] = dataclasses.field(default_factory=dict)
+    """Providers by name, added to or replacing the built-in ones."""
+    catalog: Catalog | None = None
+    transport: Transport | None = None
+    """How e-mails leave; None sends them to METIER_SMTP_URL."""
+    confirm: Confirm | None = None
+    """Asks whether an e-mail was delivered; None means it cannot be known."""
+    customers: pathlib.Path | None = None
+    mail_from: str | None = None
+    pace: Pace | None = None
+    guardrail: Guardrail | None = None
+    roles: Mapping[str, str] | None = None
+    loading: Callable[[str, float], None] = lambda model, seconds: None
+    """Told while a local model is being loaded: name and seconds so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """The platform, built: every part surfaces may use."""
+
+    settings: Settings
+    store: Store
+    vault: Vault
+    catalog: Catalog
+    roles: Mapping[str, str]
+    register: Register
+    keys: Keys
+    admission: Admission
+    ledger: Ledger
+    gateway: Gateway
+    classifiers: Classifiers
+    engine: Engine
+    review: Review
+    outbox: Outbox | None
+
+    def embed(self, principal: Principal) -> Embed:
+        """Give a function that embeds texts in somebody's name, by the one road."""
+        model = self.roles["embedder"]
+
+        async def embed(texts: Sequence[str], purpose: Purpose) -> Vectors:
+            inputs = tuple(f"{purpose}: {text}" for text in texts)
+            answer = await self.gateway.collect(Call(principal, model, operation="embed", inputs=inputs))
+            return np.array(answer.vectors, dtype=np.float32)
+
+        return embed
+
+    def embedder(self, principal: Principal) -> Embedder | None:
+        """Give the embedding model as the knowledge room sees it; None where none is declared."""
+        name = self.roles["embedder"]
+        if name not in self.catalog.names():
+            return None
+        return Embedder(self.catalog.model(name).deployments[0].model_id, self.embed(principal))
+
+    def ingest(self, principal: Principal) -> Ingest:
+        """Give the way into collections, in somebody's name."""
+        return Ingest(self.store, self.embedder(principal))
+
+    def retrieve(self, principal: Principal) -> Retrieve:
+        """Give the search of collections, in somebody's name."""
+        return Retrieve(self.store, self.embedder(principal))
+
+    async def principal(self, name: str) -> Principal:
+        """Give the caller behind a key of this house by the name of the key, for work done inside it."""
+        for key in await self.keys.list():
+            if key.name == name and key.revoked_at is None:
+                return Principal(key.id, key.project, key.system, name, key.groups, key.models)
+        raise NotFound(f"there is no key named {name!r}: `metier init` makes those the house itself uses")
+
+    async def ready(self) -> Mapping[str, bool]:
+        """Tell, part by part, whether calls can be served now."""
+        try:
+            async with asyncio.timeout(5), self.store.connection() as connection:
+                await connection.execute("SELECT 1")
+                database = True
+        except (MetierError, TimeoutError, psycopg.Error):
+            database = False
+        return {"database": database, "models": bool(self.catalog.names())}
+
+
+@contextlib.asynccontextmanager
+async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator[App]:
+    """Build the platform, keep its background work going, and close everything in order at the end."""
+    parts = parts or Parts()
+    vault = Vault(settings.master_key or master_key_file(settings.home / "secrets" / "master.key"))
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(Store.open(settings))
+        await store.migrate(migrations())
+        providers = _providers(settings, parts)
+        for provider in providers.values():
+            stack.push_async_callback(provider.close)
+        app = _assemble(settings, parts, store, vault, providers)
+        app.ledger.open()
+        stack.push_async_callback(app.ledger.close)
+        await stack.enter_async_context(_background(app))
+        yield app
+
+
+def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, providers: Mapping[str, Provider]) -> App:
+    register = Register(store)
+    worker = f"{socket.gethostname()}-{os.getpid()}"
+    admission = Admission(store, worker, register.statuses, frozenset(ADMITTED))
+    catalog = parts.catalog or Catalog.from_yaml(settings.config.get("models") or {})
+    ledger = Ledger(store, settings.home / "spool", worker, admission.charge, admission.settle_worker)
+    gateway = Gateway(
+        catalog=catalog,
+        ledger=ledger,
+        admission=admission,
+        guardrail=parts.guardrail or PersonalData(store, vault),
+        providers=providers,
+        health=Health(),
+    )
+    classifiers = Classifiers(store)
+    outbox = _outbox(settings, parts, store, vault)
+    roles = {**DEFAULT_ROLES, **(parts.roles or settings.config.get("roles") or {})}
+    handed: dict[str, Any] = {}
+    functions = step_functions(
+        ask=gateway.collect,
+        roles=roles,
+        predict=lambda *given: _predict(handed["app"], *given),
+        search=lambda *given: _search(handed["app"], *given),
+        tools=tools(outbox, _customers(settings, parts), parts.mail_from or settings.mail_from),
+    )
+    engine = Engine(store, vault, functions, desk=TaskDesk(store, vault), pace=parts.pace)
+    handed["app"] = App(
+        settings=settings,
+        store=store,
+        vault=vault,
+        catalog=catalog,
+        roles=roles,
+        register=register,
+        keys=Keys(store, vault, register.statuses, frozenset(ADMITTED)),
+        admission=admission,
+        ledger=ledger,
+        gateway=gateway,
+        classifiers=classifiers,
+        engine=engine,
+        review=Review(store, vault, engine),
+        outbox=outbox,
+    )
+    app: App = handed["app"]
+    return app
+
+
+async def _predict(
+    app: App, context: StepContext, name: str, version: int | None, text: str
+) -> tuple[str, float, Mapping[str, float]]:
+    classifier = await app.classifiers.get(name, version)
+    (found,) = await classifier.predict([text], app.embed(context.principal))
+    return found.label, found.confidence, found.probabilities
+
+
+async def _search(
+    app: App, context: StepContext, collection: str, query: str, top_k: int, least: float | None
+) -> Sequence[Extract]:
+    hits = await app.retrieve(context.principal).search(collection, query, context.principal.groups, top_k, least)
+    return [Extract(hit.id, hit.document, hit.path, hit.text, hit.score) for hit in hits]
+
+
+def _providers(settings: Settings, parts: Parts) -> dict[str, Provider]:
+    remote = OpenAIProvider()
+    built_in: dict[str, Provider] = {"openai": remote, "local": Local(settings.home, OpenAIProvider(), loading=parts.loading)}
+    return {**built_in, **parts.providers}
+
+
+def _outbox(settings: Settings, parts: Parts, store: Store, vault: Vault) -> Outbox | None:
+    if parts.transport is None and settings.smtp_url is None:
+        return None
+    sender = parts.mail_from or settings.mail_from
+    if not sender or "@" not in sender:
+        raise ConfigError("e-mails need a sender: set METIER_MAIL_FROM, such as support@exemple.fr")
+    transport = parts.transport or _smtp(settings.smtp_url or "")
+    return Outbox(store, vault, transport, parts.confirm or _unknowable, domain=sender.rsplit("@", 1)[1].strip("> "))
+
+
+def _smtp(url: str) -> Transport:
+    return Smtp(account_from_url(url))
+
+
+async def _unknowable(_: str) -> bool | None:
+    return None
+
+
+def _customers(settings: Settings, parts: Parts) -> Customers | None:
+    path = parts.customers or settings.config.get("customers")
+    return Customers(pathlib.Path(path)) if path else None
+
+
+@contextlib.asynccontextmanager
+async def _background(app: App) -> AsyncIterator[None]:
+    """Keep keys, budgets and the spool fresh until the block ends; a part that fails says so and goes on."""
+
+    async def beat() -> None:
+        while True:
+            try:
+                await app.keys.refresh()
+            except (MetierError, psycopg.Error) as error:
+                _log.warning("keys could not be refreshed: %s", error)
+            await asyncio.sleep(0.5)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(beat()),
+            group.create_task(app.admission.run()),
+            group.create_task(app.ledger.run()),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()

@@ -1,0 +1,58 @@
+"""The command `metier`: one file per command, loaded only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+
+import click
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: dict[str, str] = {
+    "init": "Prepare this machine: database, model, first system, project and key.",
+    "demo": "Do the main job on real e-mails with a real local model.",
+    "serve": "Start the gateway and the console.",
+    "worker": "Run workflows until asked to stop.",
+    "run": "Start a workflow and follow it.",
+    "review": "Answer the tasks that wait for a person.",
+    "runs": "List, show, resume or cancel runs.",
+    "ingest": "Put documents into a collection.",
+    "ask": "Search a collection and answer with checked citations.",
+    "key": "Issue, list and revoke virtual keys.",
+    "system": "Register and approve AI uses.",
+    "models": "List, fetch and choose models.",
+    "train": "Train a classifier and measure it.",
+    "lint": "Check a workflow before it runs.",
+    "test": "Run the tests written beside a workflow.",
+    "usage": "Calls, tokens, money, energy and carbon.",
+}
+"""Every command with its one-line help, in the order people meet them."""
+
+
+class _Lazy(click.Group):
+    """Knows the names of all commands and imports the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"metier.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_Lazy,
+    epilog="Exit codes: 0 done, 1 it failed, 2 the command is wrong, 3 refused by a rule, 4 something outside is away. "
+    "Settings come from METIER_* variables and metier.yaml: see docs/reference/settings.md.",
+)
+@click.version_option(importlib.metadata.version("metier"), prog_name="metier")
+def main() -> None:
+    """One governed road for every model call, durable workflows for every delegated task."""

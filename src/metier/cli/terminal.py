@@ -1,0 +1,164 @@
+"""What commands share: settings read once, the platform opened, results shown or printed as JSON, plain errors."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime
+import enum
+import json
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from metier import settings as configuration
+from metier.app import App, Parts, build
+from metier.errors import Broken, MetierError, Mistaken, Refused, Unavailable
+from metier.settings import Settings
+
+__all__ = ["Terminal", "as_json_option", "fail", "guarded", "plain", "quiet", "run", "without_platform"]
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+"""The option every command has."""
+
+_CODES: tuple[tuple[type[MetierError], int], ...] = ((Mistaken, 2), (Refused, 3), (Unavailable, 4), (Broken, 1))
+
+
+class Terminal:
+    """Shows what a command found: tables for people, JSON for programs, progress on the error stream."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.out = Console(highlight=False)
+        self.err = Console(stderr=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """Tell a person something; programs that asked for JSON do not see it."""
+        if not self.as_json:
+            self.out.print(text)
+
+    def note(self, text: str) -> None:
+        """Tell how far a long work is, on the error stream."""
+        self.err.print(f"[dim]{escape(text)}[/dim]")
+
+    def data(self, value: object) -> None:
+        """Print the result as JSON, when JSON was asked for."""
+        if self.as_json:
+            click.echo(json.dumps(plain(value), ensure_ascii=False, indent=2))
+
+    def progress(self) -> Progress:
+        """A progress bar on the error stream, silent when that is no terminal."""
+        return Progress(
+            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(),
+            console=self.err, transient=True, disable=not self.err.is_terminal,
+        )  # fmt: skip
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
+        """Show rows to a person."""
+        if self.as_json:
+            return
+        table = Table(title=title, title_justify="left", header_style="bold")
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+        self.out.print(table)
+
+
+def run(main: Callable[[App, Terminal], Awaitable[None]], *, as_json: bool, parts: Parts | None = None) -> None:
+    """Open the platform, do the work of a command, close everything, and turn failures into exit codes."""
+    terminal = Terminal(as_json)
+
+    async def work() -> None:
+        settings = configuration.load()
+        quiet(settings)
+        async with build(settings, parts) as app:
+            await main(app, terminal)
+
+    guarded(work, terminal)
+
+
+def without_platform(main: Callable[[Settings, Terminal], Awaitable[None]], *, as_json: bool) -> None:
+    """Do work that needs the settings and no database."""
+    terminal = Terminal(as_json)
+
+    async def work() -> None:
+        settings = configuration.load()
+        quiet(settings)
+        await main(settings, terminal)
+
+    guarded(work, terminal)
+
+
+def quiet(settings: Settings) -> None:
+    """Send log lines to the error stream at the level asked for; libraries only speak of trouble."""
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="WARNING")
+    logging.getLogger("metier").setLevel(settings.log_level.upper())
+    logging.getLogger("procrastinate").setLevel("ERROR")
+
+
+def fail(terminal: Terminal, error: MetierError) -> NoReturn:
+    """Say what went wrong and leave with the code of whose fault it is."""
+    if terminal.as_json:
+        click.echo(json.dumps({"error": {"code": error.code, "message": error.message}}, ensure_ascii=False))
+    else:
+        terminal.err.print(f"[bold red]{escape(error.code)}[/bold red] {escape(error.message)}")
+    raise SystemExit(next((code for kind, code in _CODES if isinstance(error, kind)), 1))
+
+
+def plain(value: object) -> Any:
+    """Turn dataclasses, dates, decimals and sets into what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(plain(v) for v in value)
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, datetime.datetime | datetime.date):
+        return value.isoformat()
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, bytes | memoryview):
+        return f"<{len(value)} bytes>"
+    return value
+
+
+def guarded(work: Callable[[], Awaitable[None]], terminal: Terminal) -> None:
+    """Run the work of a command and turn its failures into exit codes."""
+
+    async def main() -> None:
+        await work()
+
+    try:
+        asyncio.run(main())
+    except MetierError as error:
+        fail(terminal, error)
+    except BaseExceptionGroup as group:
+        known = _first(group)
+        if known is None:
+            raise
+        fail(terminal, known)
+    except KeyboardInterrupt:
+        terminal.err.print("[dim]stopped[/dim]")
+        raise SystemExit(130) from None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> MetierError | None:
+    for error in group.exceptions:
+        if isinstance(error, MetierError):
+            return error
+        if isinstance(error, BaseExceptionGroup) and (found := _first(error)) is not None:
+            return found
+    return None
