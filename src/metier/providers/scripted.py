@@ -72,7 +72,10 @@ def vector(text: str) -> tuple[float, ...]:
 
 
 class ScriptedProvider:
-    """Answers each call with the next script (the last one repeats) or with what a function of the call returns."""
+    """Answers each chat with the next script (the last one repeats), each embed with vectors of the texts.
+
+    Given `answer`, a function of the call, it is asked instead, for both.
+    """
 
     def __init__(self, *scripts: Script, answer: Callable[[Call], Script] | None = None) -> None:
         self._scripts = list(scripts)
@@ -113,7 +116,7 @@ class ScriptedProvider:
     def _next(self, call: Call) -> Script:
         if self._answer is not None:
             return self._answer(call)
-        if call.operation == "embed" and not self._scripts:
+        if call.operation == "embed":
             tokens = sum(len(text.split()) for text in call.inputs)
             return Script((Chunk(vectors=tuple(map(vector, call.inputs)), usage=Usage(input_tokens=tokens)),))
         if not self._scripts:
