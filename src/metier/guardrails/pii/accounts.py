@@ -13,7 +13,7 @@ __all__ = ["find_accounts"]
 
 _IBAN = re.compile(r"(?<![^\W_])([A-Za-z]{2}) ?([0-9]{2})((?:[ .\-]?[A-Za-z0-9]){11,30})")
 _IBAN_CONTEXT = re.compile(r"iban|\brib\b|compte|account|virement|bank|banque|pr[ée]l[èe]vement|sepa", re.IGNORECASE)
-_RIB = re.compile(r"(?<![^\W_])([0-9]{5})[ .\-]?([0-9]{5})[ .\-]?([0-9A-Za-z]{11})[ .\-]?([0-9]{2})(?![^\W_])")
+_RIB = re.compile(r"([0-9](?<![^\W_].)[0-9]{4})[ .\-]?([0-9]{5})[ .\-]?([0-9A-Za-z]{11})[ .\-]?([0-9]{2})(?![^\W_])")
 _NIR_CORSICA = re.compile(
     r"(?<![0-9])[1-478][ .\-]?[0-9]{2}[ .\-]?[0-9]{2}[ .\-]?2[ABab](?:[ .\-]?[0-9]){6}"
     r"(?:[ .\-/]{0,3}[0-9]{2})?(?![^\W_])"
@@ -21,7 +21,6 @@ _NIR_CORSICA = re.compile(
 _VAT = re.compile(r"(?<![^\W_])FR[ .\-]?[0-9A-HJ-NP-Za-hj-np-z]{2}[ .\-]?[0-9]{3}[ .]?[0-9]{3}[ .]?[0-9]{3}(?![^\W_])")
 _VAT_ABROAD = re.compile(r"(?:\bTVA|\bVAT)[^\n:]{0,24}[: ]\s?((?:[A-Z]{2})[ ]?[0-9A-Z]{2}[0-9. ]{5,12}[0-9])(?![^\W_])")
 _BIC = re.compile(r"(?<![^\W_])[A-Z]{4}[A-Z]{2}[A-Z0-9]{2}(?:[A-Z0-9]{3})?(?![^\W_])")
-_BIC_CONTEXT = re.compile(r"\b(?:bic|swift)\b", re.IGNORECASE)
 _BIC_CLOSE = re.compile(r"\b(?:bic|swift)\b[^\n]{0,20}\Z", re.IGNORECASE)
 _SOCIAL = re.compile("s[ée]cu|nir", re.IGNORECASE)
 _SEPARATORS = str.maketrans("", "", " .-/")
@@ -36,16 +35,16 @@ def find_accounts(view: View) -> Iterator[Found]:
     for match in _RIB.finditer(text):
         if checksums.is_rib("".join(match.groups())):
             yield Found(Kind.RIB, match.start(), match.end())
-    for match in _NIR_CORSICA.finditer(text):
+    for match in _NIR_CORSICA.finditer(text) if view.mentions("2a", "2b") else ():
         number = match[0].translate(_SEPARATORS)
         if checksums.is_nir(number) or view.follows(_SOCIAL, match.start()):
             yield Found(Kind.NIR, match.start(), match.end())
-    for match in _VAT.finditer(text):
+    for match in _VAT.finditer(text) if "FR" in text else ():
         if checksums.is_vat(match[0].translate(_SEPARATORS)):
             yield Found(Kind.VAT, match.start(), match.end())
-    for match in _VAT_ABROAD.finditer(text):
+    for match in _VAT_ABROAD.finditer(text) if view.mentions("tva", "vat") else ():
         yield Found(Kind.VAT, match.start(1), match.end(1))
-    if _BIC_CONTEXT.search(text):
+    if view.mentions("bic", "swift"):
         for match in _BIC.finditer(text):
             if view.follows(_BIC_CLOSE, match.start()):
                 yield Found(Kind.BIC, match.start(), match.end())

@@ -20,8 +20,8 @@ _WAY = (
     r"|rond-point|parvis|galerie"
     r"|traverse|domaine|mail|porte|pont|levée|rocade|parc|enclos|cour|carrefour|za|zi|zac)"
 )
-_NUMBER = r"[0-9]{1,4}(?:[ \-/]?[0-9]{1,4}(?=[ ,]))?(?: ?(?:bis|ter|quater|[A-Da-d])(?![^\W_]))?"
-_STREET = re.compile(rf"(?<![\w.,/\-€])(?:n[°o] ?)?{_NUMBER}[ ,]{{1,3}}{_WAY}(?![^\W_]) ?", re.IGNORECASE)
+_NUMBER = r"(?:[ \-/]?[0-9]{1,4}(?=[ ,]))?(?: ?(?:bis|ter|quater|[A-Da-d])(?![^\W_]))?"
+_STREET = re.compile(rf"[0-9](?<![\w.,/\-€].)[0-9]{{0,3}}{_NUMBER}[ ,]{{1,3}}{_WAY}(?![^\W_]) ?", re.IGNORECASE)
 _NUMBERLESS = re.compile(
     r"(?<![^\W_])(?:lieu-?dit|lieu dit|r[ée]sidence|immeuble|b\.?p\.?(?= ?[0-9])|chez)(?![^\W_]) ?", re.IGNORECASE
 )
@@ -37,7 +37,7 @@ _NAME = re.compile(
 _SMALL_NAME = re.compile(rf"(?:{_LINK}){{0,3}}[^\W\d_][\w'\-]{{1,24}}")
 _TOWN = re.compile(
     rf"(?:F-|FR-|B-|L-|CH-|D-)?(?<![0-9])(?:0[1-9]|[1-8][0-9]|9[0-8]|2[AB])[ ]?[0-9]{{3}},? {{1,2}}"
-    rf"((?:[{_UPPER}][\w'.\-]*|[LlDd]'[{_UPPER}][\w'\-]*|[^\W\d_]{{2}}[\w'\-]*)"
+    rf"((?:[{_UPPER}][\w'\-]*|[LlDd]'[{_UPPER}][\w'\-]*|[^\W\d_]{{2}}[\w'\-]*)"
     rf"(?: (?:(?:sur|sous|en|l[eè]s|de|du|des|la|le|et|aux?|d'|l') ?)*[{_UPPER}][\w'\-]*)*"
     rf"(?: [0-9]{{1,2}}(?:er|e|ème)?(?![\w/:]))?(?: ?[Cc](?:edex|EDEX)(?: ?[0-9]{{1,2}}(?![0-9]))?)?)"
 )

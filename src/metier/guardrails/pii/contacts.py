@@ -25,7 +25,8 @@ _ABROAD = re.compile(
 _AMERICAN = re.compile(
     r"(?<![\w(])\([0-9]{3}\) ?[0-9]{3}[ .\-][0-9]{4}(?![^\W_])|(?<![\w.\-])[2-9][0-9]{2}-[0-9]{3}-[0-9]{4}(?![\w\-])"
 )
-_IPV4 = re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w]|\.[0-9])")
+_AREA = re.compile(r"[0-9]{3}[-)]")
+_IPV4 = re.compile(r"[0-9](?<![\w.].)[0-9]{0,2}\.(?:[0-9]{1,3}\.){2}[0-9]{1,3}(?![\w]|\.[0-9])")
 _VERSION = re.compile(r"(?:version|v|ver\.?|build|release|firmware|logiciel|update|m[àa]j|maj)[ .:]*\Z", re.IGNORECASE)
 _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
 _MAC = re.compile(r"(?<![\w:\-])[0-9A-Fa-f]{2}(?:([:\-])[0-9A-Fa-f]{2})(?:\1[0-9A-Fa-f]{2}){4}(?![\w:\-])")
@@ -36,18 +37,17 @@ def find_contacts(view: View) -> Iterator[Found]:
     text = view.text
     if "@" in text:
         yield from _emails(text)
-    if "(" in text or "[" in text:
+    if view.mentions("(at)", "[at]", "(arobase", "[arobase", "( at", "[ at", "(@", "[@", "{at"):
         for match in _SPELT.finditer(text):
             yield Found(Kind.EMAIL, match.start(), match.end())
-        yield from (Found(Kind.PHONE, m.start(), m.end()) for m in _AMERICAN.finditer(text))
-    elif "-" in text:
+    if _AREA.search(text):
         yield from (Found(Kind.PHONE, m.start(), m.end()) for m in _AMERICAN.finditer(text))
     if "+" in text or "00" in text:
         yield from (Found(Kind.PHONE, m.start(), m.end()) for m in _ABROAD.finditer(text))
-    for match in _IPV4.finditer(text):
+    for match in _IPV4.finditer(text) if text.count(".") > 2 else ():
         if _is_address(match[0]) and not view.follows(_VERSION, match.start(), 16):
             yield Found(Kind.IP, match.start(), match.end())
-    if ":" in text or "-" in text:
+    if text.count(":") > 4 or text.count("-") > 4:
         for match in _MAC.finditer(text):
             yield Found(Kind.MAC, match.start(), match.end())
     if text.count(":") >= 2:

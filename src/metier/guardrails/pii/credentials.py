@@ -26,10 +26,11 @@ _NAMED = re.compile(
     r"(?<![^\W_])(?:mots? de passe|mdp|password|passwd|passphrase|pwd|code secret|code pin|pin code|cl[ée] api"
     r"|api[ _-]?key"
     r"|api[ _-]?secret|client[ _-]?secret|access[ _-]?token|auth[ _-]?token|secret[ _-]?key|private[ _-]?key|bearer)"
-    r"(?: [a-zé]{2,12}){0,2} ?(?:[:=]|est|is|:=|\bbearer\b)? {0,3}[\"'`«]? ?([^\s\"'`«»<>,;]{4,200})",
+    r"(?: [a-zé]{2,12}){0,2} ?(?:[:=]|est|is|:=|\bbearer\b)? {0,3}[\"'`«]? ?([^\s\"'`«»<>,;(]{4,200})",
     re.IGNORECASE,
 )
 _LOGIN_IN_URL = re.compile(r"://[^\s/:@]{1,64}:([^\s/@]{3,128})@")
+_STEMS = ("passe", "mdp", "pass", "pwd", "code", "pin", "api", "secret", "token", "private", "bearer")
 _MIXED = re.compile(r"(?=[^\s]*[0-9])(?=[^\s]*[^\W\d_])|(?=[^\s]*[!$%^&*#@?_+=])|[0-9]{4,12}\Z")
 
 
@@ -40,7 +41,7 @@ def find_credentials(view: View) -> Iterator[Found]:
         yield from _private_keys(text)
     for match in _TOKEN.finditer(text):
         yield Found(Kind.SECRET, match.start(), match.end())
-    for match in _NAMED.finditer(text):
+    for match in _NAMED.finditer(text) if view.mentions(*_STEMS) else ():
         value = match[1].rstrip(".?)")
         if len(value) >= 4 and _MIXED.match(value):
             yield Found(Kind.SECRET, match.start(1), match.start(1) + len(value))

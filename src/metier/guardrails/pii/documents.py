@@ -93,19 +93,38 @@ _IDENTITY_WORD = re.compile(
     re.IGNORECASE,
 )
 _LICENCE_WORD = re.compile(r"(?:permis(?: de conduire)?|driv(?:ing|er'?s) licen[cs]e)[^\n]{0,40}\Z", re.IGNORECASE)
-_PAPERS = re.compile(r"passe?port|\bcni\b|\bcin\b|identit|permis|licen[cs]e|id card|titre de s[ée]jour", re.IGNORECASE)
+_PAPER_STEMS = ("passeport", "passport", "cni", "cin", "identit", "permis", "licen", "id card", "séjour", "sejour")
+_BIRTH_STEMS = ("né", "nee", "naissance", "birth", "born", "dob", "d.o.b", "ddn", "anniversaire")
+_VEHICLE_STEMS = (
+    "immatricul",
+    "plaque",
+    "véhicule",
+    "vehicule",
+    "voiture",
+    "auto",
+    "moto",
+    "camion",
+    "utilitaire",
+    "carte grise",
+    "license",
+    "licence",
+    "registration",
+    "car",
+)
 _PAPER = re.compile(r"(?<![\w\-])(?=[0-9A-Z]{0,8}[0-9])[0-9A-Z]{8,12}(?![\w\-])", re.IGNORECASE)
+_DIGIT = re.compile("[0-9]")
 _MRZ = re.compile(r"(?<![\w<])(?=[A-Z0-9]{0,40}<)[A-Z0-9<]{28,44}(?![\w<])")
 
 
 def find_documents(view: View) -> Iterator[Found]:
     """Find birth dates, plates, passports, identity cards and driving licences."""
     text = view.text
-    if not any(map(str.isdigit, text)):
+    if _DIGIT.search(text) is None:
         return
-    yield from _birth_dates(text)
+    if view.mentions(*_BIRTH_STEMS):
+        yield from _birth_dates(text)
     yield from _plates(view)
-    if _PAPERS.search(text):
+    if view.mentions(*_PAPER_STEMS):
         yield from _papers(view)
     if "<<" in text:
         yield from (Found(Kind.IDENTITY_CARD, m.start(), m.end()) for m in _MRZ.finditer(text))
@@ -137,7 +156,7 @@ def _plates(view: View) -> Iterator[Found]:
         sure = match[1] == "-" and match[0].isupper() and not view.follows(_PRODUCT, match.start(), 32)
         if sure or view.follows(_VEHICLE, match.start()):
             yield Found(Kind.PLATE, match.start(), match.end())
-    if _VEHICLE.search(view.text):
+    if view.mentions(*_VEHICLE_STEMS):
         for match in _OLD_PLATE.finditer(view.text):
             if view.follows(_VEHICLE, match.start(), 32):
                 yield Found(Kind.PLATE, match.start(), match.end())

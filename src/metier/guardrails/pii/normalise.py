@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 __all__ = ["View", "fold", "view"]
@@ -16,6 +17,7 @@ _ODD = re.compile(
 _INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e007f]"
 )
+_WORD = re.compile(r"[^\W\d_]+")
 _CLUSTER = re.compile("(?s:.)[\u0300-\u036f]*")
 _ALIKE = (
     ("\u00a0", " "),
@@ -41,6 +43,8 @@ class View:
     """Place in the original of each character; None when they are the same."""
     length: int
     """Length of the original."""
+    lower: str
+    """The text in small letters, at the same places."""
 
     def original(self, start: int, end: int) -> tuple[int, int]:
         """Give the stretch of the original text that lies under a stretch of this view."""
@@ -50,6 +54,14 @@ class View:
         last = self.starts[end - 1]
         after = bisect_right(self.starts, last)
         return first, self.starts[after] if after < len(self.starts) else self.length
+
+    def words(self) -> Iterator[tuple[int, str]]:
+        """Give the words in small letters, each with its place."""
+        return ((match.start(), match[0]) for match in _WORD.finditer(self.lower))
+
+    def mentions(self, *stems: str) -> bool:
+        """Tell whether any of these strings, in small letters, occurs."""
+        return any(stem in self.lower for stem in stems)
 
     def follows(self, pattern: re.Pattern[str], start: int, reach: int = 48) -> bool:
         """Tell whether `pattern` occurs shortly before `start`."""
@@ -64,7 +76,10 @@ def view(text: str) -> View:
         text, starts = _composed(text)
     for odd, plain in _ALIKE:
         text = text.replace(odd, plain)
-    return View(text, starts, length)
+    lower = text.lower()
+    if len(lower) != len(text):  # a few capitals become two characters
+        lower = "".join(char.lower()[0] for char in text)
+    return View(text, starts, length, lower)
 
 
 def _composed(text: str) -> tuple[str, tuple[int, ...]]:

@@ -35,7 +35,7 @@ _NIR = _words(r"s[ée]cu|nir|vitale|insee|immatricul[a-zé]+ sociale|social secu
 _SIREN = _words(r"siren|rcs|r\.c\.s|soci[ée]t[ée]|entreprise|si[èe]ge")
 _SIRET = _words(r"siret|[ée]tablissement")
 _CARD = _words(r"cartes?|cb|card|visa|mastercard|amex|american express|maestro|paiement|payment|pan")
-_PHONE = _words(r"t[ée]l|phone|mobile|portable|gsm|appel|call|joign|joindre|contact|num[ée]ro|whatsapp|sms|fax|cell")
+_PHONE = _words(r"t[ée]l|phone|mobile|portable|gsm|appel|call|joign|joindre|whatsapp|sms|fax|cell")
 _TAX = _words(r"fiscal|imp[ôo]ts?|spi|tax")
 _IDENTITY = _words(r"cni|cin|carte (?:nationale )?d'identit[ée]|pi[èe]ce d'identit[ée]|identity card|id card")
 _LICENCE = _words(r"permis|neph|driv(?:ing|er'?s) licen[cs]e")
@@ -79,7 +79,7 @@ def _siret(digits: str, view: View, start: int, grouped: bool) -> Kind | None:
 def _card(digits: str, view: View, start: int, grouped: bool) -> Kind | None:
     if len(digits) in (15, 16) and checksums.is_card(digits):
         return Kind.CARD if grouped or not view.follows(_REFERENCE, start) else None
-    return Kind.CARD if view.follows(_CARD, start, 30) and (len(digits) == 16 or checksums.is_card(digits)) else None
+    return Kind.CARD if view.follows(_CARD, start, 30) and (len(digits) == 16 or checksums.luhn(digits)) else None
 
 
 def _tax(digits: str, view: View, start: int, grouped: bool) -> Kind | None:
@@ -122,8 +122,12 @@ _SHAPES: Mapping[tuple[int, ...], tuple[_Rule, ...]] = MappingProxyType(
         (4, 3, 4): (_foreign_phone,),
         (11,): (_health, _foreign_phone),
         (9,): (_siren,),
-        (3, 3, 3): (_siren,),
-        (12,): (_identity,),
+        (3, 3, 3): (_siren, _foreign_phone),
+        (4, 4): (_foreign_phone,),
+        (2, 3, 3): (_foreign_phone,),
+        (2, 3, 4): (_foreign_phone,),
+        (3, 3, 2): (_foreign_phone,),
+        (12,): (_identity, _card),
         (14,): (_siret, _card),
         (3, 3, 3, 5): (_siret,),
         (9, 5): (_siret,),
