@@ -83,7 +83,7 @@ async def _demo(terminal: Terminal, everything: bool, approve: bool) -> None:
         confirm=sink.confirm,
         customers=_TEMPLATE / "sample" / "customers.jsonl",
         mail_from=_SENDER,
-        loading=lambda model, seconds: terminal.note(f"loading {model} ({seconds:.0f} s)") if seconds else None,
+        loading=preparation.Loading(terminal),
     )
     try:
         async with build(settings, parts) as app:
@@ -235,7 +235,8 @@ def _range(bounds: list[tuple[Any, Any]], factor: float) -> str:
 def _conclude(terminal: Terminal, outcomes: list[_Outcome], sink: Sink, approve: bool) -> None:
     terminal.table(
         [
-            "e-mail", "category", "route", "citations", "score", "masked", "tokens in/out", "€", "Wh", "gCO2e", "s", "status",
+            "e-mail", "category", "route", "citations", "score", "masked", "tokens in/out", "€", "Wh", "gCO2e", "s",
+            "status",
         ],
         [
             [

@@ -20,19 +20,27 @@ from metier.tuning.train import fit, read_examples
 __all__ = [
     "CHAT_WEIGHTS",
     "EMBEDDING_WEIGHTS",
+    "HOUSE",
     "TEMPLATES",
+    "Loading",
     "approved_system",
     "classifier",
     "documents",
     "fetch",
+    "house",
     "house_key",
     "local_models",
     "project",
     "sources",
+    "system_id",
+    "write_config",
 ]
 
 TEMPLATES = pathlib.Path(__file__).resolve().parent.parent / "templates"
 """The workflow templates carried by this package."""
+
+HOUSE = "metier-house"
+"""Name of the system and of the key for what the house itself does."""
 
 CHAT_WEIGHTS = "qwen2.5-coder-1.5b-instruct-q4"
 EMBEDDING_WEIGHTS = "multilingual-e5-small"
@@ -53,10 +61,34 @@ def local_models(chat: str = CHAT_WEIGHTS) -> dict[str, Any]:
     }
 
 
+class Loading:
+    """Tells every five seconds that a model is still being loaded."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._told = -5.0
+
+    def __call__(self, model: str, seconds: float) -> None:
+        """Take note of how long it has been."""
+        if seconds < self._told:
+            self._told = -5.0
+        if seconds >= self._told + 5:
+            self._told = seconds
+            self._terminal.note(f"loading {pathlib.Path(model).stem} ({seconds:.0f} s)")
+
+
 def sources(settings: Settings) -> weights.Sources:
     """Where weights come from, by the settings."""
     authority = pathlib.Path(settings.ca_file) if settings.ca_file else None
     return weights.Sources(hub_url=settings.model_hub, index_url=settings.package_index, ca_file=authority)
+
+
+def write_config(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Write metier.yaml whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(yaml.safe_dump(dict(content), allow_unicode=True, sort_keys=False), encoding="utf-8")
+    temporary.replace(path)
 
 
 async def fetch(settings: Settings, names: Sequence[str], terminal: Terminal) -> None:
@@ -83,6 +115,26 @@ async def approved_system(app: App, name: str, purpose: str, owner: str, by: str
     made = await app.register.register(name, purpose, owner, by)
     await app.register.approve(made.id, by, reason="first use, under review by people")
     return made.id
+
+
+async def system_id(app: App, name: str) -> str:
+    """Find a system by its id or its name."""
+    for system in await app.register.list():
+        if name in (system.id, system.name):
+            return system.id
+    raise NotFound(f"there is no system {name!r} in the register: `metier system list` shows them")
+
+
+async def house(app: App) -> Principal:
+    """Give the caller the house itself works under: indexing, training and questions on the command line."""
+    try:
+        return await app.principal(HOUSE)
+    except NotFound:
+        system = await approved_system(
+            app, HOUSE, "Indexing documents, training classifiers, questions on the command line", "platform", "metier"
+        )
+        paying = await project(app, "default", Decimal(10))
+        return await house_key(app, HOUSE, paying, system, ["public"])
 
 
 async def project(app: App, name: str, limit_eur: Decimal) -> str:

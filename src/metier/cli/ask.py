@@ -1,0 +1,96 @@
+"""`metier ask`: a question to a collection, answered with citations that code has checked."""
+
+from __future__ import annotations
+
+import click
+import orjson
+
+from metier.app import App, Parts
+from metier.calls import JSON, Call, Message, OutputSchema
+from metier.cli import preparation
+from metier.cli.terminal import Terminal, as_json_option, run
+from metier.workflow.steps.citations import check_draft
+from metier.workflow.steps.functions import language
+
+__all__ = ["command"]
+
+_SCHEMA: dict[str, JSON] = {
+    "type": "object",
+    "properties": {
+        "citations": {
+            "type": "array",
+            "maxItems": 3,
+            "items": {
+                "type": "object",
+                "properties": {"id": {"type": "string"}, "quote": {"type": "string", "maxLength": 240}},
+                "required": ["id", "quote"],
+                "additionalProperties": False,
+            },
+        },
+        "body": {"type": "string", "maxLength": 900},
+    },
+    "required": ["citations", "body"],
+    "additionalProperties": False,
+}
+_PROMPT = {
+    "fr": "Réponds en français, en trois phrases au plus, uniquement d'après les extraits. Recopie d'abord dans "
+    "citations la phrase exacte qui répond, avec l'identifiant de son extrait, puis écris body. Si les extraits ne "
+    "répondent pas, laisse citations vide et dis-le.",
+    "en": "Answer in English, in three sentences at most, only from the extracts. First copy into citations the exact "
+    "sentence that answers, with the identifier of its extract, then write body. If the extracts do not answer, leave "
+    "citations empty and say so.",
+}
+
+
+@click.command()
+@click.argument("collection")
+@click.argument("question")
+@click.option("--top", type=click.IntRange(1, 20), default=4, show_default=True, help="Extracts to answer from.")
+@click.option("--search-only", is_flag=True, help="Show the extracts and call no model.")
+@as_json_option
+def command(collection: str, question: str, top: int, search_only: bool, as_json: bool) -> None:
+    """Ask a collection a question and answer from its documents, with checked citations.
+
+    Example: metier ask sav "Combien de jours pour renvoyer un article ?"
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        principal = await preparation.house(app)
+        hits = await app.retrieve(principal).search(collection, question, principal.groups, top)
+        extracts: list[JSON] = [
+            {"id": h.id, "document": h.document, "title": h.path, "text": h.text, "score": round(h.score, 3)}
+            for h in hits
+        ]
+        if search_only or not hits:
+            terminal.data({"hits": extracts})
+            terminal.table(
+                ["extract", "title", "score", "text"], [[h.id, h.path, f"{h.score:.2f}", h.text] for h in hits]
+            )
+            if not hits:
+                terminal.say("No extract that this key may read answers this.")
+            return
+        detected = language(question)
+        spoken = "en" if isinstance(detected, dict) and detected["language"] == "en" else "fr"
+        shown = "\n\n".join(f"[{h.id}] {h.path}\n{h.text}" for h in hits)
+        call = Call(
+            principal,
+            app.roles["writer"],
+            messages=(Message("system", _PROMPT[spoken]), Message("user", f"{shown}\n\n{question}")),
+            output=OutputSchema("answer", _SCHEMA),
+            temperature=0.0,
+            max_output_tokens=400,
+        )
+        answer = await app.gateway.collect(call)
+        draft = orjson.loads(answer.text)
+        checked = check_draft(draft, extracts, [question], spoken)
+        terminal.data({"answer": draft, "check": checked, "hits": extracts, "receipt": answer.receipt})
+        terminal.say(str(draft["body"]))
+        for citation in draft["citations"]:
+            terminal.say(f"[dim]\\[{citation['id']}] « {citation['quote']} »[/dim]")
+        if isinstance(checked, dict):
+            good = "[green]verified[/green]" if checked["ok"] else "[red]not verified[/red]"
+            terminal.say(f"{checked['verified']}/{checked['cited']} citations, answer {good}")
+            if not checked["ok"]:
+                terminal.say(str(checked["critique"]))
+
+    run(work, as_json=as_json, parts=Parts(loading=preparation.Loading(Terminal(as_json))))

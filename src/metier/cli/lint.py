@@ -1,0 +1,40 @@
+"""`metier lint`: every reference of a workflow checked before it runs."""
+
+from __future__ import annotations
+
+import pathlib
+
+import click
+
+from metier.cli import flows
+from metier.cli.terminal import Terminal, as_json_option, without_platform
+from metier.settings import Settings
+from metier.workflow.lint import lint
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("flow")
+@as_json_option
+def command(flow: str, as_json: bool) -> None:
+    """Check a workflow: its form, every reference, its prompts and its rules.
+
+    FLOW is a template's name or the path of a flow.yaml. Exit code 1 when there is an error, 0 with warnings only.
+    """
+
+    async def work(_: Settings, terminal: Terminal) -> None:
+        workflow = flows.find(flow)
+        findings = lint(workflow, flows.known())
+        terminal.data({"workflow": workflow.name, "hash": workflow.hash, "findings": findings})
+        for finding in findings:
+            colour = "red" if finding.severity == "error" else "yellow"
+            hint = f" ({finding.suggestion})" if finding.suggestion else ""
+            place = f"{finding.file}:{finding.line}:{finding.column}"
+            terminal.say(f"[{colour}]{finding.severity}[/{colour}] {place} {finding.message}{hint}")
+        if not findings:
+            terminal.say(f"{workflow.name}: nothing to say. {pathlib.Path(flow).name} {workflow.hash[:12]}")
+        if any(finding.severity == "error" for finding in findings):
+            raise SystemExit(1)
+
+    without_platform(work, as_json=as_json)

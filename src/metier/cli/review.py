@@ -1,0 +1,203 @@
+"""`metier review`: the tasks that wait for a person, read with their sources, edited, decided or handed off."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from typing import Any
+
+import click
+import yaml
+from rich.markup import escape
+from rich.panel import Panel
+
+from metier.app import App
+from metier.calls import JSON
+from metier.cli.terminal import Terminal, as_json_option, run
+from metier.errors import Invalid
+from metier.workflow.review import Reviewer, Task, TaskId
+
+__all__ = ["command"]
+
+_as = click.option("--as", "name", default=None, help="Who you are; by default the account you are logged in with.")
+_groups = click.option(
+    "--group", "groups", multiple=True, default=("sav", "juridique"), show_default=True, help="Groups you belong to."
+)
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def command(ctx: click.Context) -> None:
+    """Answer the tasks that wait for a person: list, show, edit, approve, reject, hand off.
+
+    Without a subcommand, lists what waits.
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_, name=None, groups=("sav", "juridique"), as_json=False)
+
+
+@command.command(name="list")
+@_as
+@_groups
+@as_json_option
+def list_(name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
+    """List the tasks that wait for you or your groups, oldest first."""
+
+    async def work(app: App, terminal: Terminal) -> None:
+        found = await app.review.list(_reviewer(name, groups))
+        terminal.data({"tasks": found})
+        terminal.table(
+            ["task", "title", "for", "state", "due", "run"],
+            [
+                [
+                    t.id, t.title, t.assignee, t.claimed_by or t.state,
+                    t.due_at and t.due_at.isoformat(" ", "minutes"), t.run,
+                ]
+                for t in found
+            ],
+        )  # fmt: skip
+        terminal.say("metier review show TASK" if found else "Nothing waits for you.")
+
+    run(work, as_json=as_json)
+
+
+@command.command()
+@click.argument("task")
+@_as
+@_groups
+@as_json_option
+def show(task: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
+    """Show a task whole: the message, the sources, the checks and the draft."""
+
+    async def work(app: App, terminal: Terminal) -> None:
+        found = await app.review.get(TaskId(task), _reviewer(name, groups))
+        terminal.data({"task": found})
+        _display(found, terminal)
+
+    run(work, as_json=as_json)
+
+
+@command.command()
+@click.argument("task")
+@click.option("--edit", is_flag=True, help="Change the draft in $EDITOR before approving.")
+@_as
+@_groups
+@as_json_option
+def approve(task: str, edit: bool, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
+    """Approve a draft, as it is or edited; take a task that has no draft."""
+
+    async def work(app: App, terminal: Terminal) -> None:
+        reviewer = _reviewer(name, groups)
+        found = await app.review.get(TaskId(task), reviewer)
+        positive = _choices(found)[0]
+        decision: dict[str, JSON] = {"decision": positive}
+        if found.edit is not None:
+            decision["edited"] = _edited(found.edit) if edit else found.edit
+        await app.review.decide(found.id, reviewer, _fitted(decision, found))
+        terminal.data({"task": found.id, "decision": decision})
+        terminal.say(f"{positive}: the run goes on as soon as a worker is free (metier worker).")
+
+    run(work, as_json=as_json)
+
+
+@command.command()
+@click.argument("task")
+@click.option("--note", default="", help="Why, for those who read the run later.")
+@_as
+@_groups
+@as_json_option
+def reject(task: str, note: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
+    """Refuse a draft: nothing is sent."""
+
+    async def work(app: App, terminal: Terminal) -> None:
+        reviewer = _reviewer(name, groups)
+        found = await app.review.get(TaskId(task), reviewer)
+        decision: dict[str, JSON] = {"decision": _choices(found)[-1], "note": note}
+        if found.edit is not None:
+            decision["edited"] = found.edit
+        await app.review.decide(found.id, reviewer, _fitted(decision, found))
+        terminal.data({"task": found.id, "decision": decision})
+        terminal.say(f"{decision['decision']}: nothing is sent.")
+
+    run(work, as_json=as_json)
+
+
+@command.command(name="hand-off")
+@click.argument("task")
+@click.argument("to")
+@_as
+@_groups
+@as_json_option
+def hand_off(task: str, to: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
+    """Give a task to another group or person: group:juridique, user:claire."""
+
+    async def work(app: App, terminal: Terminal) -> None:
+        await app.review.hand_off(TaskId(task), _reviewer(name, groups), to)
+        terminal.data({"task": task, "assignee": to})
+        terminal.say(f"It now waits for {to}.")
+
+    run(work, as_json=as_json)
+
+
+def _reviewer(name: str | None, groups: tuple[str, ...]) -> Reviewer:
+    return Reviewer(name or getpass.getuser(), frozenset(groups))
+
+
+def _choices(task: Task) -> list[str]:
+    """The decisions a task allows, the going-on one first."""
+    properties: Any = (task.schema or {}).get("properties")
+    choices = properties.get("decision", {}).get("enum") if isinstance(properties, dict) else None
+    if not isinstance(choices, list) or not choices:
+        raise Invalid(f"task {task.id!r} offers no decision: look at it with `metier review show {task.id} --json`")
+    return [str(choice) for choice in choices]
+
+
+def _fitted(decision: dict[str, JSON], task: Task) -> dict[str, JSON]:
+    """Keep what the task asks for; a note has nowhere to go where none is asked."""
+    properties: Any = (task.schema or {}).get("properties")
+    asked = properties if isinstance(properties, dict) else {}
+    fitted = {key: value for key, value in decision.items() if key in asked}
+    for key, schema in asked.items():
+        if key not in fitted and isinstance(schema, dict) and schema.get("type") == "string":
+            fitted[key] = ""
+    return fitted
+
+
+def _edited(draft: JSON) -> JSON:
+    """Open the draft in $EDITOR as YAML and read it back."""
+    text = yaml.safe_dump(draft, allow_unicode=True, sort_keys=False, width=100)
+    found = click.edit(text, extension=".yaml")
+    if found is None:
+        raise Invalid("the editor was left without saving: nothing was decided")
+    try:
+        value: JSON = yaml.safe_load(found)
+    except yaml.YAMLError as error:
+        raise Invalid(f"the edited draft is not valid YAML: {error}; nothing was decided") from error
+    return value
+
+
+def _display(task: Task, terminal: Terminal) -> None:
+    if terminal.as_json:
+        return
+    out = terminal.out
+    due = f", due {task.due_at.isoformat(' ', 'minutes')}" if task.due_at else ""
+    out.print(f"[bold]{escape(task.title)}[/bold]\n[dim]{task.id}, {task.workflow}, {task.assignee}{due}[/dim]")
+    for name, value in task.show.items():
+        if value in (None, "", [], {}):
+            continue
+        out.print(Panel(escape(_readable(value)), title=name, title_align="left", border_style="dim"))
+    if task.edit is not None:
+        out.print(Panel(escape(_readable(task.edit)), title="draft", title_align="left", border_style="green"))
+    out.print(f"[dim]metier review approve {task.id} [--edit] · reject {task.id} · hand-off {task.id} group:…[/dim]")
+
+
+def _readable(value: JSON) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(v, dict) and "text" in v for v in value):
+        hits: list[Any] = value
+        return "\n\n".join(f"[{hit.get('id')}] {hit.get('title')}\n{hit.get('text')}" for hit in hits)
+    try:
+        return yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=100).strip()
+    except yaml.YAMLError:
+        return json.dumps(value, ensure_ascii=False, indent=2)

@@ -1,0 +1,157 @@
+"""`metier run`: starts a workflow on an e-mail, a JSON file or named values, and follows it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import pathlib
+import time
+from typing import Any
+
+import click
+
+from metier.app import App
+from metier.calls import JSON, RunId
+from metier.cli import flows
+from metier.cli.emails import inputs_of
+from metier.cli.terminal import Terminal, as_json_option, run
+from metier.errors import Invalid
+from metier.workflow.definition import Workflow
+
+__all__ = ["command", "follow"]
+
+_LIMIT_BYTES = 40_000_000
+
+
+@click.command()
+@click.argument("flow")
+@click.argument("values", nargs=-1)
+@click.option("--eml", type=click.Path(path_type=pathlib.Path), help="An e-mail as it was received (.eml).")
+@click.option("--input", "input_file", type=click.Path(path_type=pathlib.Path), help="A JSON file of inputs.")
+@click.option("--detach", is_flag=True, help="Start it and leave it to `metier worker`.")
+@click.option("--dry-run", is_flag=True, help="Check the workflow and the inputs, and start nothing.")
+@as_json_option
+def command(
+    flow: str,
+    values: tuple[str, ...],
+    eml: pathlib.Path | None,
+    input_file: pathlib.Path | None,
+    detach: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Start a workflow and follow it until it is over or waits for a person.
+
+    FLOW is a template's name or the path of a flow.yaml; VALUES are key=value pairs. The same e-mail is never started
+    twice: the run it already has is followed.
+
+    Example: metier run support-reply --eml message.eml
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        workflow = flows.find(flow)
+        inputs, dedupe = _inputs(workflow, values, eml, input_file, terminal)
+        if dry_run:
+            terminal.data({"workflow": workflow.name, "hash": workflow.hash, "inputs": inputs})
+            terminal.say(
+                f"{workflow.name} {workflow.hash[:12]} would start with {', '.join(inputs)}. Nothing was started."
+            )
+            return
+        principal = await app.principal(f"workflow {workflow.name}")
+        started = await app.engine.start(workflow, inputs, principal, dedupe=dedupe)
+        terminal.say(f"[bold]{started}[/bold]")
+        if not detach:
+            await _work_and_follow(app, started, terminal)
+        terminal.data({"run": await app.engine.get(started)})
+
+    run(work, as_json=as_json)
+
+
+async def _work_and_follow(app: App, run_id: RunId, terminal: Terminal) -> None:
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        worker = group.create_task(app.engine.work(stop))
+        try:
+            await follow(app, run_id, terminal)
+        finally:
+            stop.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await worker
+    found = await app.engine.get(run_id)
+    if found.status == "parked":
+        for task in await app.review.list(run=run_id):
+            terminal.say(f"It waits for {task.assignee}: [bold]metier review show {task.id}[/bold]")
+    elif found.failure:
+        terminal.say(f"[red]{found.failure.code}[/red] at {found.failure.path}: {found.failure.message}")
+        terminal.say(f"Mend the cause, then: metier runs resume {run_id}")
+    else:
+        terminal.say(f"{found.outcome or found.status}: metier runs show {run_id}")
+    if found.status in ("failed", "dead"):
+        terminal.data({"run": found})
+        raise SystemExit(1)
+
+
+async def follow(app: App, run_id: RunId, terminal: Terminal) -> None:
+    """Tell each step of a run as it ends, until the run is over or waits for a person."""
+    began = time.monotonic()
+    async with contextlib.aclosing(app.engine.follow(run_id)) as events:
+        async for event in events:
+            if event.path and event.kind in ("result", "error", "decision") and not event.name:
+                mark = {"error": "[red]failed[/red]", "decision": "[cyan]decided[/cyan]"}
+                told = mark.get(event.kind, "[green]done[/green]")
+                terminal.say(f"  [dim]{time.monotonic() - began:6.1f} s[/dim]  {event.path} {told}")
+            if event.status in ("parked", "waiting"):
+                return
+
+
+def _inputs(
+    workflow: Workflow,
+    values: tuple[str, ...],
+    eml: pathlib.Path | None,
+    input_file: pathlib.Path | None,
+    terminal: Terminal,
+) -> tuple[dict[str, JSON], str | None]:
+    inputs: dict[str, JSON] = {}
+    dedupe: str | None = None
+    if eml is not None:
+        email, inputs = inputs_of(_bytes(eml))
+        dedupe = email.message_id
+        for problem in email.problems:
+            terminal.say(f"[yellow]{problem}[/yellow]")
+    if input_file is not None:
+        try:
+            found: Any = json.loads(_bytes(input_file))
+        except (ValueError, RecursionError) as error:
+            raise Invalid(f"{str(input_file)!r} is not JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise Invalid(f"{str(input_file)!r} must hold an object of inputs, not {type(found).__name__}")
+        inputs |= found
+    known = workflow.inputs.get("properties")
+    for pair in values:
+        key, separator, text = pair.partition("=")
+        if not separator:
+            raise Invalid(f"{pair!r} is not key=value: the inputs are {', '.join(known) if known else 'none'}")  # type: ignore[arg-type]  # an object of schemas
+        inputs[key] = _typed(text, known.get(key) if isinstance(known, dict) else None)
+    return inputs, dedupe
+
+
+def _typed(text: str, schema: JSON) -> JSON:
+    """A value from the command line is text unless the schema asks for something else."""
+    wanted = schema.get("type") if isinstance(schema, dict) else None
+    if wanted in (None, "string"):
+        return text
+    try:
+        value: JSON = json.loads(text)
+    except ValueError:
+        return text
+    return value
+
+
+def _bytes(path: pathlib.Path) -> bytes:
+    try:
+        if path.stat().st_size > _LIMIT_BYTES:
+            raise Invalid(f"{str(path)!r} passes {_LIMIT_BYTES:,} bytes: give a smaller file")
+        return path.read_bytes()
+    except OSError as error:
+        raise Invalid(f"cannot read {str(path)!r}: {error.strerror}") from error

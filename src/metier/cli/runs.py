@@ -1,0 +1,176 @@
+"""`metier runs`: what runs did, step by step, with values masked unless asked otherwise."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from metier.app import App
+from metier.calls import JSON, RunId
+from metier.cli.terminal import Terminal, as_json_option, plain, run
+from metier.guardrails.pii import Table, mask
+from metier.workflow.engine import StepRecord
+
+__all__ = ["command"]
+
+_SHOWN = 220
+
+
+@click.group()
+def command() -> None:
+    """List, show, resume or cancel runs."""
+
+
+@command.command(name="list")
+@click.option("--workflow", help="Only this workflow.")
+@click.option(
+    "--status",
+    type=click.Choice(["pending", "running", "waiting", "parked", "done", "failed", "cancelled", "dead"]),
+    help="Only this status.",
+)
+@click.option("--before", help="The next page: runs older than this one.")
+@click.option("--limit", type=click.IntRange(1, 200), default=30, show_default=True)
+@as_json_option
+def list_(workflow: str | None, status: Any, before: str | None, limit: int, as_json: bool) -> None:
+    """List runs, newest first."""
+
+    async def work(app: App, terminal: Terminal) -> None:
+        found = await app.engine.list(
+            workflow=workflow, status=status, before=RunId(before) if before else None, limit=limit
+        )
+        terminal.data({"runs": found})
+        terminal.table(
+            ["run", "workflow", "status", "outcome", "waits on", "€", "started"],
+            [
+                [
+                    r.id, r.workflow, r.status, r.outcome, r.parked_on, f"{r.cost_eur:.4f}",
+                    r.created_at.isoformat(" ", "seconds"),
+                ]
+                for r in found
+            ],
+        )  # fmt: skip
+        if len(found) == limit:
+            terminal.say(f"More: metier runs list --before {found[-1].id}")
+
+    run(work, as_json=as_json)
+
+
+@command.command()
+@click.argument("run_id")
+@click.option("--clear", is_flag=True, help="Show values as they are, personal data included.")
+@as_json_option
+def show(run_id: str, clear: bool, as_json: bool) -> None:
+    """Show the steps of a run with what went in and out, its calls, cost, energy, carbon and duration.
+
+    Personal values are replaced by placeholders unless --clear is given.
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        found = await app.engine.get(RunId(run_id))
+        await app.ledger.flush()
+        calls = await app.ledger.of_run(found.id)
+        steps = [_masked(step, clear) for step in await app.engine.steps(found.id)]
+        terminal.data({"run": found, "steps": steps, "calls": calls})
+        terminal.say(
+            f"[bold]{found.id}[/bold] {found.workflow} {found.definition[:12]}: {found.status}"
+            + (f" ({found.outcome})" if found.outcome else "")
+            + (f", waits on {found.parked_on}" if found.parked_on else "")
+        )
+        if found.failure:
+            terminal.say(f"[red]{found.failure.code}[/red] at {found.failure.path}: {found.failure.message}")
+        terminal.table(
+            ["step", "try", "what", "given", "gave", "s"],
+            [
+                [
+                    s["path"] + (f"/{s['name']}" if s["name"] else ""), s["attempt"], s["kind"],
+                    _short(s["given"]), _short(s["value"]), s["seconds"],
+                ]
+                for s in steps
+            ],
+        )  # fmt: skip
+        terminal.table(
+            ["call", "step", "model", "outcome", "tokens in/out", "€", "Wh", "gCO2e", "masked", "s"],
+            [
+                [
+                    row["id"], row["path"], row["model"], row["error_code"] or row["outcome"],
+                    f"{row['input_tokens']}/{row['output_tokens']}", f"{row['cost_eur']:.6f}",
+                    _range(row["energy_low_kwh"], row["energy_high_kwh"], 1000),
+                    _range(row["carbon_low_g"], row["carbon_high_g"], 1),
+                    sum((row["masked"] or {}).values()), f"{row['duration_s']:.1f}",
+                ]
+                for row in calls
+            ],
+        )  # fmt: skip
+
+    run(work, as_json=as_json)
+
+
+@command.command()
+@click.argument("run_id")
+@as_json_option
+def resume(run_id: str, as_json: bool) -> None:
+    """Make a failed or dead run go on from the step that failed; nothing that was done is done again."""
+
+    async def work(app: App, terminal: Terminal) -> None:
+        await app.engine.resume(RunId(run_id))
+        terminal.data({"run": await app.engine.get(RunId(run_id))})
+        terminal.say("It goes on as soon as a worker is free: metier worker")
+
+    run(work, as_json=as_json)
+
+
+@command.command()
+@click.argument("run_id")
+@as_json_option
+def cancel(run_id: str, as_json: bool) -> None:
+    """End a run where it is; its open tasks are withdrawn."""
+
+    async def work(app: App, terminal: Terminal) -> None:
+        await app.engine.cancel(RunId(run_id))
+        terminal.data({"run": await app.engine.get(RunId(run_id))})
+        terminal.say("Cancelled.")
+
+    run(work, as_json=as_json)
+
+
+def _masked(step: StepRecord, clear: bool) -> dict[str, Any]:
+    seconds = (step.ended_at - step.started_at).total_seconds() if step.started_at else None
+    shown = {
+        "path": step.path,
+        "attempt": step.attempt,
+        "name": step.name,
+        "kind": step.kind,
+        "given": plain(step.given),
+        "value": plain(step.value),
+        "cost_eur": float(step.cost_eur),
+        "calls": step.calls,
+        "seconds": None if seconds is None else round(seconds, 2),
+    }
+    if not clear:
+        table = Table()
+        shown["given"], shown["value"] = _hidden(shown["given"], table), _hidden(shown["value"], table)
+    return shown
+
+
+def _hidden(value: JSON, table: Table) -> JSON:
+    """Replace personal values in every string of a JSON value."""
+    if isinstance(value, str):
+        return mask(value, table)[0]
+    if isinstance(value, list):
+        return [_hidden(item, table) for item in value]
+    if isinstance(value, dict):
+        return {key: _hidden(item, table) for key, item in value.items()}
+    return value
+
+
+def _short(value: JSON) -> str:
+    if value is None:
+        return ""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def _range(low: float | None, high: float | None, factor: float) -> str:
+    return "not estimated" if low is None or high is None else f"{low * factor:.2g}–{high * factor:.2g}"

@@ -1,0 +1,38 @@
+"""`metier test`: the tests written beside a workflow, without model, database or mail."""
+
+from __future__ import annotations
+
+import click
+
+from metier.cli import flows
+from metier.cli.terminal import Terminal, as_json_option, without_platform
+from metier.settings import Settings
+from metier.workflow.rehearsal import rehearse
+from metier.workflow.steps.functions import FUNCTIONS
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("flow")
+@as_json_option
+def command(flow: str, as_json: bool) -> None:
+    """Run the tests written beside a workflow.
+
+    Steps give the outputs the test pretends; rules and code run for real. FLOW is a template's name or a path.
+    """
+
+    async def work(_: Settings, terminal: Terminal) -> None:
+        workflow = flows.find(flow)
+        results = [rehearse(workflow, test, FUNCTIONS) for test in workflow.tests]
+        terminal.data({"workflow": workflow.name, "tests": results})
+        for result in results:
+            terminal.say(f"{'[green]passed[/green]' if result.ok else '[red]failed[/red]'} {result.name}")
+            for failure in result.failures:
+                terminal.say(f"       {failure}")
+        passed = sum(result.ok for result in results)
+        terminal.say(f"{passed} passed, {len(results) - passed} failed")
+        if passed < len(results):
+            raise SystemExit(1)
+
+    without_platform(work, as_json=as_json)
