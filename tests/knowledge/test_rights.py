@@ -12,7 +12,7 @@ from metier.store import Store
 from tests.knowledge.world import embedder
 
 GROUPS = ("sales", "legal", "staff", "board")
-WORDS = "garantie livraison retour facture contrat salaire prime audit réserve fusion budget litige".split()  # noqa: SIM905  # one line reads better
+WORDS = "garantie livraison retour facture contrat salaire prime audit réserve fusion budget litige".split()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -25,7 +25,8 @@ async def hashed(texts: Sequence[str], purpose: Purpose) -> Vectors:
         for term in analyser(text).terms:
             place = int.from_bytes(hashlib.sha256(term.encode()).digest()[:4], "big") % 384
             vectors[row, place] += 1.0
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / lengths, dtype=np.float32)
 
 
 class Counting:

@@ -73,10 +73,11 @@ class Analyser:
             unicodedata.normalize("NFC", text).replace("’", "'").replace("ʼ", "'").replace("‑", "-").replace("‐", "-")
         )
         terms: list[str] = []
-        codes = {(found[1] + found[2]).upper(): None for found in _SPLIT_CODE.finditer(text)}
+        apart = {found.start(2): found for found in _SPLIT_CODE.finditer(text)}
+        codes = {found[1] + found[2]: None for found in apart.values()}
         for found in _WORD.finditer(text):
             word = found.group()
-            if _is_code(word):
+            if _is_code(word) and found.start() not in apart:
                 code = re.sub(r"[-./_]", "", fold(word)).upper()[:_LONGEST]
                 codes[code] = None
                 terms.append(code.lower())

@@ -38,6 +38,7 @@ CREATE TABLE terms (
     chunks      integer NOT NULL CHECK (chunks >= 0),
     PRIMARY KEY (collection, term)
 );
+CREATE INDEX terms_unused ON terms (collection) WHERE chunks = 0;
 
 CREATE TABLE chunks (
     collection    text NOT NULL REFERENCES collections (name) ON DELETE CASCADE,
