@@ -8,8 +8,7 @@ import secrets
 import sys
 import time
 from pathlib import Path
-
-import xllamacpp
+from typing import Any
 
 from metier.providers.llama_files import Launch, LlamaFiles, Server, try_lock
 
@@ -35,8 +34,14 @@ def main(arguments: list[str]) -> None:
     os.setsid()
     os.chdir("/")
     key = secrets.token_urlsafe(32)
+    # Threads that wait by spinning lose nine tenths of the speed as soon as anything else runs on the same cores.
+    os.putenv("OMP_WAIT_POLICY", "passive")
+    import xllamacpp  # read at its loading, so after the line above
+
+    wanted = xllamacpp.CommonParams()
+    _configure(wanted, launch, key)
     try:
-        server = xllamacpp.Server(_parameters(launch, key))
+        server = xllamacpp.Server(wanted)
     except (RuntimeError, ValueError, OSError) as error:
         files.write(Server(os.getpid(), error=str(error) or type(error).__name__))
         raise
@@ -57,8 +62,7 @@ def _own(files: LlamaFiles) -> int | None:
     return None
 
 
-def _parameters(launch: Launch, key: str) -> xllamacpp.CommonParams:
-    wanted = xllamacpp.CommonParams()
+def _configure(wanted: Any, launch: Launch, key: str) -> None:
     wanted.model.path = launch.model
     wanted.hostnames = ["127.0.0.1"]
     wanted.port = 0
@@ -71,7 +75,6 @@ def _parameters(launch: Launch, key: str) -> xllamacpp.CommonParams:
     wanted.cpuparams.n_threads = launch.threads or _physical_cores()
     wanted.cache_prompt = True
     wanted.cache_ram_mib = _CACHE_MIB
-    return wanted
 
 
 def _physical_cores() -> int:
