@@ -82,8 +82,9 @@ def _short(found: Any) -> str:
         extra = sorted(set(found.instance) - set(found.schema.get("properties", {})))
         names = ", ".join(repr(name[:60]) for name in extra[:5])
         return f"unknown {names}{suggest(extra[0], found.schema.get('properties', {}))}"
-    shown = repr(found.instance)
-    shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
+    # A text may hold what no message should repeat, so only its kind is said.
+    given = found.instance
+    shown = f"a {type(given).__name__}" if isinstance(given, (str, list, dict)) else repr(given)
     return f"{shown} does not satisfy {found.validator}: {str(found.validator_value)[:200]}"
 
 

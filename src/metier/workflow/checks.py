@@ -1,0 +1,292 @@
+"""The checks of one step or one test of a workflow, each writing what it finds into the same report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from metier.calls import JSON
+from metier.errors import Invalid, MetierError, NotFound
+from metier.workflow import prompts, rules
+from metier.workflow.cel import expressions_in, parse, pieces
+from metier.workflow.files import language_of
+from metier.workflow.inference import alike, give, types_of, words
+from metier.workflow.shape import FlowTest, Mark, Step, Workflow
+from metier.workflow.shorthand import conform
+from metier.workflow.view import Schema, Seen, Severity, View
+from metier.workflow.yaml_source import suggest
+
+__all__ = [
+    "Finding",
+    "Known",
+    "Report",
+    "check_prompt",
+    "check_replacements",
+    "check_rules",
+    "check_test",
+    "gives",
+]
+
+_HIT: dict[str, JSON] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "document": {"type": "string"},
+        "title": {"type": "string"},
+        "text": {"type": "string"},
+        "score": {"type": "number"},
+    },
+    "required": ["id", "document", "title", "text", "score"],
+}
+_BUILT_IN: Mapping[str, Schema] = {
+    "retrieve": {
+        "type": "object",
+        "properties": {"hits": {"type": "array", "items": _HIT}},
+        "required": ["hits"],
+        "additionalProperties": False,
+    },
+    "loop": {
+        "type": "object",
+        "properties": {
+            "turns": {"type": "integer"},
+            "kept": {"type": "integer"},
+            "met": {"type": "boolean"},
+            "score": {"type": ["number", "null"]},
+        },
+        "required": ["turns", "kept", "met", "score"],
+        "additionalProperties": False,
+    },
+    "switch": {
+        "type": "object",
+        "properties": {"branch": {"type": ["integer", "null"]}},
+        "required": ["branch"],
+        "additionalProperties": False,
+    },
+    "llm": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+}
+"""What steps give when they declare no output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong or doubtful in a workflow, for a person or an editor."""
+
+    file: str
+    line: int
+    column: int
+    code: str
+    """Stable name of the kind of finding, such as `unknown-field`."""
+    message: str
+    suggestion: str
+    severity: Severity
+
+    def __str__(self) -> str:
+        hint = f"; {self.suggestion}" if self.suggestion else ""
+        return f"{self.file}:{self.line}:{self.column}: {self.severity}: {self.message}{hint} [{self.code}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Names the platform knows, to check references against; None leaves that kind unchecked."""
+
+    models: Collection[str] | None = None
+    """Models and roles an `llm` step may name."""
+    classifiers: Collection[str] | None = None
+    """Pinned references of `model` steps, such as `intent@3`."""
+    rules: Collection[str] | None = None
+    """Pinned references of decision tables that do not lie beside the workflow."""
+    collections: Collection[str] | None = None
+    tools: Collection[str] | None = None
+    code: Collection[str] | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """What has been found so far in one workflow, and what it is checked against."""
+
+    workflow: Workflow
+    known: Known
+    all_ids: frozenset[str]
+    findings: list[Finding] = field(default_factory=list)
+
+    def say(self, mark: Mark, code: str, message: str, suggestion: str = "", severity: Severity = "error") -> None:
+        """Write down one finding."""
+        self.findings.append(
+            Finding(mark.file, mark.line, mark.column, code, message, suggestion.removeprefix("; "), severity)
+        )
+
+    def reference(self, step: Step, path: str, name: str, among: Collection[str] | None, what: str) -> None:
+        """Check a name against those the platform knows, where it says which there are."""
+        if among is not None and name not in among:
+            self.say(
+                step.marks.get(path, step.mark), f"unknown-{what}", f"there is no {what} {name!r}", suggest(name, among)
+            )
+
+    def template(self, template: JSON, view: View, marks: Mapping[str, Mark], path: str, fallback: Mark) -> None:
+        """Check every expression of a template."""
+        for inner, expr in expressions_in(template):
+            self.expression(expr, view, marks.get(path + inner, marks.get(path, fallback)))
+
+    def condition(self, expr: str, view: View, mark: Mark) -> None:
+        """Check an expression that must give true or false."""
+        types = types_of(self.expression(expr, view, mark))
+        if types and "boolean" not in types:
+            self.say(mark, "not-a-condition", f"{expr!r} gives {words(types)}; a condition must give true or false")
+
+    def expression(self, expr: str, view: View, mark: Mark) -> Schema:
+        """Check one expression and give the schema of its value."""
+        schema, remarks = give(parse(expr), view)
+        for remark in remarks:
+            self.say(mark, remark.code, f"in {expr!r}: {remark.message}", remark.suggestion, remark.severity)
+        return schema
+
+
+def gives(step: Step, workflow: Workflow) -> Schema:
+    """Find the schema of what a step gives, from its output or from its kind."""
+    if step.output is not None:
+        return step.output
+    if step.kind == "rules":
+        try:
+            return rules.table(workflow, str(step.config)).outputs
+        except MetierError:
+            return {}
+    return _BUILT_IN.get(step.kind, {})
+
+
+def check_prompt(report: Report, step: Step, config: Mapping[str, JSON]) -> None:
+    """Check the variables of every variant of a prompt against `with`."""
+    used: set[str] = set()
+    for key in ("prompt", "system"):
+        path = config.get(key)
+        if not isinstance(path, str):
+            continue
+        mark = step.marks.get(f"llm/{key}", step.mark)
+        folder, _, name = path.rpartition("/")
+        for file, text in report.workflow.files.items():
+            other, _, variant = file.rpartition("/")
+            if other != folder or not (variant == name or language_of(path, variant)):
+                continue
+            try:
+                prompts.check(text, file)
+                names = prompts.variables(text, file)
+            except Invalid as wrong:
+                report.say(mark, "bad-prompt", f"step {step.id!r}: {wrong.message}")
+                continue
+            used |= names
+            for name_ in sorted(names - step.with_.keys()):
+                report.say(
+                    mark,
+                    "unknown-variable",
+                    f"the prompt {file!r} uses {name_!r}, which 'with' of step {step.id!r} does not give",
+                    suggest(name_, step.with_),
+                )
+    for unused in sorted(step.with_.keys() - used - {"language"}):
+        report.say(
+            step.marks.get(f"with/{unused}", step.mark),
+            "unused-variable",
+            f"{unused!r} of step {step.id!r} is used by no variant of its prompt",
+            "remove it",
+            "warning",
+        )
+
+
+def check_rules(report: Report, step: Step, view: View) -> None:
+    """Check that a table can be asked what `with` gives, and that every decision fits the declared output."""
+    mark = step.marks.get("rules", step.mark)
+    try:
+        table = rules.table(report.workflow, str(step.config))
+    except NotFound:
+        report.reference(step, "rules", str(step.config), report.known.rules or (), "decision-table")
+        return
+    except MetierError as wrong:
+        report.say(mark, "bad-rules", f"step {step.id!r}: {wrong.message}")
+        return
+    properties, required = table.inputs.get("properties"), table.inputs.get("required")
+    wanted: Mapping[str, JSON] = properties if isinstance(properties, dict) else {}
+    for name in required if isinstance(required, list) else ():
+        inner = wanted.get(str(name))
+        if name not in step.with_ and not (isinstance(inner, dict) and "default" in inner):
+            report.say(
+                mark,
+                "missing-input",
+                f"{step.config} asks for {name!r}, which 'with' of step {step.id!r} does not give",
+                f"add {name}: to with",
+            )
+    for name, template in step.with_.items():
+        place = step.marks.get(f"with/{name}", step.mark)
+        inner = wanted.get(name)
+        if name not in wanted:
+            if table.inputs.get("additionalProperties") is False:
+                report.say(place, "unknown-input", f"{step.config} does not ask for {name!r}", suggest(name, wanted))
+        elif isinstance(inner, dict) and isinstance(template, str):
+            _fits(report, template, inner, view, place, f"{name!r} of {step.config}")
+    for number, row in enumerate(table.rows, 1):
+        try:
+            conform(dict(row.then), step.output or {}, f"row {number}")
+        except Invalid as wrong:
+            report.say(
+                step.marks.get("output", step.mark),
+                "wrong-output",
+                f"the output of step {step.id!r} does not fit {step.config}: {wrong.message}",
+                "declare every field the table decides",
+            )
+            break
+
+
+def check_replacements(report: Report, step: Step) -> None:
+    """Check that what replaces an output fits the schema of the output."""
+    replacements: list[tuple[str, JSON]] = []
+    if step.on_error is not None and step.on_error.output is not None:
+        replacements.append(("on_error/output", step.on_error.output))
+    if step.mock is not None:
+        replacements.append(("mock", step.mock))
+    for path, value in replacements:
+        try:
+            conform(value, step.output or {}, f"{path.replace('/', '.')} of step {step.id!r}")
+        except Invalid as wrong:
+            report.say(step.marks.get(path, step.mark), "wrong-output", wrong.message)
+
+
+def check_test(report: Report, test: FlowTest, view: View) -> None:
+    """Check the inputs, the pretended outputs and the expectations of a test."""
+    place = test.mark
+    try:
+        conform(dict(test.inputs), report.workflow.inputs, f"the inputs of test {test.name!r}")
+    except Invalid as wrong:
+        report.say(place, "wrong-inputs", wrong.message)
+    by_path = dict(_paths(report.workflow.steps, ""))
+    for path, value in test.mock.items():
+        step = by_path.get(re.sub(r"#[0-9]+", "", path))
+        if step is None:
+            report.say(
+                place, "unknown-path", f"test {test.name!r} pretends {path!r}, which is no step", suggest(path, by_path)
+            )
+            continue
+        try:
+            conform(value, step.output or {}, f"{path!r} in test {test.name!r}")
+        except Invalid as wrong:
+            report.say(place, "wrong-output", wrong.message)
+    # A test looks at the end of one run, where it knows which steps ran: only names are checked.
+    everything = {step.id: Seen(gives(step, report.workflow)) for step in report.workflow.walk()}
+    scope = {**view.variables, "output": {}, "status": {"type": "string"}}
+    for wanted in test.expect:
+        report.condition(wanted.expr, View(scope, everything, report.all_ids), wanted.mark)
+
+
+def _fits(report: Report, template: str, wanted: Schema, view: View, place: Mark, what: str) -> None:
+    """Compare the type of a value that is one expression with the type that is wanted, where both are known."""
+    cut = pieces(template)
+    if len(cut) != 1 or not cut[0].expression:
+        return
+    given, need = types_of(give(parse(cut[0].text), view)[0]), types_of(wanted)
+    if not alike(given, need):
+        report.say(place, "wrong-type", f"{what} must be {words(need)}, and this is {words(given)}")
+
+
+def _paths(steps: Sequence[Step], prefix: str) -> Iterator[tuple[str, Step]]:
+    for step in steps:
+        yield prefix + step.id, step
+        yield from _paths(step.steps, f"{prefix}{step.id}.")
+        for branch in step.branches:
+            yield from _paths(branch.steps, f"{prefix}{step.id}.")

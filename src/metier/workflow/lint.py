@@ -1,0 +1,250 @@
+"""What is wrong with a workflow that can be read: found before a run, each with its place and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from metier.workflow.cel import expressions_in, parse
+from metier.workflow.checks import (
+    Finding,
+    Known,
+    Report,
+    check_prompt,
+    check_replacements,
+    check_rules,
+    check_test,
+    gives,
+)
+from metier.workflow.inference import give, types_of, words
+from metier.workflow.shape import Branch, Mark, Step, Workflow
+from metier.workflow.view import Reason, Schema, Seen, View, known_after
+
+__all__ = ["Finding", "Known", "lint"]
+
+_RUN: Schema = {"type": "object"}
+_TURN: Schema = {
+    "type": "object",
+    "properties": {"turn": {"type": "integer"}, "max": {"type": "integer"}},
+    "required": ["turn", "max"],
+    "additionalProperties": False,
+}
+
+
+def lint(workflow: Workflow, known: Known | None = None) -> tuple[Finding, ...]:
+    """Check a workflow without running it; findings come in the order of the file, errors among warnings."""
+    report = Report(workflow, known or Known(), frozenset(step.id for step in workflow.walk()))
+    _Walk(report).run()
+    unique = dict.fromkeys(report.findings)
+    return tuple(sorted(unique, key=lambda finding: (finding.file, finding.line, finding.column)))
+
+
+@dataclass(slots=True)
+class _Walk:
+    report: Report
+
+    @property
+    def workflow(self) -> Workflow:
+        return self.report.workflow
+
+    def run(self) -> None:
+        first = View({"inputs": self.workflow.inputs, "run": _RUN, "loop": {"type": "null"}}, {}, self.report.all_ids)
+        view, ended = self.sequence(self.workflow.steps, first)
+        if not ended:
+            self.report.template(self.workflow.output, view, self.workflow.marks, "output", self.mark())
+        for test in self.workflow.tests:
+            check_test(self.report, test, view)
+
+    def mark(self) -> Mark:
+        return self.workflow.marks.get("flow", self.workflow.steps[0].mark if self.workflow.steps else Mark("", 1, 1))
+
+    def sequence(self, steps: Sequence[Step], view: View) -> tuple[View, bool]:
+        """Check steps in order; give what is visible after them, and whether the run always ends within them."""
+        ended = False
+        for step in steps:
+            if ended:
+                self.report.say(
+                    step.mark,
+                    "unreachable",
+                    f"step {step.id!r} is never reached: the run has ended before it",
+                    "remove it, or put a 'when' on the end",
+                )
+                break
+            view, ended = self.step(step, view)
+        return view, ended
+
+    def step(self, step: Step, view: View) -> tuple[View, bool]:
+        inner = view
+        if step.when is not None:
+            self.report.condition(step.when, view, step.marks.get("when", step.mark))
+            inner = view.knowing(known_after(parse(step.when), view)[0])
+        check_replacements(self.report, step)
+        for key, template in step.with_.items():
+            # What `retrieve` asks stands under its kind key, and is checked there.
+            if not (step.kind == "retrieve" and f"with/{key}" not in step.marks):
+                self.report.template(template, inner, step.marks, f"with/{key}", step.mark)
+        ended = False
+        match step.kind:
+            case "loop":
+                inner = self.loop(step, inner)
+            case "switch":
+                inner, ended = self.switch(step, inner)
+            case "human":
+                self.human(step, inner)
+            case "end":
+                self.end(step, inner)
+                return view, step.when is None
+            case _:
+                self.work(step, inner)
+        after = self.seen(view, inner, step)
+        return replace(after, facts=view.facts), ended and step.when is None
+
+    def loop(self, step: Step, view: View) -> View:
+        config = step.config if isinstance(step.config, dict) else {}
+        later = Reason(f"turn {step.id}", f"it has not run yet in the first turn of loop {step.id!r}")
+        body: dict[str, Seen] = {}
+        for child in (inner for outer in step.steps for inner in outer.walk()):
+            own = (Reason(f"when {child.id}", f"{child.id!r} has a 'when'"),) if child.when is not None else ()
+            body[child.id] = Seen(gives(child, self.workflow), (later, *own), mark=child.mark)
+        inside = replace(view, variables={**view.variables, "loop": _TURN}, steps={**view.steps, **body})
+        after, ended = self.sequence(step.steps, inside)
+        until, keep = config.get("until"), config.get("keep")
+        if isinstance(until, str):
+            self.report.condition(until, after, step.marks.get("loop/until", step.mark))
+        if isinstance(keep, str):
+            schema = self.report.expression(keep, after, step.marks.get("loop/keep", step.mark))
+            types = types_of(schema)
+            if types and not types & {"integer", "number"}:
+                self.report.say(
+                    step.marks.get("loop/keep", step.mark),
+                    "not-a-score",
+                    f"keep of loop {step.id!r} gives {words(types)}; it must give a number",
+                    "the turn with the greatest number is kept",
+                )
+        elif config.get("max") != 1:
+            self.report.say(
+                step.mark,
+                "no-keep",
+                f"loop {step.id!r} keeps its last turn, which may be worse than an earlier one",
+                "add keep: with a score, such as steps.grade.score",
+                "warning",
+            )
+        if ended:
+            self.report.say(
+                step.mark,
+                "unreachable",
+                f"loop {step.id!r} always ends the run in its first turn",
+                "put a 'when' on the end",
+            )
+        return replace(after, variables=view.variables)
+
+    def switch(self, step: Step, view: View) -> tuple[View, bool]:
+        """Check every branch with what its condition proves; afterwards its steps may be null."""
+        steps = dict(view.steps)
+        all_end = any(branch.when is None for branch in step.branches)
+        for number, branch in enumerate(step.branches):
+            inner = view
+            if branch.when is not None:
+                mark = step.marks.get(f"switch/{number}/when", branch.mark)
+                self.report.condition(branch.when, view, mark)
+                inner = view.knowing(known_after(parse(branch.when), view)[0])
+            after, ended = self.sequence(branch.steps, inner)
+            all_end = all_end and ended
+            steps.update(self.branch(step, number, branch, after, ended))
+        return replace(view, steps=steps), all_end
+
+    def branch(self, step: Step, number: int, branch: Branch, after: View, ended: bool) -> Iterator[tuple[str, Seen]]:
+        reason = Reason(f"branch {step.id}/{number}", f"it is in branch {number + 1} of switch {step.id!r}")
+        never = f"the branch of switch {step.id!r} it is in ends the run" if ended else None
+        for child in (inner for outer in branch.steps for inner in outer.walk()):
+            seen = after.steps.get(child.id)
+            if seen is not None:
+                yield child.id, replace(seen, reasons=(reason, *seen.reasons), never=seen.never or never)
+
+    def human(self, step: Step, view: View) -> None:
+        config = step.config if isinstance(step.config, dict) else {}
+        for key in ("title", "assign"):
+            self.report.template(config.get(key), view, step.marks, f"human/{key}", step.mark)
+        show, edit = config.get("show"), config.get("edit")
+        for number, shown in enumerate(show if isinstance(show, list) else []):
+            if isinstance(shown, str):
+                self.report.expression(shown, view, step.marks.get(f"human/show/{number}", step.mark))
+        if isinstance(edit, str):
+            self.report.expression(edit, view, step.marks.get("human/edit", step.mark))
+        properties = step.output.get("properties") if step.output is not None else None
+        mark = step.marks.get("output", step.mark)
+        if not isinstance(properties, dict) or "decision" not in properties:
+            self.report.say(
+                mark,
+                "no-decision",
+                f"the output of human step {step.id!r} has no 'decision'",
+                "add decision: {enum: [approve, reject]}",
+            )
+        elif isinstance(edit, str) and "edited" not in properties:
+            self.report.say(
+                mark,
+                "no-edited",
+                f"human step {step.id!r} lets a person edit {edit!r}, but its output has no 'edited'",
+                "add edited: object",
+            )
+
+    def end(self, step: Step, view: View) -> None:
+        config = step.config if isinstance(step.config, dict) else {}
+        if config.get("output") is not None:
+            self.report.template(config["output"], view, step.marks, "end/output", step.mark)
+            return
+        for path, expr in expressions_in(self.workflow.output):
+            _, remarks = give(parse(expr), _rest_null(view, self.report.all_ids))
+            for remark in remarks:
+                if remark.code == "always-null":
+                    self.report.say(
+                        step.mark,
+                        "end-output",
+                        "ending here gives the output of the workflow, whose "
+                        f"{path.removeprefix('/')!r} cannot be made: {remark.message}",
+                        "write end: {status: …, output: {…}}",
+                    )
+
+    def work(self, step: Step, view: View) -> None:
+        config = step.config if isinstance(step.config, dict) else {}
+        match step.kind:
+            case "llm":
+                self.report.reference(step, "llm/model", str(config.get("model")), self.report.known.models, "model")
+                check_prompt(self.report, step, config)
+            case "retrieve":
+                self.report.reference(
+                    step,
+                    "retrieve/collection",
+                    str(config.get("collection")),
+                    self.report.known.collections,
+                    "collection",
+                )
+                self.report.template(config.get("query"), view, step.marks, "retrieve/query", step.mark)
+            case "rules":
+                check_rules(self.report, step, view)
+            case "tool":
+                self.report.reference(step, "tool", str(step.config), self.report.known.tools, "tool")
+            case "code":
+                self.report.reference(step, "code", str(step.config), self.report.known.code, "function")
+            case "model":
+                self.report.reference(step, "model", str(step.config), self.report.known.classifiers, "classifier")
+
+    def seen(self, before: View, after: View, step: Step) -> View:
+        """Add a step, and what it holds, to what can be read after it."""
+        own: tuple[Reason, ...] = ()
+        if step.when is not None:
+            own = (Reason(f"when {step.id}", f"step {step.id!r} has a 'when'"),)
+        if step.on_error is not None and step.on_error.then == "continue" and step.on_error.output is None:
+            own = (*own, Reason(f"error {step.id}", f"the run goes on without it when step {step.id!r} fails"))
+        steps = dict(after.steps)
+        for child in step.walk():
+            if child.id in steps and child is not step:
+                steps[child.id] = replace(steps[child.id], reasons=(*own, *steps[child.id].reasons))
+        steps[step.id] = Seen(gives(step, self.workflow), own, mark=step.mark)
+        return replace(before, steps=steps)
+
+
+def _rest_null(view: View, all_ids: Collection[str]) -> View:
+    """See the workflow from an end: whatever has not run by then never will."""
+    rest = {id: Seen({}, never="the run ends before it") for id in all_ids if id not in view.steps}
+    return replace(view, steps={**view.steps, **rest})

@@ -1,0 +1,107 @@
+"""What can be read at one place of a workflow: which steps are there, which may be null, and what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from metier.calls import JSON
+from metier.workflow.shape import Mark
+from metier.workflow.syntax import Binary, Constant, Name, Node, Select, Unary
+
+__all__ = ["Reason", "Schema", "Seen", "Severity", "View", "known_after", "path_of", "step_id"]
+
+Schema: TypeAlias = Mapping[str, JSON]
+"""JSON Schema of a value; an empty one says nothing."""
+Severity: TypeAlias = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why the output of a step may be null where it is read."""
+
+    key: str
+    """Shared by steps that are null together: proving one of them proves the others."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A step as expressions at some place see it."""
+
+    schema: Schema
+    reasons: tuple[Reason, ...] = ()
+    never: str | None = None
+    """Why it is always null there, such as coming later."""
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything an expression may read at one place of a workflow."""
+
+    variables: Mapping[str, Schema]
+    steps: Mapping[str, Seen]
+    all_ids: frozenset[str] = frozenset()
+    """Ids of the whole workflow, to tell a later step from one that does not exist."""
+    facts: frozenset[str] = frozenset()
+    """Keys of reasons that cannot hold here, and paths known to be there."""
+
+    def knowing(self, facts: frozenset[str]) -> View:
+        """Give the same view where more is known."""
+        return replace(self, facts=self.facts | facts) if facts else self
+
+
+def step_id(node: Node) -> str | None:
+    """Give x for the expression `steps.x`."""
+    if isinstance(node, Select) and not node.test and isinstance(node.target, Name) and node.target.name == "steps":
+        return node.field
+    return None
+
+
+def path_of(node: Node) -> str:
+    """Write a chain of fields as text, such as `steps.grade.score`; empty for anything else."""
+    match node:
+        case Name(name=name):
+            return name
+        case Select(target=target, field=name, test=False) if path := path_of(target):
+            return f"{path}.{name}"
+    return ""
+
+
+def known_after(node: Node, view: View) -> tuple[frozenset[str], frozenset[str]]:
+    """Say what is known where a condition holds, and where it does not."""
+    nothing: frozenset[str] = frozenset()
+    match node:
+        case Binary(operator="&&", left=left, right=right):
+            return known_after(left, view)[0] | known_after(right, view)[0], nothing
+        case Binary(operator="||", left=left, right=right):
+            return nothing, known_after(left, view)[1] | known_after(right, view)[1]
+        case Unary(operator="!", operand=operand):
+            yes, no = known_after(operand, view)
+            return no, yes
+        case Select(test=True, target=target, field=name):
+            id = step_id(target)
+            return _proven(id, view) | {f"has {path_of(target)}.{name}"}, nothing
+        case Binary(operator="==" | "!=", left=left, right=right):
+            for side, other in ((left, right), (right, left)):
+                id = step_id(side)
+                if id is not None and isinstance(other, Constant) and other.value is None:
+                    known = _proven(id, view)
+                    return (nothing, known) if node.operator == "==" else (known, nothing)
+                if node.operator == "==" and isinstance(other, Constant) and other.value is not None:
+                    return _read_steps(side, view), nothing
+    return nothing, nothing
+
+
+def _read_steps(node: Node, view: View) -> frozenset[str]:
+    """`steps.x.y == 'a'` can only hold when steps.x is there."""
+    if isinstance(node, Select) and (id := step_id(node.target)) is not None:
+        return _proven(id, view)
+    return frozenset()
+
+
+def _proven(id: str | None, view: View) -> frozenset[str]:
+    seen = view.steps.get(id) if id is not None else None
+    return frozenset(reason.key for reason in seen.reasons) if seen is not None else frozenset()
