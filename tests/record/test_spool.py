@@ -92,8 +92,20 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_first_call(tmp_path:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(LedgerBroken, match="cannot be written"):
         Spool(tmp_path / "file", "a").open()
+    with pytest.raises(LedgerBroken, match="cannot be written"):
+        Spool(tmp_path / "file" / "deeper", "a").open()
     with pytest.raises(LedgerBroken, match="closed"):
         Spool(tmp_path, "a").append("opened", b"x")
+
+
+def test_a_worker_id_used_before_never_overwrites_what_the_dead_left(tmp_path: pathlib.Path) -> None:
+    first = Spool(tmp_path, "host-1")
+    first.open()
+    first.append("opened", b"precious")
+    first.close()
+    with pytest.raises(LedgerBroken, match="new worker id"):
+        Spool(tmp_path, "host-1").open()
+    assert [f.payload for f in left(tmp_path)["host-1"]] == [b"precious"]
 
 
 def test_a_full_disk_leaves_no_half_record_and_passes_when_there_is_room_again(tmp_path: pathlib.Path) -> None:

@@ -5,25 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from decimal import ROUND_UP, Decimal
-from typing import Literal, Protocol
+from decimal import Decimal
+from typing import Protocol
 
-from metier.calls import Call, ProjectId, new_id
+from metier.calls import Call, ProjectId
 from metier.catalog import Model
-from metier.errors import BudgetExceeded, Invalid, LedgerBroken, NotAllowed, SystemNotApproved
-from metier.policy.mirror import UNREACHABLE, Mirror
+from metier.errors import BudgetExceeded, Invalid, NotAllowed, SystemNotApproved
+from metier.policy.leases import Budget, Leases, Period, Reservation, period_start
+from metier.policy.mirror import Mirror
 from metier.store import Row, Store, Tx
 
 __all__ = ["Admission", "Budget", "Entry", "Period", "Reservation", "SilentLease", "input_estimate"]
 
-Period = Literal["day", "month", "total"]
-"""How often the money of a budget starts anew; days and months are UTC."""
-
 _ZERO = Decimal(0)
-_NANO = Decimal("0.000000001")
-_EVER = date(2000, 1, 1)
 
 
 class Entry(Protocol):
@@ -32,20 +28,6 @@ class Entry(Protocol):
     def hold(self, hold: Reservation | None, input_tokens: int) -> None:
         """Record the reservation durably, or raise LedgerBroken so that no call is made."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What a project may spend in a period, and where it stands."""
-
-    project: ProjectId
-    period: Period
-    limit_eur: Decimal
-    starts_on: date
-    spent_eur: Decimal
-    """Cost of the recorded calls of the period."""
-    held_eur: Decimal
-    """Lent to workers: reserved by calls in progress, or kept ready for the next ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,35 +40,6 @@ class SilentLease:
     granted_eur: Decimal
     charged_eur: Decimal
     heartbeat_at: datetime
-
-
-@dataclass(slots=True)
-class _Purse:
-    """The part of one lease this worker can still promise."""
-
-    starts_on: date
-    used_at: float
-    lease: str = field(default_factory=lambda: new_id("lease"))
-    granted: Decimal = _ZERO
-    free: Decimal = _ZERO
-    """May fall below zero when calls cost more than was reserved; the next loan fills it first."""
-
-
-class Reservation:
-    """Money held for one call out of the lease of its worker, until the call is settled."""
-
-    __slots__ = ("_clock", "_purse", "amount", "lease")
-
-    def __init__(self, amount: Decimal, purse: _Purse, clock: Callable[[], float]) -> None:
-        self.amount = amount
-        self.lease = purse.lease
-        self._purse = purse
-        self._clock = clock
-
-    def settle(self, cost: Decimal) -> None:
-        """Replace what was held by what the call really cost; call it once."""
-        self._purse.free += self.amount - cost
-        self._purse.used_at = self._clock()
 
 
 class Admission:
@@ -110,16 +63,11 @@ class Admission:
     ) -> None:
         self._store = store
         self._queries = store.queries("admission")
-        self._worker = worker
         self._admitted = admitted
-        self._share = share
-        self._clock = clock
         self._today = today
         self._systems: Mirror[str] = Mirror(statuses, clock=clock)
         self._budgets: Mirror[Budget] = Mirror(self._load, clock=clock)
-        self._purses: dict[str, _Purse] = {}
-        self._old: list[tuple[str, _Purse]] = []
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._leases = Leases(store, worker, share=share, clock=clock, today=today)
 
     async def admit(self, call: Call, model: Model, entry: Entry) -> None:
         """Let `call` pass with its money held in `entry`, or raise the rule that refuses it."""
@@ -148,7 +96,7 @@ class Admission:
             "project": project,
             "period": period,
             "limit_eur": limit_eur,
-            "starts_on": _start(period, self._today()),
+            "starts_on": period_start(period, self._today()),
         }
         await self._queries.run("set_budget", params)
         self._budgets.forget(project)
@@ -207,15 +155,7 @@ class Admission:
         """Refresh what is mirrored, show that this worker lives, and give back money left idle."""
         await self._systems.refresh()
         await self._budgets.refresh()
-        try:
-            await self._return_idle(idle_s)
-            alive = {row["id"] for row in await self._queries.all("heartbeat", {"worker": self._worker})}
-        except UNREACHABLE:
-            return
-        for project, purse in list(self._purses.items()):
-            async with self._locks[project]:
-                if purse.granted and purse.lease not in alive and self._purses.get(project) is purse:
-                    del self._purses[project]
+        await self._leases.tick(idle_s)
 
     async def run(self, every_s: float = 0.5) -> None:
         """Tick for ever; owned by the lifespan of the process."""
@@ -231,68 +171,10 @@ class Admission:
         budget = await self._budgets.get(project)
         if budget is None:
             return None
-        purse = self._purse(project, budget)
-        if purse.free < need:
-            async with self._locks.setdefault(project, asyncio.Lock()):
-                purse = self._purse(project, budget)
-                if purse.free < need:
-                    purse = await self._borrow(project, budget, purse, need)
-        purse.free -= need
-        purse.used_at = self._clock()
-        return Reservation(need, purse, self._clock)
-
-    def _purse(self, project: str, budget: Budget) -> _Purse:
-        """The purse of the present period; one of an earlier period only settles what it has promised."""
-        starts_on = _start(budget.period, self._today())
-        purse = self._purses.get(project)
-        if purse is None or purse.starts_on < starts_on:
-            if purse is not None:
-                self._old.append((project, purse))
-            purse = self._purses[project] = _Purse(starts_on, self._clock())
-        return purse
-
-    async def _borrow(self, project: str, budget: Budget, purse: _Purse, need: Decimal) -> _Purse:
-        """Top the lease up: by its usual size, or by exactly what is missing when the budget has no more."""
-        short = need - purse.free
-        usual = (budget.limit_eur * self._share).quantize(_NANO, ROUND_UP)
-        loan: tuple[_Purse, Decimal] | None = None
-        try:
-            async with asyncio.timeout(5), self._store.transaction() as tx:
-                for amount in sorted({max(short, usual), short}, reverse=True):
-                    loan = await self._lend(tx, project, purse, amount)
-                    if loan is not None:
-                        break
-        except UNREACHABLE as error:
-            raise LedgerBroken(
-                f"{short} € cannot be reserved for project {project!r}: the database does not answer; try again later"
-            ) from error
-        if loan is None:
+        reservation = await self._leases.reserve(budget, need)
+        if reservation is None:
             raise await self._exceeded(project, need)
-        lent, granted = loan
-        if lent is not purse:
-            self._old.append((project, purse))
-            self._purses[project] = lent
-        # PostgreSQL is believed about the total lent: an answer lost on the way is caught up by the next one.
-        lent.free += granted - lent.granted
-        lent.granted = granted
-        if lent.free < need:
-            raise await self._exceeded(project, need)
-        return lent
-
-    async def _lend(self, tx: Tx, project: str, purse: _Purse, amount: Decimal) -> tuple[_Purse, Decimal] | None:
-        """Move `amount` from the budget to a lease; None when the limit does not leave it."""
-        params = {"project": project, "starts_on": purse.starts_on, "amount": amount}
-        held = await self._queries.one("hold", params, tx)
-        if held is None:
-            return None
-        if held["starts_on"] != purse.starts_on:
-            purse = _Purse(held["starts_on"], self._clock())
-        loan = params | {"starts_on": purse.starts_on, "id": purse.lease, "worker": self._worker}
-        row = await self._queries.one("lend", loan, tx)
-        if row is None:
-            self._purses.pop(project, None)
-            raise LedgerBroken(f"the lease of this worker on project {project!r} was closed by someone else: try again")
-        return purse, row["granted_eur"]
+        return reservation
 
     async def _exceeded(self, project: str, need: Decimal) -> BudgetExceeded:
         standing = await self.budget(project)
@@ -304,29 +186,6 @@ class Admission:
             f"of which {standing.spent_eur:f} € are spent and {standing.held_eur:f} € held: raise the budget or ask "
             "for fewer output tokens"
         )
-
-    async def _return_idle(self, idle_s: float) -> None:
-        now = self._clock()
-        for project, purse in [*self._purses.items(), *self._old]:
-            if purse.free <= 0 or now - purse.used_at < idle_s:
-                continue
-            async with self._locks[project]:
-                await self._return(project, purse)
-        self._old = [(project, purse) for project, purse in self._old if purse.free != 0]
-
-    async def _return(self, project: str, purse: _Purse) -> None:
-        amount = purse.free
-        if amount <= 0:
-            return
-        # Taken away before it is returned: a call that reserves meanwhile must not count on it.
-        purse.free -= amount
-        purse.granted -= amount
-        async with self._store.transaction() as tx:
-            await self._queries.run("lock_budgets", {"projects": [project]}, tx)
-            row = await self._queries.one("give_back", {"id": purse.lease, "amount": amount}, tx)
-            if row is not None:
-                params = {"project": project, "starts_on": purse.starts_on, "amount": amount}
-                await self._queries.run("release", params, tx)
 
     async def _spend(self, tx: Tx, lease: Row, spent: Decimal, *, freed: Decimal) -> None:
         params = {"project": lease["project"], "starts_on": lease["starts_on"], "spent": spent, "freed": freed}
@@ -367,7 +226,3 @@ def _worst(call: Call, model: Model, input_tokens: int) -> Decimal:
             output = min(output, call.max_output_tokens)
         worst = max(worst, deployment.price.of(input_tokens, output))
     return worst
-
-
-def _start(period: Period, today: date) -> date:
-    return {"day": today, "month": today.replace(day=1), "total": _EVER}[period]

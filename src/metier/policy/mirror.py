@@ -16,10 +16,10 @@ __all__ = ["UNREACHABLE", "Mirror"]
 UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, Unavailable, TimeoutError)
 """What reading the database raises when it cannot be reached, as opposed to answering."""
 
-V = TypeVar("V")
+_V = TypeVar("_V")
 
 
-class Mirror(Generic[V]):
+class Mirror(Generic[_V]):
     """Answers from memory while what it holds is fresh, and re-reads everything it holds in one query.
 
     While the database cannot be reached, nobody can revoke anything in it either: the last known
@@ -28,7 +28,7 @@ class Mirror(Generic[V]):
 
     def __init__(
         self,
-        load: Callable[[Sequence[str]], Awaitable[Mapping[str, V]]],
+        load: Callable[[Sequence[str]], Awaitable[Mapping[str, _V]]],
         *,
         clock: Callable[[], float] = time.monotonic,
         max_age_s: float = 1.0,
@@ -42,10 +42,10 @@ class Mirror(Generic[V]):
         self._grace_s = grace_s
         self._patience_s = patience_s
         self._most = most
-        self._held: dict[str, tuple[float, V | None]] = {}
+        self._held: dict[str, tuple[float, _V | None]] = {}
         self._down_until = 0.0
 
-    async def get(self, key: str) -> V | None:
+    async def get(self, key: str) -> _V | None:
         """Give the row of `key`, at most `max_age_s` old, or None when there is none."""
         held = self._held.get(key)
         now = self._clock()

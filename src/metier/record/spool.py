@@ -73,10 +73,15 @@ class Spool:
     def open(self) -> None:
         """Make the folder of this process and lock it: a folder nobody locks belongs to the dead."""
         try:
-            self._folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+            self._folder.mkdir(parents=True, mode=0o700)
             self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._segments.append(self._fresh())
+        except FileExistsError as error:
+            # Writing into it would destroy what the dead left and mix its leases with ours.
+            raise LedgerBroken(
+                f"the spool {str(self._folder)!r} belongs to another process: give each process a new worker id"
+            ) from error
         except OSError as error:
             raise LedgerBroken(f"the spool {str(self._folder)!r} cannot be written: {error.strerror}") from error
 
