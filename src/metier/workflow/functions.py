@@ -19,7 +19,8 @@ Value: TypeAlias = object
 """A JSON value, or a point or length of time on its way to becoming one."""
 Moment: TypeAlias = datetime.datetime
 
-INT_MIN, INT_MAX = -(2**63), 2**63 - 1
+INT_MIN = -(2**63)
+INT_MAX = 2**63 - 1
 _DURATION = re.compile(r"([+-]?)((?:\d+(?:\.\d+)?(?:ms|us|ns|h|m|s))+)\Z", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|us|ns|h|m|s)", re.ASCII)
 _SECONDS = MappingProxyType({"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9})

@@ -13,7 +13,20 @@ from metier.workflow.files import inside_folder
 from metier.workflow.quantities import seconds
 from metier.workflow.yaml_source import Node
 
-__all__ = ["KIND_KEYS", "NOT_YET", "READERS", "condition", "duration", "template"]
+__all__ = [
+    "HUMAN_KEYS",
+    "KIND_KEYS",
+    "LLM_KEYS",
+    "LOOP_KEYS",
+    "LOOP_MAX",
+    "NOT_YET",
+    "READERS",
+    "RETRIEVE_KEYS",
+    "TOP_K_MAX",
+    "condition",
+    "duration",
+    "template",
+]
 
 NOT_YET = ("agent", "wait", "emit", "call", "parallel", "foreach")
 """Kinds of the language that this version cannot run yet."""
@@ -27,7 +40,8 @@ LLM_KEYS = ("model", "prompt", "temperature", "max_output_tokens", "system", "ex
 RETRIEVE_KEYS = ("collection", "query", "top_k", "min_score")
 HUMAN_KEYS = ("assign", "title", "show", "edit", "due", "remind", "on_timeout")
 LOOP_KEYS = ("max", "until", "keep")
-LOOP_MAX, TOP_K_MAX = 50, 100
+LOOP_MAX = 50
+TOP_K_MAX = 50
 
 
 def condition(node: Node, what: str) -> str:

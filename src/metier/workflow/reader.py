@@ -30,7 +30,7 @@ from metier.workflow.shape import (
 from metier.workflow.shorthand import expand_fields
 from metier.workflow.yaml_source import Node, suggest
 
-__all__ = ["DEFAULT_KEYS", "FLOW_KEYS", "MODIFIERS", "RESERVED", "TEST_KEYS", "Reader"]
+__all__ = ["ALLOWED", "DEFAULT_KEYS", "FLOW_KEYS", "MODIFIERS", "RESERVED", "RETRIES_MAX", "TEST_KEYS", "Reader"]
 
 FLOW_KEYS = ("flow", "schema", "title", "description", "inputs", "budget", "defaults", "steps", "output", "tests")
 MODIFIERS = ("when", "with", "output", "retry", "timeout", "on_error", "budget", "mock")
@@ -65,9 +65,10 @@ RESERVED = (
     "status",
 )
 """Words that cannot be the id of a step: CEL keeps them, or they already mean something in expressions."""
-STEPS_MAX, NESTING_MAX, PROBLEMS_MAX, RETRIES_MAX = 300, 8, 20, 20
+RETRIES_MAX = 20
+_STEPS_MAX, _NESTING_MAX, _PROBLEMS_MAX = 300, 8, 20
 _WORK: tuple[str, ...] = ("tool", "code", "model", "rules", "llm", "retrieve")
-_ALLOWED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+ALLOWED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         **dict.fromkeys(_WORK, MODIFIERS),
         "human": ("when", "output", "on_error", "mock"),
@@ -101,7 +102,7 @@ class Reader:
     def conclude(self) -> None:
         """Raise everything that was found wrong, one line each."""
         if self.problems:
-            shown = self.problems[:PROBLEMS_MAX]
+            shown = self.problems[:_PROBLEMS_MAX]
             more = len(self.problems) - len(shown)
             raise Invalid("\n".join([*shown, *([f"… and {more} more"] if more else [])]))
 
@@ -149,8 +150,8 @@ class Reader:
 
     def steps(self, node: Node, what: str, depth: int = 0) -> tuple[Step, ...]:
         """Read a list of steps, nested ones too."""
-        if depth > NESTING_MAX:
-            node.fail(f"more than {NESTING_MAX} loops and switches inside one another")
+        if depth > _NESTING_MAX:
+            node.fail(f"more than {_NESTING_MAX} loops and switches inside one another")
         items = node.list(what)
         if not items:
             node.fail(f"{what} must hold at least one step")
@@ -176,9 +177,9 @@ class Reader:
         kind = self._kind(node)
         id = self._id(node, kind)
         what = f"step {id!r}"
-        node.only(what, ("id", kind, *_ALLOWED[kind]))
-        if len(self.ids) > STEPS_MAX:
-            node.fail(f"more than {STEPS_MAX} steps; split the workflow")
+        node.only(what, ("id", kind, *ALLOWED[kind]))
+        if len(self.ids) > _STEPS_MAX:
+            node.fail(f"more than {_STEPS_MAX} steps; split the workflow")
         entries = node.entries
         config = READERS[kind](entries[kind], f"{kind} of {what}")
         branches = self._branches(entries[kind], what, depth) if kind == "switch" else ()
@@ -233,7 +234,7 @@ class Reader:
         if "id" not in node.entries:
             if kind != "end":
                 node.fail(f"a step needs 'id' (only 'end' can go without); this is a {kind} step")
-            id = next(name for number in range(1, STEPS_MAX + 2) if (name := f"end_{number}") not in self.ids)
+            id = next(name for number in range(1, _STEPS_MAX + 2) if (name := f"end_{number}") not in self.ids)
             mark = node.mark
         else:
             given = node.entries["id"]

@@ -19,7 +19,7 @@ from metier.workflow.yaml_source import read as read_yaml
 
 __all__ = ["Row", "Table", "decide", "read", "table"]
 
-ROWS_MAX = 1_000
+_ROWS_MAX = 1_000
 _KEYS = ("rules", "version", "title", "description", "inputs", "outputs", "hit", "rows")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\Z", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z", re.ASCII)
@@ -81,8 +81,8 @@ def read(text: str, file: str) -> Table:
     if inputs.get("type") != "object":
         entries["inputs"].fail("inputs must be named fields, such as {category: string}")
     items = entries["rows"].list("rows")
-    if not 1 <= len(items) <= ROWS_MAX:
-        entries["rows"].fail(f"rows must hold between 1 and {ROWS_MAX} rows, not {len(items)}")
+    if not 1 <= len(items) <= _ROWS_MAX:
+        entries["rows"].fail(f"rows must hold between 1 and {_ROWS_MAX} rows, not {len(items)}")
     rows: list[Row] = []
     for item in items:
         if rows and rows[-1].when in (None, "true"):

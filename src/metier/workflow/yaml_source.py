@@ -17,7 +17,7 @@ from metier.workflow.shape import Mark
 __all__ = ["DEPTH_MAX", "NODES_MAX", "SOURCE_MAX", "Node", "Scalar", "decode", "read", "suggest"]
 
 Scalar: TypeAlias = bool | int | float | str | None
-Shape: TypeAlias = Literal["mapping", "list", "scalar"]
+_Shape: TypeAlias = Literal["mapping", "list", "scalar"]
 
 SOURCE_MAX = 256 * 1024
 """Bytes of one YAML file."""
@@ -34,7 +34,7 @@ class Node:
     """One value of a YAML file with its place; reading it as the wrong thing raises Invalid at that place."""
 
     mark: Mark
-    shape: Shape
+    shape: _Shape
     scalar: Scalar = None
     items: tuple[Node, ...] = ()
     entries: Mapping[str, Node] = field(default_factory=dict)
