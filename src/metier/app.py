@@ -218,9 +218,8 @@ async def _search(
 
 
 def _providers(settings: Settings, parts: Parts) -> dict[str, Provider]:
-    remote = OpenAIProvider()
-    built_in: dict[str, Provider] = {"openai": remote, "local": Local(settings.home, OpenAIProvider(), loading=parts.loading)}
-    return {**built_in, **parts.providers}
+    local = Local(settings.home, OpenAIProvider(), loading=parts.loading)
+    return {"openai": OpenAIProvider(), "local": local, **parts.providers}
 
 
 def _outbox(settings: Settings, parts: Parts, store: Store, vault: Vault) -> Outbox | None:
@@ -267,5 +266,13 @@ async def _background(app: App) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
+            await _ended(tasks)
+
+
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they end: on Python 3.11 wait_for, and so psycopg, may swallow one cancellation."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.2)

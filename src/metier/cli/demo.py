@@ -110,7 +110,7 @@ async def _prepare(app: App, terminal: Terminal) -> Principal:
         app, "support-reply", "Draft answers to customer e-mails, approved by an adviser", "Customer service", "demo"
     )
     project = await preparation.project(app, "demo", Decimal(10))
-    principal = await preparation.house_key(app, "workflow support-reply", project, system, ["public", "sav"])
+    principal = await preparation.house_key(app, "workflow support-reply", project, system, ["public"])
     began = time.monotonic()
     done = await preparation.documents(
         app, principal, "sav", _TEMPLATE / "sample" / "documents",

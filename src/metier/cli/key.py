@@ -22,7 +22,7 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(name="issue")
 @click.argument("name")
 @click.option("--system", required=True, help="Id or name of the registered system the key is for.")
 @click.option("--project", default="default", show_default=True, help="Project that pays, by its id or name.")
@@ -30,7 +30,7 @@ def command() -> None:
 @click.option("--group", "groups", multiple=True, help="Group whose documents the key may read; several times.")
 @click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Days until it expires.")
 @as_json_option
-def issue(
+def _issue(
     name: str, system: str, project: str, models: tuple[str, ...], groups: tuple[str, ...], days: int, as_json: bool
 ) -> None:
     """Issue a key and show its secret, this once.
@@ -59,7 +59,7 @@ def issue(
 @command.command(name="list")
 @click.option("--project", help="Only the keys of this project, by its id.")
 @as_json_option
-def list_(project: str | None, as_json: bool) -> None:
+def _list(project: str | None, as_json: bool) -> None:
     """List keys, newest first; only their public part is known."""
 
     async def work(app: App, terminal: Terminal) -> None:
@@ -80,10 +80,10 @@ def list_(project: str | None, as_json: bool) -> None:
     run(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="revoke")
 @click.argument("key")
 @as_json_option
-def revoke(key: str, as_json: bool) -> None:
+def _revoke(key: str, as_json: bool) -> None:
     """End a key for good, everywhere within a second."""
 
     async def work(app: App, terminal: Terminal) -> None:

@@ -28,7 +28,7 @@ def command() -> None:
 
 @command.command(name="list")
 @as_json_option
-def list_(as_json: bool) -> None:
+def _list(as_json: bool) -> None:
     """List the models of metier.yaml and the weights this machine can run."""
 
     async def work(settings: Settings, terminal: Terminal) -> None:
@@ -67,11 +67,11 @@ def list_(as_json: bool) -> None:
     without_platform(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="pull")
 @click.argument("name")
 @click.option("--from-file", type=click.Path(path_type=pathlib.Path), help="Take a file that is already here.")
 @as_json_option
-def pull(name: str, from_file: pathlib.Path | None, as_json: bool) -> None:
+def _pull(name: str, from_file: pathlib.Path | None, as_json: bool) -> None:
     """Fetch weights, verify their hash, and resume what was interrupted."""
 
     async def work(settings: Settings, terminal: Terminal) -> None:
@@ -85,11 +85,11 @@ def pull(name: str, from_file: pathlib.Path | None, as_json: bool) -> None:
     without_platform(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="use")
 @click.argument("role", type=click.Choice(["writer", "judge", "embedder"]))
 @click.argument("model")
 @as_json_option
-def use(role: str, model: str, as_json: bool) -> None:
+def _use(role: str, model: str, as_json: bool) -> None:
     """Choose the model the workflows mean by a role: a name of metier.yaml."""
 
     async def work(settings: Settings, terminal: Terminal) -> None:

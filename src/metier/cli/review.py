@@ -33,14 +33,14 @@ def command(ctx: click.Context) -> None:
     Without a subcommand, lists what waits.
     """
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_, name=None, groups=("sav", "juridique"), as_json=False)
+        ctx.invoke(_list, name=None, groups=("sav", "juridique"), as_json=False)
 
 
 @command.command(name="list")
 @_as
 @_groups
 @as_json_option
-def list_(name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
+def _list(name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
     """List the tasks that wait for you or your groups, oldest first."""
 
     async def work(app: App, terminal: Terminal) -> None:
@@ -61,12 +61,12 @@ def list_(name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
     run(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="show")
 @click.argument("task")
 @_as
 @_groups
 @as_json_option
-def show(task: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
+def _show(task: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
     """Show a task whole: the message, the sources, the checks and the draft."""
 
     async def work(app: App, terminal: Terminal) -> None:
@@ -77,13 +77,13 @@ def show(task: str, name: str | None, groups: tuple[str, ...], as_json: bool) ->
     run(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="approve")
 @click.argument("task")
 @click.option("--edit", is_flag=True, help="Change the draft in $EDITOR before approving.")
 @_as
 @_groups
 @as_json_option
-def approve(task: str, edit: bool, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
+def _approve(task: str, edit: bool, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
     """Approve a draft, as it is or edited; take a task that has no draft."""
 
     async def work(app: App, terminal: Terminal) -> None:
@@ -100,13 +100,13 @@ def approve(task: str, edit: bool, name: str | None, groups: tuple[str, ...], as
     run(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="reject")
 @click.argument("task")
 @click.option("--note", default="", help="Why, for those who read the run later.")
 @_as
 @_groups
 @as_json_option
-def reject(task: str, note: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
+def _reject(task: str, note: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
     """Refuse a draft: nothing is sent."""
 
     async def work(app: App, terminal: Terminal) -> None:
@@ -128,7 +128,7 @@ def reject(task: str, note: str, name: str | None, groups: tuple[str, ...], as_j
 @_as
 @_groups
 @as_json_option
-def hand_off(task: str, to: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
+def _hand_off(task: str, to: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
     """Give a task to another group or person: group:juridique, user:claire."""
 
     async def work(app: App, terminal: Terminal) -> None:

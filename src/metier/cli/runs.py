@@ -33,7 +33,7 @@ def command() -> None:
 @click.option("--before", help="The next page: runs older than this one.")
 @click.option("--limit", type=click.IntRange(1, 200), default=30, show_default=True)
 @as_json_option
-def list_(workflow: str | None, status: Any, before: str | None, limit: int, as_json: bool) -> None:
+def _list(workflow: str | None, status: Any, before: str | None, limit: int, as_json: bool) -> None:
     """List runs, newest first."""
 
     async def work(app: App, terminal: Terminal) -> None:
@@ -57,11 +57,11 @@ def list_(workflow: str | None, status: Any, before: str | None, limit: int, as_
     run(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="show")
 @click.argument("run_id")
 @click.option("--clear", is_flag=True, help="Show values as they are, personal data included.")
 @as_json_option
-def show(run_id: str, clear: bool, as_json: bool) -> None:
+def _show(run_id: str, clear: bool, as_json: bool) -> None:
     """Show the steps of a run with what went in and out, its calls, cost, energy, carbon and duration.
 
     Personal values are replaced by placeholders unless --clear is given.
@@ -107,10 +107,10 @@ def show(run_id: str, clear: bool, as_json: bool) -> None:
     run(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="resume")
 @click.argument("run_id")
 @as_json_option
-def resume(run_id: str, as_json: bool) -> None:
+def _resume(run_id: str, as_json: bool) -> None:
     """Make a failed or dead run go on from the step that failed; nothing that was done is done again."""
 
     async def work(app: App, terminal: Terminal) -> None:
@@ -121,10 +121,10 @@ def resume(run_id: str, as_json: bool) -> None:
     run(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="cancel")
 @click.argument("run_id")
 @as_json_option
-def cancel(run_id: str, as_json: bool) -> None:
+def _cancel(run_id: str, as_json: bool) -> None:
     """End a run where it is; its open tasks are withdrawn."""
 
     async def work(app: App, terminal: Terminal) -> None:

@@ -24,12 +24,12 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(name="register")
 @click.argument("name")
 @click.option("--purpose", required=True, help="What it is for, in the words of its owner.")
 @click.option("--owner", required=True, help="Who answers for it.")
 @as_json_option
-def register(name: str, purpose: str, owner: str, as_json: bool) -> None:
+def _register(name: str, purpose: str, owner: str, as_json: bool) -> None:
     """Write a new AI use into the register, as an idea."""
 
     async def work(app: App, terminal: Terminal) -> None:
@@ -40,12 +40,12 @@ def register(name: str, purpose: str, owner: str, as_json: bool) -> None:
     run(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="move")
 @click.argument("system")
 @click.argument("status", type=click.Choice(list(MOVES)))
 @click.option("--reason", default="", help="Why; kept with the move.")
 @as_json_option
-def move(system: str, status: Any, reason: str, as_json: bool) -> None:
+def _move(system: str, status: Any, reason: str, as_json: bool) -> None:
     """Move a system to another status; who, when and why are recorded.
 
     Approving for a pilot from an idea records each step on the way.
@@ -65,7 +65,7 @@ def move(system: str, status: Any, reason: str, as_json: bool) -> None:
 
 @command.command(name="list")
 @as_json_option
-def list_(as_json: bool) -> None:
+def _list(as_json: bool) -> None:
     """List every registered system."""
 
     async def work(app: App, terminal: Terminal) -> None:
@@ -79,10 +79,10 @@ def list_(as_json: bool) -> None:
     run(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="show")
 @click.argument("system")
 @as_json_option
-def show(system: str, as_json: bool) -> None:
+def _show(system: str, as_json: bool) -> None:
     """Show a system with every move of its status."""
 
     async def work(app: App, terminal: Terminal) -> None:

@@ -48,7 +48,9 @@ class Customers:
         stamp = (status.st_mtime_ns, status.st_size)
         if self._loaded is None or self._loaded.stamp != stamp:
             if status.st_size > _LIMIT_BYTES:
-                raise ConfigError(f"the customer file {str(self._path)!r} passes {_LIMIT_BYTES:,} bytes: connect the CRM")
+                raise ConfigError(
+                    f"the customer file {str(self._path)!r} passes {_LIMIT_BYTES:,} bytes: connect the CRM"
+                )
             self._loaded = _Loaded(stamp, self._read())
         return self._loaded
 

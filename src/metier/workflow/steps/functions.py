@@ -10,10 +10,17 @@ from metier.calls import JSON
 from metier.workflow.steps.citations import check_draft
 from metier.workflow.steps.code import Code
 
-__all__ = ["FUNCTIONS", "language", "named_order"]
+__all__ = ["FUNCTIONS", "language", "named_order", "questions"]
 
 _WORD = re.compile(r"[^\W\d_]+")
 _ORDER = re.compile(r"\b[A-Z]{2,4}-\d{4}-\d{4,6}\b")
+_SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
+_ASKING = re.compile(
+    r"\W*(pouvez|pourriez|puis-je|est-ce|comment|combien|quand|quel|o[uù]|je (voudrais|souhaite|demande|veux)|merci de|"
+    r"could|can|how|do|does|is|what|when|where|which|i would|i want|would|please)\b",
+    re.IGNORECASE,
+)
+_QUESTIONS = 4
 _FRENCH = frozenset(
     "le la les un une des du de et est je vous nous mon ma mes ne pas pour que qui dans sur avec bonjour merci "
     "votre vos ce cette au aux en il elle sont ai suis c'est plus mais ou où être avoir fait sans".split()
@@ -35,6 +42,14 @@ def language(text: str) -> JSON:
     if max(french, english) < 0.08 and accents == 0 and len(words) > 6:
         return {"language": "other", "empty": False}
     return {"language": "en" if english > french + accents / 2 else "fr", "empty": False}
+
+
+def questions(text: str, subject: str = "", topic: str = "") -> JSON:
+    """Cut a message into what it asks, for searching: each question, and the topic with the subject."""
+    sentences = [part.strip() for part in _SENTENCE.split(text) if part.strip()]
+    asked = [part for part in sentences if len(part) > 12 and ("?" in part or _ASKING.match(part))]
+    words = f"{topic} {subject}".strip()
+    return {"queries": [*asked[:_QUESTIONS], *([words] if words else [])] or [text[:500]]}
 
 
 def named_order(text: str, orders: list[JSON]) -> JSON:
@@ -72,5 +87,6 @@ FUNCTIONS: Mapping[str, Code] = {
     "citations.check": cast("Code", check_draft),
     "orders.named": cast("Code", named_order),
     "text.language": cast("Code", language),
+    "text.questions": cast("Code", questions),
 }
 """Every function a `code:` step may name."""

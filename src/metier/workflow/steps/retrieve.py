@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from metier.calls import JSON
 from metier.errors import Invalid
 from metier.workflow.engine import StepContext
-from metier.workflow.steps.handed import Search
+from metier.workflow.steps.handed import Extract, Search
 
 __all__ = ["RetrieveSteps"]
 
 _MOST = 50
+_QUERIES = 6
 
 
 class RetrieveSteps:
@@ -19,17 +22,29 @@ class RetrieveSteps:
         self._search = search
 
     async def __call__(self, context: StepContext, with_: dict[str, JSON]) -> JSON:
-        """Search the collection the step names for `query`."""
+        """Search the collection for `query`, one text or several; several are taken in turn, best first each."""
         config = context.step.config if isinstance(context.step.config, dict) else {}
-        query, collection = with_.get("query"), config.get("collection")
-        if not isinstance(query, str) or not isinstance(collection, str):
-            raise Invalid(f"step {context.path!r} needs a collection and a query that is text, got {query!r}")
+        collection, asked = config.get("collection"), with_.get("query")
+        queries = [one for one in (asked if isinstance(asked, list) else [asked]) if isinstance(one, str)]
+        if not isinstance(collection, str) or not queries:
+            raise Invalid(f"step {context.path!r} needs a collection and a query that is text, got {asked!r}")
         top_k, least = config.get("top_k", 6), config.get("min_score")
         if not isinstance(top_k, int) or not 1 <= top_k <= _MOST:
             raise Invalid(f"step {context.path!r} asks for {top_k!r} extracts: give a number from 1 to {_MOST}")
-        if not query.strip():
-            return {"hits": []}
-        found = await self._search(
-            context, collection, query, top_k, float(least) if isinstance(least, int | float) else None
-        )
-        return {"hits": [extract.data() for extract in found]}
+        bound = float(least) if isinstance(least, int | float) else None
+        found = [
+            await self._search(context, collection, query, top_k, bound)
+            for query in queries[:_QUERIES]
+            if query.strip()
+        ]
+        return {"hits": [extract.data() for extract in _in_turn(found, top_k)]}
+
+
+def _in_turn(found: Sequence[Sequence[Extract]], most: int) -> list[Extract]:
+    """The best of each search, then the second of each, without repeats: no question is crowded out by another."""
+    kept: dict[str, Extract] = {}
+    for rank in range(most):
+        for extracts in found:
+            if rank < len(extracts) and len(kept) < most:
+                kept.setdefault(extracts[rank].id, extracts[rank])
+    return list(kept.values())
