@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from metier.guardrails.pii.kinds import Found, Kind
-from metier.guardrails.pii.normalise import View
+from metier.guardrails.pii.lexicon import lexicon
+from metier.guardrails.pii.normalise import View, fold
 
 __all__ = ["find_addresses"]
 
@@ -78,9 +79,11 @@ def _address_end(text: str, street: int) -> int | None:
     town = _town_end(text, street, _TOWN_REACH)
     if town is not None:
         return town
-    name = _NAME.match(text, street) or _SMALL_NAME.match(text, street)
-    if name is None or name.end() == street:
-        return None
+    name = _NAME.match(text, street)
+    if name is None:
+        name = _SMALL_NAME.match(text, street)
+        if name is None or fold(name[0].split()[-1]) in lexicon().not_names:
+            return None
     return name.end() - 1 if text[name.end() - 1] == "." else name.end()
 
 

@@ -153,9 +153,7 @@ def is_vat(number: str) -> bool:
     if len(number) != 13 or not number.startswith("FR") or not number[4:].isdigit():
         return False
     key, siren = number[2:4], number[4:]
-    if siren.startswith("000"):
-        return True
-    if not is_siren(siren):
+    if not is_siren(siren) and not siren.startswith("000"):  # Monaco has no company number behind its own
         return False
     return not key.isdigit() or int(key) == (12 + 3 * (int(siren) % 97)) % 97
 

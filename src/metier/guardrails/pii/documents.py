@@ -164,7 +164,7 @@ def _plates(view: View) -> Iterator[Found]:
 
 def _papers(view: View) -> Iterator[Found]:
     for match in _PAPER.finditer(view.text):
-        if sum(c.isdigit() for c in match[0]) < 3:
+        if sum(c.isdigit() for c in match[0]) < (2 if match[0] == match[0].upper() else 5):
             continue
         for word, kind in (
             (_PASSPORT_WORD, Kind.PASSPORT),

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
-from metier.calls import Call
+from metier.calls import Call, ConversationId, ProjectId
 from metier.errors import Broken
 from metier.guardrails.base import Checked, Guardrail, Verdict
 from metier.guardrails.pii.conversations import Conversations
@@ -58,6 +58,11 @@ class PersonalData(Guardrail):
     async def purge(self) -> int:
         """Delete the tables of conversations whose time is over; tell how many."""
         return await self._conversations.purge() if self._conversations is not None else 0
+
+    async def forget(self, project: ProjectId, conversation: ConversationId) -> None:
+        """Delete the table of one conversation before its time."""
+        if self._conversations is not None:
+            await self._conversations.forget(project, conversation)
 
     async def _masked(self, call: Call) -> Masked:
         if self._conversations is None or call.conversation is None or call.operation == "embed":

@@ -13,7 +13,7 @@ from metier.guardrails.pii.table import Table, identity
 __all__ = ["find_known"]
 
 _WORD = re.compile(r"[^\W\d_]+")
-_GAP = re.compile(r" |-|\. |, |(?: |-)(?:de|du|des|la|le|van|von|der|el|al|ben)(?: |-)|(?: d)?'")
+_GAP = re.compile(r" {1,2}|-|(?: |-)(?:de|du|des|la|le|van|von|der|el|al|ben)(?: |-)|(?: d)?'")
 _RUN = re.compile(r"[0-9]+(?:[ .\-/]{1,3}[0-9]+)*")
 _GROUP = re.compile(r"[0-9]+")
 

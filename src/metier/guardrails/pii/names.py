@@ -36,7 +36,7 @@ def _by_first_name(text: str, tokens: list[Token], words: Lexicon) -> Iterator[F
         if skipped := expression(tokens, place, words):
             place += skipped
             continue
-        if not token.word[0].isupper() or token.folded in words.not_names or not words.is_first_name(token.folded):
+        if not token.capital or token.folded in words.not_names or not words.is_first_name(token.folded):
             place += 1
             continue
         after = _family_end(tokens, place + 1, words)
@@ -58,10 +58,10 @@ def _family_end(tokens: list[Token], place: int, words: Lexicon) -> int:
     end, limit = place, min(len(tokens), place + (1 if all_capitals else 6))
     while place < limit:
         token = tokens[place]
-        if token.word[0].isupper():
+        if token.capital:
             if token.folded in CAPITAL_PARTICLES and place + 1 < len(tokens):
                 following = tokens[place + 1]
-                if not following.word[0].isupper() or following.folded in words.not_names:
+                if not following.capital or following.folded in words.not_names:
                     break
             elif words.is_stop(token.folded) or ("'" in token.word and not token.word.partition("'")[2][:1].isupper()):
                 break

@@ -52,7 +52,11 @@ def _phone(digits: str, view: View, start: int, grouped: bool) -> Kind | None:
 
 
 def _foreign_phone(digits: str, view: View, start: int, grouped: bool) -> Kind | None:
-    if len(set(digits)) < 4 or not view.follows(_PHONE, start, 30):
+    if (
+        len(set(digits)) < 4
+        or view.text[max(0, start - 2) : start - 1].isdigit()
+        or not view.follows(_PHONE, start, 30)
+    ):
         return None
     return Kind.PHONE if digits[0] == "0" or grouped else None
 

@@ -125,7 +125,7 @@ class Table:
         """Give the words that are part of the name of somebody known, with the ordinals of these people."""
         words: dict[str, set[int]] = {}
         for ordinal, parts in self._people.items():
-            for part in parts:
+            for part in (part for part in parts if len(part) > 1):
                 words.setdefault(part, set()).add(ordinal)
         return {part: frozenset(ordinals) for part, ordinals in words.items()}
 

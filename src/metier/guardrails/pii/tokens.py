@@ -81,6 +81,11 @@ class Token(NamedTuple):
     folded: str
 
     @property
+    def capital(self) -> bool:
+        """Tell whether this is written like a name, an elided particle aside."""
+        return self.word[0].isupper() or (self.word[1:2] == "'" and self.word[2:3].isupper())
+
+    @property
     def initial(self) -> bool:
         """Tell whether this is one or more letters with dots."""
         return self.word.endswith(".")
@@ -116,7 +121,7 @@ def name_prefix(tokens: list[Token], words: Lexicon, strict: bool = False) -> li
     pending: list[Token] = []
     for place, token in enumerate(tokens):
         follows = place + 1 < len(tokens)
-        if not token.word[0].isupper() or (token.folded in CAPITAL_PARTICLES and follows):
+        if not token.capital or (token.folded in CAPITAL_PARTICLES and follows):
             pending.append(token)
             continue
         if token.folded in words.not_names or ((strict or taken) and token.folded in words.places):

@@ -131,7 +131,7 @@ def _stated(text: str, match: re.Match[str], words: Lexicon) -> Iterator[Found]:
     for token in tokens_of(text, run.start(), run.end()):
         if token.folded in CAPITAL_PARTICLES and token.end < run.end():
             taken.append(token)
-        elif token.folded in words.not_names or (not token.word[0].isupper() and len(taken) >= 2):
+        elif token.folded in words.not_names or (not token.capital and len(taken) >= 2):
             break
         else:
             taken.append(token)
@@ -213,8 +213,9 @@ _STARTS: tuple[tuple[re.Pattern[str], _Rule, str], ...] = (
         _TITLE,
         _titled,
         "m mm mr mrs mme mmes mes mlle melle miss ms madame monsieur mademoiselle maître maitre docteur professeur "
-        "prof famille époux epoux épouse epouse veuve consorts capitaine colonel père pere sœur soeur frère frere conjoint "
-        "conjointe collègue collegue fille fils mari femme mère mere voisin voisine ami amie me dr pr sir lord lady",
+        "prof famille époux epoux épouse epouse veuve consorts capitaine colonel père pere sœur soeur frère frere "
+        "conjoint conjointe collègue collegue fille fils mari femme mère mere voisin voisine ami amie "
+        "me dr pr sir lord lady",
     ),
     (
         _STATED,
