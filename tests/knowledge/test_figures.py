@@ -86,6 +86,7 @@ def test_another_figure_does_not_pass_for_it(stated: str, source: str) -> None:
         "- 2. second point",
         "Un retour est possible, une fois et une seule, dans les deux cas.",
         "Bonjour Madame, un conseiller neuf vous répondra.",
+        "Bonjour [[PERSONNE_12]], votre adresse est [[ADRESSE_3b]].",
         "One of our advisers will call you.",
     ],
 )

@@ -93,6 +93,8 @@ _RANGE = re.compile(r"\s*(?:a|et|ou|-|–|to|and|or)\s*$")
 _MARKER = re.compile(
     r"^[ \t]*(?:[-*•]\s*)?(?:\(?\d{1,2}[.)](?=\s)|[ée]tape \d+|step \d+)", re.IGNORECASE | re.MULTILINE
 )
+_MASKED = re.compile(r"\[\[\w+\]\]")
+"""What stands for a masked personal value: its number counts persons, not things."""
 
 
 def figures(text: str) -> tuple[Figure, ...]:
@@ -106,7 +108,7 @@ def figures(text: str) -> tuple[Figure, ...]:
             free[figure.start : end] = bytes(end - figure.start)
             found.append(figure)
 
-    for marker in _MARKER.finditer(plain):
+    for marker in (*_MARKER.finditer(plain), *_MASKED.finditer(plain)):
         free[marker.start() : marker.end()] = bytes(marker.end() - marker.start())
     for figure, end in (*_addresses(text, plain), *_dates(text, plain), *_clocks(text, plain)):
         take(figure, end)
