@@ -49,7 +49,7 @@ def _prepare(source: str, sha256: str, folder: Path) -> None:
         if not converted(folder, sha256):
             # In a process of its own: what conversion needs in memory is not kept for serving.
             module = "metier.providers.embedder_convert"
-            subprocess.run([sys.executable, "-m", module, source, sha256, str(folder)], check=True)
+            subprocess.run([sys.executable, "-P", "-m", module, source, sha256, str(folder)], check=True)
 
 
 def _load(folder: Path, threads: int) -> tuple[InferenceSession, Vocabulary]:
