@@ -172,6 +172,7 @@ def check_prompt(report: Report, step: Step, config: Mapping[str, JSON]) -> None
                 names = prompts.variables(text, file)
             except Invalid as wrong:
                 report.say(mark, "bad-prompt", f"step {step.id!r}: {wrong.message}")
+                used |= step.with_.keys()
                 continue
             used |= names
             for name_ in sorted(names - step.with_.keys()):

@@ -24,8 +24,8 @@ SOURCE_MAX = 256 * 1024
 NODES_MAX = 20_000
 DEPTH_MAX = 40
 
-_INT = re.compile(r"[-+]?[0-9]{1,19}\Z")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,4})?\Z")
+_INT = re.compile(r"[-+]?[0-9]+\Z", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,4})?\Z", re.ASCII)
 _NULLS, _TRUES, _FALSES = ("", "~", "null", "Null", "NULL"), ("true", "True", "TRUE"), ("false", "False", "FALSE")
 
 
@@ -237,9 +237,9 @@ class _Composer:
         if text in _TRUES or text in _FALSES:
             return text in _TRUES
         if _INT.match(text):
-            number = int(text)
+            number = int(text) if len(text) <= 20 else 2**64
             if not -(2**63) <= number < 2**63:
-                raise Invalid(f"{mark}: the number {text!r} does not fit in 64 bits; put it in quotes")
+                raise Invalid(f"{mark}: the number {text[:80]!r} does not fit in 64 bits; put it in quotes")
             return number
         if _FLOAT.match(text):
             amount = float(text)

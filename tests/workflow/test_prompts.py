@@ -1,0 +1,124 @@
+"""Prompt files: two parts, languages, variables from `with`, and nothing that could run away."""
+
+from __future__ import annotations
+
+import pytest
+
+from metier.calls import Message
+from metier.errors import Invalid
+from metier.workflow import prompts
+from metier.workflow.definition import parse
+
+PROMPT = """Tu es {{ role }}.
+---
+{% for doc in docs %}[{{ doc.id }}] {{ doc.text }}
+{% endfor %}{% if critique %}Critique : {{ critique }}{% endif %}
+"""
+
+
+def test_a_prompt_has_a_system_and_a_user_part() -> None:
+    given = prompts.prompt(PROMPT, "p.md", {"role": "conseiller", "docs": [{"id": "a", "text": "b"}], "critique": ""})
+    assert given == prompts.Prompt("Tu es conseiller.", "[a] b")
+
+
+def test_without_a_line_of_dashes_everything_is_for_the_user() -> None:
+    assert prompts.prompt("a {{ b }}", "p.md", {"b": 1}) == prompts.Prompt(None, "a 1")
+
+
+def test_variables_are_known_before_a_run() -> None:
+    assert prompts.variables(PROMPT, "p.md") == {"role", "docs", "critique"}
+
+
+def test_a_missing_variable_is_an_error_and_never_an_empty_text() -> None:
+    with pytest.raises(Invalid, match="'b' is undefined"):
+        prompts.prompt("a {{ b }}", "p.md", {})
+    with pytest.raises(Invalid, match="has no attribute 'titel'"):
+        prompts.prompt("{{ d.titel }}", "p.md", {"d": {"title": 1}})
+
+
+def test_fields_are_data_even_when_they_are_named_like_methods() -> None:
+    given = prompts.prompt("{{ d.items }}{{ d.keys }}{{ d['get'] }}", "p.md", {"d": {"items": 1, "keys": 2, "get": 3}})
+    assert given.user == "123"
+
+
+def test_what_a_value_says_is_never_run() -> None:
+    evil = "{{ 7 * 7 }} {% for x in y %}"
+    assert prompts.prompt("{{ text }}", "p.md", {"text": evil}).user == evil
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ x.__class__ }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ x.format('a') }}",
+        "{{ range(10) }}",
+        "{{ 9 * 'x' }}",
+        "{{ 9 ** 9 }}",
+        "{{ '%099999999d' % 1 }}",
+        "{% set a = 1 %}",
+        "{% macro m() %}{% endmacro %}",
+        "{% include 'x' %}",
+        "{% import 'x' as x %}",
+        "{% extends 'x' %}",
+        "{{ x | center(99999999) }}",
+        "{{ x | attr('__class__') }}",
+        "{% for a in x recursive %}{% endfor %}",
+        "{% for a in x %}{% for b in x %}{% for c in x %}{% endfor %}{% endfor %}{% endfor %}",
+        "{{ cycler }}",
+        "{{ x",
+        "{% if %}",
+    ],
+)
+def test_nothing_but_reading_is_allowed(text: str) -> None:
+    with pytest.raises(Invalid):
+        prompts.prompt(text, "p.md", {"x": "y"})
+
+
+def test_a_prompt_that_grows_too_long_is_refused() -> None:
+    with pytest.raises(Invalid, match="more than 1000000 characters"):
+        prompts.prompt(
+            "{% for a in x %}{% for b in x %}{{ t }}{% endfor %}{% endfor %}", "p.md", {"x": [1] * 100, "t": "x" * 1000}
+        )
+
+
+def test_useful_filters_work() -> None:
+    text = (
+        "{{ a | tojson }} {{ l | join(', ') }} {{ l | length }} {{ n | default('-') }} {{ d | items | first | last }}"
+    )
+    given = prompts.prompt(text, "p.md", {"a": {"é": [1]}, "l": ["x", 1], "d": {"k": "v"}})
+    assert given.user == '{"é": [1]} x, 1 2 - v'
+
+
+def test_the_variant_of_the_language_is_chosen() -> None:
+    files = ["prompts/draft.md", "prompts/draft.fr.md", "prompts/other.fr.md"]
+    assert prompts.choose(files, "prompts/draft.md", "fr") == "prompts/draft.fr.md"
+    assert prompts.choose(files, "prompts/draft.md", "de") == "prompts/draft.md"
+    assert prompts.choose(["p/a.de.md", "p/a.en.md"], "p/a.md", "other") == "p/a.en.md"
+    with pytest.raises(Invalid, match="cannot find the prompt"):
+        prompts.choose(files, "prompts/nope.md", "fr")
+
+
+def test_the_messages_of_a_step_are_system_examples_and_prompt() -> None:
+    flow = """
+flow: f
+schema: 1
+steps:
+  - id: draft
+    llm: {model: writer, prompt: p.md, system: s.md, examples: [{user: q, assistant: r}]}
+    with: {language: fr, name: x}
+"""
+    workflow = parse(flow, {"p.fr.md": "above\n---\nhello {{ name }}", "p.en.md": "no", "s.md": "rules for {{ name }}"})
+    step = workflow.steps[0]
+    assert isinstance(step.config, dict)
+    assert prompts.messages(workflow, step.config, {"language": "fr", "name": "x"}) == (
+        Message("system", "rules for x\n\nabove"),
+        Message("user", "q"),
+        Message("assistant", "r"),
+        Message("user", "hello x"),
+    )
+
+
+def test_an_error_in_a_prompt_tells_its_line() -> None:
+    with pytest.raises(Invalid, match=r"p\.md:3:1: cannot read the prompt"):
+        prompts.check("system\n---\n{% if %}", "p.md")
