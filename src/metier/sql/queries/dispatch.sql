@@ -1,13 +1,12 @@
 -- ready --
--- Counts the segments that could start now and are not held up by one of the same run.
+-- Counts the segments that could start now.
 SELECT count(*) AS ready
-  FROM procrastinate_jobs job
- WHERE job.queue_name = %(queue)s AND job.status = 'todo' AND coalesce(job.scheduled_at, now()) <= now()
-   AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs other WHERE other.lock = job.lock AND other.status = 'doing')
+  FROM procrastinate_jobs
+ WHERE queue_name = %(queue)s AND status = 'todo' AND coalesce(scheduled_at, now()) <= now()
 
 -- stalled --
 -- Gives the segments whose worker shows no sign of life; after a restart of the database workers get time to report.
-SELECT job.id, job.lock AS run
+SELECT job.id, job.queueing_lock AS run
   FROM procrastinate_jobs job LEFT JOIN procrastinate_workers worker ON worker.id = job.worker_id
  WHERE job.queue_name = %(queue)s AND job.status = 'doing'
    AND coalesce(worker.last_heartbeat, '-infinity') < now() - make_interval(secs => %(stall_s)s)
@@ -21,13 +20,13 @@ SELECT procrastinate_finish_job_v1(id, 'failed', true)
 -- abort --
 -- Asks the worker that holds a run to stop its segment, and takes away the one that waits.
 SELECT procrastinate_cancel_job_v1(id, true, true)
-  FROM procrastinate_jobs WHERE lock = %(run)s AND queue_name = %(queue)s AND status IN ('todo', 'doing')
+  FROM procrastinate_jobs WHERE queueing_lock = %(run)s AND queue_name = %(queue)s AND status IN ('todo', 'doing')
 
 -- idle_runs --
 -- Gives the runs that should move and for which nothing is deferred: their segment ended without a word.
 SELECT run.id
   FROM runs run
  WHERE run.status IN ('pending', 'running', 'waiting')
-   AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs job WHERE job.lock = run.id AND job.status IN ('todo', 'doing'))
+   AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs job WHERE job.queueing_lock = run.id AND job.status IN ('todo', 'doing'))
  ORDER BY run.id
  LIMIT 1000
