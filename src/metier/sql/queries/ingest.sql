@@ -16,7 +16,7 @@ FROM collections c ORDER BY c.name
 
 -- lock_collection --
 -- Holds the collection until the transaction ends, so that its counts change one document at a time.
-SELECT name FROM collections WHERE name = %(collection)s FOR UPDATE
+SELECT name FROM collections WHERE name = %(collection)s FOR UPDATE OF collections
 
 -- delete_collection --
 -- Removes a collection with everything in it.
