@@ -29,7 +29,8 @@ def test_spellings_of_one_person_share_a_number() -> None:
     text = "Hélène Lefèvre, Mme Lefèvre, LEFÈVRE Hélène, H. Lefèvre. M. Karim Haddad. Lefèvre encore."
     masked, counts = mask(text, table)
     assert masked == (
-        "[[PERSONNE_1]], Mme [[PERSONNE_1b]], [[PERSONNE_1c]], [[PERSONNE_1d]]. M. [[PERSONNE_2]]. [[PERSONNE_1b]] encore."
+        "[[PERSONNE_1]], Mme [[PERSONNE_1b]], [[PERSONNE_1c]], [[PERSONNE_1d]]. "
+        "M. [[PERSONNE_2]]. [[PERSONNE_1b]] encore."
     )
     assert counts == {"PERSONNE": 2}
 

@@ -17,7 +17,7 @@ from metier.vault import Vault
 __all__ = ["Conversations"]
 
 _PURPOSE = "pseudonyms"
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class Conversations:
@@ -40,7 +40,7 @@ class Conversations:
             await self._queries.run("prolong", {**owner, **end})
         return Table(self._entry(f"{project}/{conversation}", row) for row in rows)
 
-    async def allocate(self, project: ProjectId, conversation: ConversationId, mask: Callable[[Table], T]) -> T:
+    async def allocate(self, project: ProjectId, conversation: ConversationId, mask: Callable[[Table], _T]) -> _T:
         """Let `mask` add values to the table of a conversation, alone with it, and keep what it added."""
         now = self._clock()
         owner = {"project": project, "conversation": conversation}

@@ -14,6 +14,7 @@ __all__ = ["find_known"]
 
 _WORD = re.compile(r"[^\W\d_]+")
 _GAP = re.compile(r" {1,2}|-|(?: |-)(?:de|du|des|la|le|van|von|der|el|al|ben)(?: |-)|(?: d)?'")
+_INITIAL = re.compile(r"(?<![^\W])([^\W\d_])\. ?\Z")
 _RUN = re.compile(r"[0-9]+(?:[ .\-/]{1,3}[0-9]+)*")
 _GROUP = re.compile(r"[0-9]+")
 
@@ -78,22 +79,27 @@ def _people(seen: View, people: dict[str, frozenset[int]], words: Lexicon) -> It
     text = seen.text
     run: list[tuple[int, int, str]] = []
     owners: frozenset[int] = frozenset()
+    runs: list[tuple[list[tuple[int, int, str]], frozenset[int]]] = []
     for match in _WORD.finditer(text):
         word = match[0]
-        folded = word.lower() if word.isascii() else fold(word)
-        mine = people.get(folded)
+        mine = people.get(word.lower() if word.isascii() else fold(word))
         if mine is None:
             continue
         shared = owners & mine
-        if run and shared and _GAP.fullmatch(text, run[-1][1], match.start()):
+        if shared and _GAP.fullmatch(text, run[-1][1], match.start()):
             owners = shared
         else:
-            if run and _telling(run, words):
-                yield Found(Kind.PERSON, run[0][0], run[-1][1])
             run, owners = [], mine
+            runs.append((run, owners))
         run.append((match.start(), match.end(), word))
-    if run and _telling(run, words):
-        yield Found(Kind.PERSON, run[0][0], run[-1][1])
+        runs[-1] = (run, owners)
+    for run, owners in runs:
+        if _telling(run, words):
+            start = run[0][0]
+            initial = _INITIAL.search(text, max(0, start - 4), start)
+            if initial and any(part.startswith(fold(initial[1])) and owners & of for part, of in people.items()):
+                start = initial.start()
+            yield Found(Kind.PERSON, start, run[-1][1])
 
 
 def _telling(run: list[tuple[int, int, str]], words: Lexicon) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -114,19 +114,44 @@ class _Masker:
         found = longest([*self._found(text, context), *find_known(text, self._table), *literals])
         if not found:
             return text
+        covered, stray = self._covered(text, found)
+        while stray is not None and not trusted:
+            found = longest([*found, stray])
+            covered, stray = self._covered(text, found)
+        return covered
+
+    def _covered(self, text: str, found: Sequence[Found]) -> tuple[str, Found | None]:
+        """Put codes over what was found; tell where text and code together now read like another code."""
         pieces: list[str] = []
-        done = 0
+        placed: list[tuple[int, int]] = []
+        done = size = 0
         for one in found:
-            code = self._code(one, text[one.start : one.end])
-            pieces += (text[done : one.start], str(code))
+            code = str(self._code(one, text[one.start : one.end]))
+            pieces += (text[done : one.start], code)
+            size += one.start - done + len(code)
+            placed.append((size - len(code), one.end))
             done = one.end
         pieces.append(text[done:])
-        return "".join(pieces)
+        covered = "".join(pieces)
+        return covered, _stray(covered, found, placed)
 
     def _code(self, one: Found, surface: str) -> Code:
         code = self._table.code(one.kind, surface)
         self.used[code] = surface
         return code
+
+
+def _stray(covered: str, found: Sequence[Found], placed: Sequence[tuple[int, int]]) -> Found | None:
+    """Find the first reading that is not one of the codes placed, and the original text it lies on."""
+    read_to = raw_to = 0
+    for place, reading in enumerate(find_literals(covered)):
+        start, raw_end = placed[place] if place < len(placed) else (len(covered), 0)
+        if reading.start != start:
+            first = raw_to + reading.start - read_to
+            last = first + reading.end - reading.start
+            return Found(Kind.LITERAL, first, min(last, found[place].start) if place < len(found) else last)
+        read_to, raw_to = reading.end, raw_end
+    return None
 
 
 class _Touch(Protocol):

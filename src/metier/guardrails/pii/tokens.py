@@ -75,6 +75,8 @@ CAPITAL_PARTICLES = frozenset(
 
 
 class Token(NamedTuple):
+    """One word with its place, as written and folded."""
+
     start: int
     end: int
     word: str
@@ -92,14 +94,17 @@ class Token(NamedTuple):
 
 
 def tokens_of(text: str, start: int, end: int) -> list[Token]:
+    """Give the words between two places of a text."""
     return [Token(m.start(), m.end(), m[0], fold(m[0])) for m in _WORD.finditer(text, start, end)]
 
 
 def span(tokens: list[Token]) -> Found:
+    """Give the name that goes from the first word to the last."""
     return Found(Kind.PERSON, tokens[0].start, tokens[-1].end)
 
 
 def expression(tokens: list[Token], place: int, words: Lexicon) -> int:
+    """Count the words of the brand or famous name that begins at `place`; 0 when there is none."""
     for expression in words.expressions.get(tokens[place].folded, ()):
         if tuple(t.folded for t in tokens[place : place + len(expression)]) == expression:
             return len(expression)
@@ -107,11 +112,13 @@ def expression(tokens: list[Token], place: int, words: Lexicon) -> int:
 
 
 def is_company(text: str, named: list[Token]) -> bool:
+    """Tell whether the words around a name make it a company, a street or a thing."""
     start, end = named[0].start, named[-1].end
     return bool(_COMPANY_BEFORE.search(text, max(0, start - 32), start) or _COMPANY_AFTER.match(text, end))
 
 
 def is_ordinary(folded: str, words: Lexicon) -> bool:
+    """Tell whether a word in small letters is hardly a name."""
     return len(folded) < 3 or folded in words.not_names or folded in words.common or "'" in folded
 
 
