@@ -286,6 +286,32 @@ async def test_a_segment_is_deferred_with_the_transaction_or_not_at_all(store: S
     assert await count(store, "procrastinate_jobs") == 1
 
 
+async def test_no_connection_is_held_while_steps_run(store: Store, vault: Vault) -> None:
+    together = asyncio.Barrier(5)
+    async with Store(store.url, size=1) as narrow:
+
+        async def waiting(context: StepContext, given: dict[str, JSON]) -> JSON:
+            await together.wait()  # five steps in progress at once, on a pool of one connection
+            async with narrow.connection() as connection:
+                await connection.execute("SELECT 1")
+            return context.path
+
+        engine = Engine(narrow, vault, {"code": waiting})
+        runs = [await engine.start(flow(step("a")), {}, WHO) for _ in range(5)]
+        await engine.drain()
+        assert {(await engine.get(run)).status for run in runs} == {"done"}
+
+
+async def test_a_decision_for_a_run_that_waits_for_none_is_refused(store: Store, vault: Vault) -> None:
+    engine = Engine(store, vault, {"code": Counting()})
+    run = await engine.start(flow(step("a")), {}, WHO)
+    for unknown, refusal in ((run, Conflict), (RunId("run_x"), NotFound)):
+        with pytest.raises(refusal):
+            async with store.transaction() as tx:
+                await engine.signal(tx, unknown, ("a", 1, ""), {"decision": "approve"})
+    assert await engine.steps(run) == ()
+
+
 async def test_runs_are_listed_by_page(store: Store, vault: Vault) -> None:
     engine = Engine(store, vault, {"code": Counting()})
     one, two = flow(step("a"), name="one"), flow(step("a"), name="two")
