@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import io
 import json
 import pathlib
@@ -42,9 +41,7 @@ def order(line: str, prices: Mapping[str, Mapping[str, Any]], percent: int) -> d
     wanted = [re.fullmatch(r"(\S+) x(\d+)", item.strip()) for item in items.split(",")]
     bought = [(m[1], int(m[2])) for m in wanted if m]
     if len(bought) != len(wanted):
-        raise ValueError(
-            f"order {number!r}: cannot read the articles {items!r}; write them as 'REF xN, REF xN'"
-        )
+        raise ValueError(f"order {number!r}: cannot read the articles {items!r}; write them as 'REF xN, REF xN'")
     rows = []
     for ref, quantity in bought:
         unit = (prices[ref]["price"] * (100 - percent) / 100).quantize(CENT, ROUND_HALF_UP)
@@ -87,12 +84,11 @@ def email(spec: Mapping[str, Any], mailbox: str) -> bytes:
     domain, local = address.split("@")[1], address.split("@")[0]
     message = EmailMessage(policy=SMTP)
     message["Return-Path"] = f"<{address}>"
-    message["Received"] = (
-        f"from mta3.{domain} (mta3.{domain} [192.0.2.{len(local) + 10}]) by mx1.tournevelle.example (Postfix) with ESMTPS id {abs(hash_of(spec['id'])):X} for <{mailbox}>; {spec['date']}"
-    )
-    message["Received"] = (
-        f"from poste.{domain} (unknown [198.51.100.{len(domain)}]) by mta3.{domain} with ESMTPSA; {spec['date']}"
-    )
+    queue = f"{abs(hash_of(spec['id'])):X}"
+    last = f"from mta3.{domain} (mta3.{domain} [192.0.2.{len(local) + 10}]) by mx1.tournevelle.example (Postfix)"
+    message["Received"] = f"{last} with ESMTPS id {queue} for <{mailbox}>; {spec['date']}"
+    first = f"from poste.{domain} (unknown [198.51.100.{len(domain)}]) by mta3.{domain} with ESMTPSA"
+    message["Received"] = f"{first}; {spec['date']}"
     message["Date"] = spec["date"]
     message["From"] = Address(name, local, domain)
     message["To"] = Address("Service client Tournevelle", "service-client", "tournevelle.example")
@@ -100,9 +96,8 @@ def email(spec: Mapping[str, Any], mailbox: str) -> bytes:
     message["Message-ID"] = f"<{spec['id']}>"
     if "reply_to_id" in spec:
         message["In-Reply-To"] = f"<{spec['reply_to_id']}>"
-        message["References"] = (
-            f"<sav-4388-1@tournevelle.example> <sav-4388-2@tournevelle.example> <{spec['reply_to_id']}>"
-        )
+        earlier = "<sav-4388-1@tournevelle.example> <sav-4388-2@tournevelle.example>"
+        message["References"] = f"{earlier} <{spec['reply_to_id']}>"
     if "priority" in spec:
         message["X-Priority"] = spec["priority"]
     how = {"charset": spec["charset"], "cte": spec["transfer"]}
@@ -148,12 +143,8 @@ def documents() -> Iterator[tuple[dict[str, Any], bytes]]:
     lists = source("price-lists.yaml")
     shop = source("catalogue.yaml")
     for entry in lists["lists"]:
-        sheets = sample_formats.price_sheets(
-            entry, list(catalogue().values()), shop["discounts"], shop["vat_percent"]
-        )
-        kept = {key: entry[key] for key in ("file", "title", "groups", "language")} | {
-            "updated": str(entry["updated"])
-        }
+        sheets = sample_formats.price_sheets(entry, list(catalogue().values()), shop["discounts"], shop["vat_percent"])
+        kept = {key: entry[key] for key in ("file", "title", "groups", "language")} | {"updated": str(entry["updated"])}
         yield kept, sample_formats.workbook(sheets, entry["title"])
 
 
@@ -170,9 +161,7 @@ def write(target: pathlib.Path) -> None:
         (target / "documents" / entry["file"]).write_bytes(data)
         entries.append(entry)
     out = io.StringIO()
-    out.write(
-        "# Made by scripts/make_sample.py. groups: who may read the document; public means everybody.\n"
-    )
+    out.write("# Made by scripts/make_sample.py. groups: who may read the document; public means everybody.\n")
     yaml.safe_dump({"documents": entries}, out, allow_unicode=True, sort_keys=False, width=120)
     (target / "documents.yaml").write_text(out.getvalue(), encoding="utf-8", newline="\n")
 

@@ -19,6 +19,7 @@ from openpyxl.styles import Font
 __all__ = ["blocks", "invoice", "price_sheets", "render", "workbook"]
 
 MADE = datetime.datetime(2026, 11, 2, 9, 0, tzinfo=datetime.UTC)
+PLAIN = fpdf.FontFace(fill_color=230)
 COMPANY = "Tournevelle SAS - 18 rue du Champ-Malo, 49000 Angers"
 Block = tuple[str, Any]
 Row = Sequence[str | float | int]
@@ -62,9 +63,7 @@ def render(entry: Mapping[str, Any], text: str, kind: str) -> bytes:
         return word(entry, text)
     if kind == "pdf":
         return pdf(entry, text)
-    raise ValueError(
-        f"document {entry['file']!r}: cannot make the format {kind!r}; write md, html, docx or pdf"
-    )
+    raise ValueError(f"document {entry['file']!r}: cannot make the format {kind!r}; write md, html, docx or pdf")
 
 
 def page(entry: Mapping[str, Any], text: str) -> str:
@@ -81,9 +80,7 @@ def page(entry: Mapping[str, Any], text: str) -> str:
             out.append("<table>")
             for number, row in enumerate(content):
                 tag = "td" if number else "th"
-                out.append(
-                    "<tr>" + "".join(f"<{tag}>{strong(cell, language)}</{tag}>" for cell in row) + "</tr>"
-                )
+                out.append("<tr>" + "".join(f"<{tag}>{strong(cell, language)}</{tag}>" for cell in row) + "</tr>")
             out.append("</table>")
         elif kind.startswith("h"):
             anchor = re.sub(r"[^a-z0-9]+", "-", str(content).lower()).strip("-")
@@ -183,7 +180,7 @@ def pdf(entry: Mapping[str, Any], text: str) -> bytes:
         number = number + 1 if kind == "ol" else 0
         if kind == "table":
             file.set_font("Helvetica", size=10)
-            with file.table(line_height=6) as table:
+            with file.table(line_height=6, headings_style=PLAIN) as table:
                 for row in content:
                     table.row([cell.replace("**", "") for cell in row])
             file.ln(3)
@@ -219,7 +216,7 @@ def invoice(spec: Mapping[str, str], person: Mapping[str, Any], bought: Mapping[
     ):
         file.multi_cell(0, 6, line, new_x="LMARGIN", new_y="NEXT")
     file.ln(4)
-    with file.table(line_height=7) as table:
+    with file.table(line_height=7, headings_style=PLAIN) as table:
         table.row(["Désignation", "Quantité", "Prix TTC"])
         for item in bought["items"]:
             table.row([item["name"], str(item["quantity"]), euros(item["unit_eur"] * item["quantity"])])
@@ -250,9 +247,7 @@ def price_sheets(
             rows.append((article["ref"], article["name"], float(price), article["weight_kg"]))
         else:
             net = (price * 100 / (100 + vat)).quantize(Decimal("0.01"), ROUND_HALF_UP)
-            cut = [
-                (net * (100 - d["percent"]) / 100).quantize(Decimal("0.01"), ROUND_HALF_UP) for d in discounts
-            ]
+            cut = [(net * (100 - d["percent"]) / 100).quantize(Decimal("0.01"), ROUND_HALF_UP) for d in discounts]
             rows.append((article["ref"], article["name"], float(net), *[float(c) for c in cut]))
     for name, notes in entry["notes"].items():
         sheets[name] = [tuple(row) for row in notes]
