@@ -12,6 +12,9 @@ from metier.guardrails.pii.table import Table, identity
 
 __all__ = ["find_known"]
 
+_ALWAYS_SEEN = frozenset({Kind.LITERAL, Kind.PERSON, Kind.EMAIL, Kind.IBAN, Kind.VAT, Kind.IP, Kind.MAC})
+"""Kinds that a detector finds without context, or that are looked for word by word."""
+
 _WORD = re.compile(r"[^\W\d_]+")
 _GAP = re.compile(r" {1,2}|-|(?: |-)(?:de|du|des|la|le|van|von|der|el|al|ben)(?: |-)|(?: d)?'")
 _INITIAL = re.compile(r"(?<![^\W])([^\W\d_])\. ?\Z")
@@ -27,16 +30,14 @@ def find_known(text: str, table: Table) -> tuple[Found, ...]:
     numbers: dict[str, Kind] = {}
     for entry in table.entries():
         kind, surface = entry.code.kind, entry.surface
-        if kind is Kind.LITERAL or kind is Kind.PERSON:
-            continue
-        if len(surface) >= 4:
+        if kind in DIGIT_KINDS and (digits := identity(kind, surface)).isdecimal():
+            if len(digits) >= 6:
+                numbers[digits] = kind
+        elif kind not in _ALWAYS_SEEN and len(surface) >= 4:
             found += _as_written(text, kind, surface)
-        if kind in DIGIT_KINDS and len(digits := identity(kind, surface)) >= 6 and digits.isdecimal():
-            numbers[digits] = kind
-    people = table.people()
-    if people or numbers:
+    if table.owners or numbers:
         seen = view(text)
-        placed = [*_people(seen, people, lexicon()), *_numbers(seen, numbers)]
+        placed = [*_people(seen, table, lexicon()), *_numbers(seen, numbers)]
         found += (Found(one.kind, *seen.original(one.start, one.end)) for one in placed)
     return tuple(found)
 
@@ -56,24 +57,24 @@ def _as_written(text: str, kind: Kind, surface: str) -> Iterator[Found]:
 def _numbers(seen: View, numbers: dict[str, Kind]) -> Iterator[Found]:
     if not numbers:
         return
+    longest = max(map(len, numbers))
     for run in _RUN.finditer(seen.text):
         if run.end() - run.start() < 6:
             continue
         groups = [match.span() for match in _GROUP.finditer(seen.text, run.start(), run.end())]
-        joined = "".join(seen.text[start:end] for start, end in groups)
-        starts, ends, length = {}, {}, 0
-        for start, end in groups:
-            starts[length] = start
-            length += end - start
-            ends[length] = end
-        for digits, kind in numbers.items():
-            place = joined.find(digits)
-            if place in starts and place + len(digits) in ends:
-                yield Found(kind, starts[place], ends[place + len(digits)])
+        for place, (start, _) in enumerate(groups):
+            digits = ""
+            for begin, end in groups[place : place + 12]:
+                digits += seen.text[begin:end]
+                if len(digits) > longest:
+                    break
+                if kind := numbers.get(digits):
+                    yield Found(kind, start, end)
 
 
-def _people(seen: View, people: dict[str, frozenset[int]], words: Lexicon) -> Iterator[Found]:
+def _people(seen: View, table: Table, words: Lexicon) -> Iterator[Found]:
     """Find words of known names, and join those that belong to the same person."""
+    people = table.owners
     if not people:
         return
     text = seen.text
@@ -97,7 +98,7 @@ def _people(seen: View, people: dict[str, frozenset[int]], words: Lexicon) -> It
         if _telling(run, words):
             start = run[0][0]
             initial = _INITIAL.search(text, max(0, start - 4), start)
-            if initial and any(part.startswith(fold(initial[1])) and owners & of for part, of in people.items()):
+            if initial and any(part.startswith(fold(initial[1])) for owner in owners for part in table.parts(owner)):
                 start = initial.start()
             yield Found(Kind.PERSON, start, run[-1][1])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from metier.guardrails.pii.kinds import DIGIT_KINDS, Kind
@@ -88,6 +88,7 @@ class Table:
         self._surfaces: dict[Code, str] = {}
         self._identities: dict[tuple[Kind, str], int] = {}
         self._people: dict[int, frozenset[str]] = {}
+        self._owners: dict[str, frozenset[int]] = {}
         self._ordinals: dict[Kind, int] = {}
         self._variants: dict[tuple[Kind, int], int] = {}
         self.fresh: list[Entry] = []
@@ -121,13 +122,14 @@ class Table:
         """Give everything the table knows, in the order it was learnt."""
         return tuple(Entry(code, surface) for code, surface in self._surfaces.items())
 
-    def people(self) -> dict[str, frozenset[int]]:
-        """Give the words that are part of the name of somebody known, with the ordinals of these people."""
-        words: dict[str, set[int]] = {}
-        for ordinal, parts in self._people.items():
-            for part in (part for part in parts if len(part) > 1):
-                words.setdefault(part, set()).add(ordinal)
-        return {part: frozenset(ordinals) for part, ordinals in words.items()}
+    @property
+    def owners(self) -> Mapping[str, frozenset[int]]:
+        """Words that are part of the name of somebody known, with the ordinals of these people."""
+        return self._owners
+
+    def parts(self, ordinal: int) -> frozenset[str]:
+        """Give the words of the name of one person, from all its spellings."""
+        return self._people[ordinal]
 
     def _keep(self, entry: Entry) -> None:
         code, surface = entry.code, entry.surface
@@ -138,14 +140,19 @@ class Table:
         place = (code.kind, code.ordinal)
         self._variants[place] = max(self._variants.get(place, 0), code.variant)
         if code.kind is Kind.PERSON:
-            self._people[code.ordinal] = self._people.get(code.ordinal, frozenset()) | name_parts(surface)
+            parts = name_parts(surface)
+            self._people[code.ordinal] = self._people.get(code.ordinal, frozenset()) | parts
+            for part in parts:
+                if len(part) > 1:
+                    self._owners[part] = self._owners.get(part, frozenset()) | {code.ordinal}
 
     def _ordinal(self, kind: Kind, surface: str) -> int | None:
         known = self._identities.get((kind, identity(kind, surface)))
         if known is not None or kind is not Kind.PERSON:
             return known
         parts = name_parts(surface)
-        akin = [ordinal for ordinal, others in self._people.items() if _within(parts, others) or _within(others, parts)]
+        near = frozenset[int]().union(*(self._owners.get(part, frozenset()) for part in parts))
+        akin = [one for one in near if _within(parts, self._people[one]) or _within(self._people[one], parts)]
         return akin[0] if len(akin) == 1 else None
 
 
