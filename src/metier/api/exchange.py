@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from metier.api import failures
-from metier.calls import ConversationId, new_id
+from metier.calls import CallId, ConversationId, new_id
 from metier.errors import Broken, Invalid, MetierError, Mistaken, NotAuthenticated
 
 __all__ = ["BODY_LIMIT", "Exchange", "Headers", "Presence"]
@@ -33,16 +33,26 @@ _log = logging.getLogger("metier.api")
 
 
 class Exchange:
-    """Reads one request and writes its answer; `id` is what the client finds in x-request-id."""
+    """Reads one request and writes its answer, or the refusal it comes to."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: str = scope["path"]
-        self.id = new_id("req")
+        self._id = ""
         self.started = False
         """True once the status has been sent: from there on errors go into the stream."""
+
+    @property
+    def id(self) -> str:
+        """What the client finds in x-request-id: the id of the call, where there is one."""
+        self._id = self._id or new_id("req")
+        return self._id
+
+    def name(self, call: CallId) -> None:
+        """Take the id of the call as that of the request."""
+        self._id = call
 
     def secret(self) -> str:
         """Find the key the client presents, in any of the four usual headers."""

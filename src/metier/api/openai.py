@@ -47,7 +47,7 @@ class ChatCompletions:
         if data is None:
             return
         asked = chat_body.parse(data, principal, exchange.conversation())
-        exchange.id = asked.call.id
+        exchange.name(asked.call.id)
         if asked.stream:
             await self._stream(exchange, asked)
         else:
@@ -92,7 +92,7 @@ class Embeddings:
         if not texts or len(texts) > _MOST_INPUTS or not all(texts):
             raise Invalid(f"input takes 1 to {_MOST_INPUTS} texts, none of them empty", param="input")
         call = Call(principal, body.model, "embed", inputs=texts, conversation=exchange.conversation())
-        exchange.id = call.id
+        exchange.name(call.id)
         async with exchange.presence():
             answer = await self._gateway.collect(call)
         written = answers.embeddings(call, answer, body.encoding_format == "base64")
