@@ -159,7 +159,7 @@ async def test_bytes_may_be_split_anywhere() -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_events_do_not_depend_on_how_they_were_cut(data: st.DataObject) -> None:
     newline = data.draw(st.sampled_from([b"\n", b"\r\n", b"\r"]))
     stream = newline.join(

@@ -14,6 +14,8 @@ class Events:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes and return the data of every event they complete."""
+        if not data:
+            return []
         if self._after_return or b"\r" in data:
             data = self._newlines(data)
         text = self._rest + data
