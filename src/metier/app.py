@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import os
 import pathlib
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from metier.calls import Call, Principal
+from metier.calls import Call, Principal, new_id
 from metier.catalog import Catalog
 from metier.connectors.customers import Customers
 from metier.connectors.outbox import Confirm, Outbox, Transport
@@ -158,7 +156,7 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
 
 def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, providers: Mapping[str, Provider]) -> App:
     register = Register(store)
-    worker = f"{socket.gethostname()}-{os.getpid()}"
+    worker = new_id("worker")
     admission = Admission(store, worker, register.statuses, frozenset(ADMITTED))
     catalog = parts.catalog or Catalog.from_yaml(settings.config.get("models") or {})
     ledger = Ledger(store, settings.home / "spool", worker, admission.charge, admission.settle_worker)
@@ -218,7 +216,7 @@ async def _search(
 
 
 def _providers(settings: Settings, parts: Parts) -> dict[str, Provider]:
-    local = Local(settings.home, OpenAIProvider(), loading=parts.loading)
+    local = Local(settings.home, OpenAIProvider(first_token_s=600), loading=parts.loading)
     return {"openai": OpenAIProvider(), "local": local, **parts.providers}
 
 

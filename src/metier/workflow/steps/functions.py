@@ -10,7 +10,7 @@ from metier.calls import JSON
 from metier.workflow.steps.citations import check_draft
 from metier.workflow.steps.code import Code
 
-__all__ = ["FUNCTIONS", "language", "named_order", "questions"]
+__all__ = ["FUNCTIONS", "compose", "language", "named_order", "questions"]
 
 _WORD = re.compile(r"[^\W\d_]+")
 _ORDER = re.compile(r"\b[A-Z]{2,4}-\d{4}-\d{4,6}\b")
@@ -20,7 +20,15 @@ _ASKING = re.compile(
     r"could|can|how|do|does|is|what|when|where|which|i would|i want|would|please)\b",
     re.IGNORECASE,
 )
+_WRAPPED = re.compile(r"(?<=[^\n]{50})\n(?=[^\s\-–—•*·\d])")
+"""A line break that only ends a full line: the next line goes on with the sentence."""
 _QUESTIONS = 4
+_QUOTE_CUT = 200
+"""Characters from which a quote that ends without punctuation is taken to have been cut by its longest length."""
+_FRAME: Mapping[str, tuple[str, str, str]] = {
+    "fr": ("Bonjour,", "Merci pour votre message.", "Cordialement,"),
+    "en": ("Hello,", "Thank you for your message.", "Kind regards,"),
+}
 _FRENCH = frozenset(
     "le la les un une des du de et est je vous nous mon ma mes ne pas pour que qui dans sur avec bonjour merci "
     "votre vos ce cette au aux en il elle sont ai suis c'est plus mais ou où être avoir fait sans".split()
@@ -45,11 +53,48 @@ def language(text: str) -> JSON:
 
 
 def questions(text: str, subject: str = "", topic: str = "") -> JSON:
-    """Cut a message into what it asks, for searching: each question, and the topic with the subject."""
-    sentences = [part.strip() for part in _SENTENCE.split(text) if part.strip()]
-    asked = [part for part in sentences if len(part) > 12 and ("?" in part or _ASKING.match(part))]
-    words = f"{topic} {subject}".strip()
-    return {"queries": [*asked[:_QUESTIONS], *([words] if words else [])] or [text[:500]]}
+    """Cut a message into what it asks: the questions, and what to search for each of them."""
+    asked: list[str] = []
+    listing = False
+    for part in (part.strip() for part in _SENTENCE.split(_WRAPPED.sub(" ", text))):
+        item = part.lstrip("-–—•*·0123456789.) ").strip()
+        if _ASKING.match(item) and item.endswith(":"):
+            listing = True
+        elif len(item) > 8 and ("?" in item or _ASKING.match(item) or (listing and item != part)):
+            asked.append(item.rstrip(" ;,"))
+        elif item:
+            listing = False
+    asked = asked[:_QUESTIONS]
+    searched = [f"{topic} : {question}" if topic else question for question in asked]
+    whole = f"{topic} {subject}".strip() or text[:500]
+    told: list[JSON] = [*asked] if asked else [subject or text[:200]]
+    return {"questions": told, "queries": [*searched, whole]}
+
+
+def compose(answers: list[JSON], subject: str, language: str, signature: str) -> JSON:
+    """Put the answers to each question into one polite letter; the words around them are fixed."""
+    given = [one for one in answers if isinstance(one, dict)]
+    said = list(dict.fromkeys(str(one.get("answer", "")).strip() for one in given))
+    hello, thanks, bye = _FRAME["en" if language == "en" else "fr"]
+    body = "\n\n".join([hello, thanks, *(one for one in said if one), f"{bye}\n{signature}"])
+    citations: list[JSON] = []
+    for one in given:
+        citation: JSON = {
+            "id": str(one.get("source", "")).strip("[] "),
+            "quote": _whole_words(str(one.get("quote", ""))),
+        }
+        if citation not in citations:
+            citations.append(citation)
+    prefix = "" if subject.lower().startswith(("re:", "re :")) else "Re: "
+    return {"subject": " ".join(f"{prefix}{subject}".split()), "body": body, "citations": citations}
+
+
+def _whole_words(quote: str) -> str:
+    """Drop a last word that was cut where the longest quote ends."""
+    quote = quote.strip()
+    if len(quote) < _QUOTE_CUT or quote[-1] in '.!?…»")':
+        return quote
+    return quote.rpartition(" ")[0] or quote
 
 
 def named_order(text: str, orders: list[JSON]) -> JSON:
@@ -85,6 +130,7 @@ def _summary(order: Mapping[str, JSON]) -> str:
 
 FUNCTIONS: Mapping[str, Code] = {
     "citations.check": cast("Code", check_draft),
+    "letter.compose": cast("Code", compose),
     "orders.named": cast("Code", named_order),
     "text.language": cast("Code", language),
     "text.questions": cast("Code", questions),
