@@ -26,7 +26,7 @@ _NAMED = re.compile(
     r"(?<![^\W_])(?:mots? de passe|mdp|password|passwd|passphrase|pwd|code secret|code pin|pin code|cl[ée] api"
     r"|api[ _-]?key"
     r"|api[ _-]?secret|client[ _-]?secret|access[ _-]?token|auth[ _-]?token|secret[ _-]?key|private[ _-]?key|bearer)"
-    r"(?: [a-zé]{2,12}){0,2} ?(?:[:=]|est|is|:=|\bbearer\b)? {0,3}[\"'`«]? ?([^\s\"'`«»<>,;(]{4,200})",
+    r"(?: (?-i:[a-zé]{2,12})(?=[ :=])){0,2} ?(?:[:=]|est|is|:=|\bbearer\b)? {0,3}[\"'`«]? ?([^\s\"'`«»<>,;(]{4,200})",
     re.IGNORECASE,
 )
 _LOGIN_IN_URL = re.compile(r"://[^\s/:@]{1,64}:([^\s/@]{3,128})@")

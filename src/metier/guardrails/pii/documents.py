@@ -65,7 +65,8 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 _BIRTH = re.compile(
-    r"(?<![^\W_])(?:n[ée]e?(?:\(e\)|\.e|·e)? (?=le |en |[àa] |[A-Z]|\()|naissance|date of birth|birth ?da(?:te"
+    r"(?<![^\W_])(?:née?(?:\(e\)|\.e|·e)? (?=le |en |[àa] |(?-i:[A-Z])|\()|nee? (?=le [0-9])|naissance"
+    r"|date of birth|birth ?da(?:te"
     r"|y)|born|d\.?o\.?b\b|"
     r"ddn\b|anniversaire)",
     re.IGNORECASE,

@@ -80,13 +80,13 @@ _GREETING = re.compile(
     r"(?<![^\W_])(?:bonjour|bonsoir|ch[eè]re?s?|hello|hi|dear|salut|hey|coucou|merci)[ ,]{1,2}", re.IGNORECASE
 )
 _CLOSING = re.compile(
-    r"(?<![^\W_])(?:(?:bien )?cordialement|cordialement (?:vôtre|à vous)|bien à (?:vous|toi)|(?:bien )?cd?l?t"
-    r"|(?:sinc[èe]res |meilleures )?salutations"
-    r"|salutations (?:distingu[ée]es|cordiales|les meilleures)|sentiments distingu[ée]s"
+    r"(?<![^\W_])(?:(?:bien )?cordialement(?: vôtre| à vous)?|bien à (?:vous|toi)|(?:bien )?cd?l?t"
+    r"|(?:sinc[èe]res |meilleures )?salutations(?: distingu[ée]es| cordiales| les meilleures| sinc[èe]res)?"
+    r"|sentiments(?: les meilleurs| distingu[ée]s)"
     r"|consid[ée]ration distingu[ée]e|respectueusement|amicalement|bises?|merci(?: d'avance| beaucoup| par avance)?"
     r"|bonne (?:journ[ée]e|soir[ée]e|r[ée]ception)|à bient[ôo]t|(?:best |kind |warm )?regards"
     r"|(?:yours )?sincerely|yours (?:faithfully|truly)"
-    r"|thanks(?: in advance| a lot)?|thank you|cheers|best wishes|best)[ ]?[,.!;:]?[ ]?(?P<gap>\n[ \n]{0,6}"
+    r"|thanks(?: in advance| a lot)?|thank you|cheers|best(?: wishes)?)[ ]?[,.!;:]?[ ]?(?P<gap>\n[ \n]{0,6}"
     r"|)(?:-- ?\n|[-–] ?)?",
     re.IGNORECASE,
 )
