@@ -29,10 +29,11 @@ Voici la voiture AB-123-CD de M. Jean-Pierre N'Guessan. Mot de passe : Azerty123
 Cordialement,
 H. Lefèvre
 """
-PROSE = """Le délai de rétractation est de quatorze jours à compter de la réception du colis. Le client renvoie le
-produit dans son emballage d'origine, avec la facture et les accessoires, au service des retours. Le remboursement
-intervient dans les quatorze jours qui suivent, par le moyen de paiement utilisé lors de la commande, frais de
-port compris pour la livraison standard. Les articles descellés pour raison d'hygiène ne sont pas repris, sauf défaut de conformité.
+PROSE = """Le délai de rétractation est de quatorze jours à compter de la réception du colis. Le client renvoie
+le produit dans son emballage d'origine, avec la facture et les accessoires, au service des retours.
+Le remboursement intervient dans les quatorze jours qui suivent, par le moyen de paiement utilisé
+lors de la commande, frais de port compris pour la livraison standard. Les articles descellés pour
+raison d'hygiène ne sont pas repris, sauf défaut de conformité.
 """
 
 
