@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
+from metier.calls import KeyId
 from metier.errors import Conflict, Invalid, NotAuthenticated, NotFound, SystemNotApproved, Unavailable
 from metier.governance.register import ADMITTED, Register
 from metier.policy.keys import Keys
@@ -96,6 +97,24 @@ async def test_a_key_expires_even_while_it_is_in_memory(store: Store, tmp_path: 
     for moment in (soon, datetime.now() + timedelta(days=1)):
         with pytest.raises(Invalid, match="cannot expire"):
             await keys.issue("k", "Clients", world.principal.system, "Nadia", expires_at=moment)
+
+
+async def test_a_caller_seen_before_is_found_by_the_public_part_while_the_key_is_good(
+    store: Store, tmp_path: pathlib.Path
+) -> None:
+    world = await build(store, tmp_path)
+    now = [datetime.now(UTC).timestamp()]
+    keys = Keys(store, Vault(bytes(32)), world.register.statuses, ADMITTED, now=lambda: now[0])
+    soon = datetime.fromtimestamp(now[0] + 60, UTC)
+    one = await keys.issue("k", "Clients", world.principal.system, "Nadia", groups=["sav"])
+    two = await keys.issue("l", "Clients", world.principal.system, "Nadia", expires_at=soon)
+    assert await keys.principal(one.key.id) == await keys.authenticate(one.secret)
+    assert (await keys.principal(two.key.id)).name == "l"
+    await keys.revoke(one.key.id, "Nadia")
+    now[0] += 61
+    for key, why in ((one.key.id, "was revoked"), (two.key.id, "has expired"), (KeyId("nobody"), "no key 'nobody'")):
+        with pytest.raises(NotAuthenticated, match=why):
+            await keys.principal(key)
 
 
 async def test_no_key_without_an_approved_system_and_a_project(store: Store, tmp_path: pathlib.Path) -> None:

@@ -168,15 +168,26 @@ class Keys:
         good = hmac.compare_digest(digest, held.digest if held else bytes(32))
         if held is None or not good:
             raise NotAuthenticated("the key sent is not one of ours: check that it was copied whole")
+        return self._still_good(held)
+
+    async def principal(self, key: KeyId) -> Principal:
+        """Give the caller behind the public part of a key that showed its secret before, while the key is good."""
+        held = await self._mirror.get(key)
+        if held is None:
+            raise NotAuthenticated(f"there is no key {key!r} any more: sign in with another")
+        return self._still_good(held)
+
+    async def refresh(self) -> None:
+        """Re-read the keys in use; called twice a second, it keeps the database off the road of calls."""
+        await self._mirror.refresh()
+
+    def _still_good(self, held: _Held) -> Principal:
+        public = held.principal.key_id
         if held.revoked:
             raise NotAuthenticated(f"the key {public!r} was revoked: ask its owner for a new one")
         if held.expires_at <= self._now():
             raise NotAuthenticated(f"the key {public!r} has expired: ask its owner for a new one")
         return held.principal
-
-    async def refresh(self) -> None:
-        """Re-read the keys in use; called twice a second, it keeps the database off the road of calls."""
-        await self._mirror.refresh()
 
     async def _load(self, ids: Sequence[str]) -> dict[str, _Held]:
         return {row["id"]: _held(row) for row in await self._queries.all("read_keys", {"ids": [*ids]})}
