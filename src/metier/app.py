@@ -23,7 +23,7 @@ from metier.connectors.tools import tools
 from metier.errors import ConfigError, MetierError, NotFound
 from metier.gateway import Gateway
 from metier.governance.register import ADMITTED, Register
-from metier.guardrails.base import Guardrail
+from metier.guardrails.base import Chain, Guardrail
 from metier.guardrails.pii import PersonalData
 from metier.knowledge.embedding import Embed, Embedder, Purpose, Vectors
 from metier.knowledge.ingest import Ingest
@@ -48,6 +48,7 @@ from metier.workflow.steps.handed import Extract
 __all__ = ["DEFAULT_ROLES", "App", "Parts", "build"]
 
 _log = logging.getLogger(__name__)
+_SWEEP_S = 6 * 3600
 
 DEFAULT_ROLES: Mapping[str, str] = {"writer": "writer", "judge": "judge", "embedder": "embedder"}
 """What workflows mean by a role where metier.yaml does not say."""
@@ -67,7 +68,8 @@ class Parts:
     customers: pathlib.Path | None = None
     mail_from: str | None = None
     pace: Pace | None = None
-    guardrail: Guardrail | None = None
+    guardrails: Sequence[Guardrail] = ()
+    """Further guardrails, after the masking of personal data, which always comes first."""
     roles: Mapping[str, str] | None = None
     loading: Callable[[str, float], None] = lambda model, seconds: None
     """Told while a local model is being loaded: name and seconds so far."""
@@ -87,6 +89,7 @@ class App:
     admission: Admission
     ledger: Ledger
     gateway: Gateway
+    personal_data: PersonalData
     classifiers: Classifiers
     engine: Engine
     review: Review
@@ -160,11 +163,12 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     admission = Admission(store, worker, register.statuses, frozenset(ADMITTED))
     catalog = parts.catalog or Catalog.from_yaml(settings.config.get("models") or {})
     ledger = Ledger(store, settings.home / "spool", worker, admission.charge, admission.settle_worker)
+    personal_data = PersonalData(store, vault)
     gateway = Gateway(
         catalog=catalog,
         ledger=ledger,
         admission=admission,
-        guardrail=parts.guardrail or PersonalData(store, vault),
+        guardrail=Chain([personal_data, *parts.guardrails]),
         providers=providers,
         health=Health(),
     )
@@ -191,6 +195,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         admission=admission,
         ledger=ledger,
         gateway=gateway,
+        personal_data=personal_data,
         classifiers=classifiers,
         engine=engine,
         review=Review(store, vault, engine),
@@ -255,9 +260,18 @@ async def _background(app: App) -> AsyncIterator[None]:
                 _log.warning("keys could not be refreshed: %s", error)
             await asyncio.sleep(0.5)
 
+    async def sweep() -> None:
+        while True:
+            try:
+                await app.personal_data.purge()
+            except (MetierError, psycopg.Error) as error:
+                _log.warning("expired placeholders could not be deleted: %s", error)
+            await asyncio.sleep(_SWEEP_S)
+
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(beat()),
+            group.create_task(sweep()),
             group.create_task(app.admission.run()),
             group.create_task(app.ledger.run()),
         ]

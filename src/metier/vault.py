@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import pathlib
@@ -28,6 +27,7 @@ class Vault:
             raise ConfigError(f"the master key has {len(master_key)} bytes: it must have 32")
         self._master = master_key
         self._ciphers: dict[str, AESGCM] = {}
+        self._digests: dict[str, bytes] = {}
 
     def seal(self, purpose: str, clear: bytes, bound_to: str) -> bytes:
         """Encrypt `clear` so that it opens only for the same purpose and the same `bound_to`."""
@@ -40,9 +40,7 @@ class Vault:
         if sealed[:1] != _VERSION:
             raise Broken(f"stored {purpose!r} content of {bound_to!r} has an unknown format")
         try:
-            return self._cipher(purpose).decrypt(
-                sealed[1 : 1 + _NONCE], sealed[1 + _NONCE :], bound_to.encode()
-            )
+            return self._cipher(purpose).decrypt(sealed[1 : 1 + _NONCE], sealed[1 + _NONCE :], bound_to.encode())
         except InvalidTag as error:
             raise Broken(
                 f"stored {purpose!r} content of {bound_to!r} does not open: altered, or METIER_MASTER_KEY changed"
@@ -50,7 +48,10 @@ class Vault:
 
     def digest(self, purpose: str, data: bytes) -> bytes:
         """Return a 32-byte keyed digest: equal values give equal digests, and nothing can be guessed back."""
-        return hmac.new(self._derive("digest/" + purpose), data, hashlib.sha256).digest()
+        key = self._digests.get(purpose)
+        if key is None:
+            key = self._digests[purpose] = self._derive("digest/" + purpose)
+        return hmac.digest(key, data, "sha256")
 
     def _cipher(self, purpose: str) -> AESGCM:
         cipher = self._ciphers.get(purpose)
@@ -59,9 +60,7 @@ class Vault:
         return cipher
 
     def _derive(self, label: str) -> bytes:
-        return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"metier/" + label.encode()).derive(
-            self._master
-        )
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"metier/" + label.encode()).derive(self._master)
 
 
 def master_key_file(path: pathlib.Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 
 import click
@@ -36,9 +37,13 @@ def command(host: str | None, port: int | None, work: bool, as_json: bool) -> No
         _check(address)
         config = uvicorn.Config(
             application(app, more=pages(app)), host=address, port=number, log_level="warning", access_log=False,
+            http="httptools", proxy_headers=False,
             lifespan="off", timeout_graceful_shutdown=20, server_header=False,
         )  # fmt: skip
         server = _Server(config)
+        # What was built lives as long as the process: the collector need not walk it again.
+        gc.collect()
+        gc.freeze()
         stop = stopped()
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve())

@@ -11,7 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from types import MappingProxyType
 from typing import TypeAlias
 
-import re2  # type: ignore[import-untyped]  # google-re2 ships no types
+import re2
 
 __all__ = ["FUNCTIONS", "INT_MAX", "INT_MIN", "Builtin", "Moment", "Unfit", "Value", "type_name"]
 

@@ -10,7 +10,7 @@ from metier.calls import JSON
 from metier.workflow.steps.citations import check_draft
 from metier.workflow.steps.code import Code
 
-__all__ = ["FUNCTIONS", "compose", "language", "named_order", "questions"]
+__all__ = ["FUNCTIONS", "brief", "compose", "language", "named_order", "questions"]
 
 _WORD = re.compile(r"[^\W\d_]+")
 _ORDER = re.compile(r"\b[A-Z]{2,4}-\d{4}-\d{4,6}\b")
@@ -67,8 +67,19 @@ def questions(text: str, subject: str = "", topic: str = "") -> JSON:
     asked = asked[:_QUESTIONS]
     searched = [f"{topic} : {question}" if topic else question for question in asked]
     whole = f"{topic} {subject}".strip() or text[:500]
-    told: list[JSON] = [*asked] if asked else [subject or text[:200]]
-    return {"questions": told, "queries": [*searched, whole]}
+    if not asked:
+        return {"questions": [subject or text[:200]], "queries": [whole]}
+    return {"questions": [*asked], "queries": [*searched, whole]}
+
+
+def brief(questions: list[JSON], hits: list[JSON]) -> JSON:
+    """Put each question beside the extracts that were found for it; what was found for the whole comes last."""
+    known = [hit for hit in hits if isinstance(hit, dict)]
+    parts: list[JSON] = [
+        {"question": question, "docs": [hit for hit in known if hit.get("query") == number]}
+        for number, question in enumerate(questions)
+    ]
+    return {"parts": parts, "others": [hit for hit in known if hit.get("query") not in range(len(questions))]}
 
 
 def compose(answers: list[JSON], subject: str, language: str, signature: str) -> JSON:
@@ -130,6 +141,7 @@ def _summary(order: Mapping[str, JSON]) -> str:
 
 FUNCTIONS: Mapping[str, Code] = {
     "citations.check": cast("Code", check_draft),
+    "letter.brief": cast("Code", brief),
     "letter.compose": cast("Code", compose),
     "orders.named": cast("Code", named_order),
     "text.language": cast("Code", language),

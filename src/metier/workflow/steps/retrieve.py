@@ -16,7 +16,7 @@ _QUERIES = 6
 
 
 class RetrieveSteps:
-    """Runs `retrieve:` steps, giving `hits`: id, document, title, text and score of each extract."""
+    """Runs `retrieve:` steps, giving `hits`: id, document, title, text, score and the query that found each."""
 
     def __init__(self, search: Search) -> None:
         self._search = search
@@ -37,14 +37,15 @@ class RetrieveSteps:
             for query in queries[:_QUERIES]
             if query.strip()
         ]
-        return {"hits": [extract.data() for extract in _in_turn(found, top_k)]}
+        return {"hits": _in_turn(found, top_k)}
 
 
-def _in_turn(found: Sequence[Sequence[Extract]], most: int) -> list[Extract]:
+def _in_turn(found: Sequence[Sequence[Extract]], most: int) -> list[JSON]:
     """The best of each search, then the second of each, without repeats: no question is crowded out by another."""
-    kept: dict[str, Extract] = {}
+    kept: dict[str, dict[str, JSON]] = {}
     for rank in range(most):
-        for extracts in found:
+        for number, extracts in enumerate(found):
             if rank < len(extracts) and len(kept) < most:
-                kept.setdefault(extracts[rank].id, extracts[rank])
-    return list(kept.values())
+                extract = extracts[rank]
+                kept.setdefault(extract.id, {**extract.data(), "query": number})
+    return [*kept.values()]
