@@ -30,7 +30,7 @@ __all__ = ["command"]
 _TEMPLATE = preparation.TEMPLATES / "support-reply"
 _FIRST = ("01-retour-robot-html", "07-delivery-to-belgium-english", "10-client-furieux-mise-en-demeure")
 _SENDER = "Service client Tournevelle <service-client@tournevelle.example>"
-_REVIEWER = Reviewer("demo", frozenset({"sav", "juridique"}))
+_REVIEWER = Reviewer("demo", frozenset({"sav", "juridique", "admins"}))
 
 
 @dataclass(slots=True)
@@ -233,17 +233,22 @@ def _range(bounds: list[tuple[Any, Any]], factor: float) -> str:
 
 
 def _conclude(terminal: Terminal, outcomes: list[_Outcome], sink: Sink, approve: bool) -> None:
+    names = [o.email.split("-", 1)[0] + " " + o.email.split("-", 1)[1][:18] for o in outcomes]
     terminal.table(
+        ["e-mail", "category", "route", "citations", "score", "masked", "status"],
         [
-            "e-mail", "category", "route", "citations", "score", "masked", "tokens in/out", "€", "Wh", "gCO2e", "s",
-            "status",
+            [name, o.category, o.route, o.citations, o.score, o.masked, o.status]
+            for name, o in zip(names, outcomes, strict=True)
         ],
+    )
+    terminal.table(
+        ["e-mail", "tokens in/out", "€", "Wh", "gCO2e", "seconds"],
         [
             [
-                o.email, o.category, o.route, o.citations, o.score, o.masked, f"{o.input_tokens}/{o.output_tokens}",
-                f"{o.cost_eur:.4f}", o.energy_wh, o.carbon_g, f"{o.seconds:.0f}", o.status,
+                name, f"{o.input_tokens}/{o.output_tokens}", f"{o.cost_eur:.4f}", o.energy_wh, o.carbon_g,
+                f"{o.seconds:.0f}",
             ]
-            for o in outcomes
+            for name, o in zip(names, outcomes, strict=True)
         ],
     )  # fmt: skip
     sent = sorted(path.name for path in sink.folder.glob("*.eml")) if sink.folder.exists() else []
@@ -255,7 +260,10 @@ def _conclude(terminal: Terminal, outcomes: list[_Outcome], sink: Sink, approve:
         terminal.say(f"Sent e-mails are kept under {str(sink.folder)!r} ({len(sent)} so far).")
     first = outcomes[0].run if outcomes else "RUN"
     terminal.say("\nThree commands to try next:")
-    terminal.say("  .venv/bin/metier review                      read the drafts with their sources, approve or edit")
-    terminal.say(f"  .venv/bin/metier runs show {first}    every step, call, cost and gram of one run")
-    terminal.say("  .venv/bin/metier serve                       the gateway for your own clients, and the review page")
+    for command_line, purpose in (
+        ("metier review", "read the drafts with their sources, approve, edit"),
+        (f"metier runs show {first}", "every step, call, cost and gram of one run"),
+        ("metier serve", "the gateway for your clients, and the review page"),
+    ):
+        terminal.say(f"  [bold].venv/bin/{command_line}[/bold]\n      {purpose}")
     terminal.data({"emails": outcomes, "sent": sent, "folder": str(pathlib.Path(sink.folder))})

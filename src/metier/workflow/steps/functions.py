@@ -23,8 +23,9 @@ _ASKING = re.compile(
 _WRAPPED = re.compile(r"(?<=[^\n]{50})\n(?=[^\s\-–—•*·\d])")
 """A line break that only ends a full line: the next line goes on with the sentence."""
 _QUESTIONS = 4
-_QUOTE_CUT = 200
-"""Characters from which a quote that ends without punctuation is taken to have been cut by its longest length."""
+_VAGUE = 40
+"""Characters below which a question is searched together with the subject: it rarely says what it is about."""
+_STOP = re.compile(r"(?<=[.!?…])\s+(?=[A-ZÀ-ÖØ-Þ0-9«\"(])|\n+")
 _FRAME: Mapping[str, tuple[str, str, str]] = {
     "fr": ("Bonjour,", "Merci pour votre message.", "Cordialement,"),
     "en": ("Hello,", "Thank you for your message.", "Kind regards,"),
@@ -65,7 +66,10 @@ def questions(text: str, subject: str = "", topic: str = "") -> JSON:
         elif item:
             listing = False
     asked = asked[:_QUESTIONS]
-    searched = [f"{topic} : {question}" if topic else question for question in asked]
+    about = [topic, *([subject] if subject else [])]
+    searched = [
+        " : ".join([*(about if len(question) < _VAGUE else about[:1]), question]).strip(" :") for question in asked
+    ]
     whole = f"{topic} {subject}".strip() or text[:500]
     if not asked:
         return {"questions": [subject or text[:200]], "queries": [whole]}
@@ -73,39 +77,46 @@ def questions(text: str, subject: str = "", topic: str = "") -> JSON:
 
 
 def brief(questions: list[JSON], hits: list[JSON]) -> JSON:
-    """Put each question beside the extracts that were found for it; what was found for the whole comes last."""
+    """Put each question beside the sentences found for it, all numbered, so that a model points instead of copying."""
     known = [hit for hit in hits if isinstance(hit, dict)]
-    parts: list[JSON] = [
-        {"question": question, "docs": [hit for hit in known if hit.get("query") == number]}
-        for number, question in enumerate(questions)
-    ]
-    return {"parts": parts, "others": [hit for hit in known if hit.get("query") not in range(len(questions))]}
+    sentences: list[JSON] = []
+    parts: list[JSON] = []
+    for number, question in enumerate([*questions, None]):
+        own: list[JSON] = []
+        for hit in known:
+            found_for = hit.get("query")
+            if found_for == number or (question is None and found_for not in range(len(questions))):
+                for sentence in _sentences(str(hit.get("text", ""))):
+                    sentences.append({"number": len(sentences) + 1, "source": hit.get("id"), "text": sentence})
+                    own.append(sentences[-1])
+        if question is not None or own:
+            parts.append({"question": question, "sentences": own})
+    return {"parts": parts, "sentences": sentences, "count": len(questions)}
 
 
-def compose(answers: list[JSON], subject: str, language: str, signature: str) -> JSON:
+def compose(answers: list[JSON], sentences: list[JSON], subject: str, language: str, signature: str) -> JSON:
     """Put the answers to each question into one polite letter; the words around them are fixed."""
     given = [one for one in answers if isinstance(one, dict)]
+    numbered = {one.get("number"): one for one in sentences if isinstance(one, dict)}
     said = list(dict.fromkeys(str(one.get("answer", "")).strip() for one in given))
     hello, thanks, bye = _FRAME["en" if language == "en" else "fr"]
     body = "\n\n".join([hello, thanks, *(one for one in said if one), f"{bye}\n{signature}"])
     citations: list[JSON] = []
     for one in given:
-        citation: JSON = {
-            "id": str(one.get("source", "")).strip("[] "),
-            "quote": _whole_words(str(one.get("quote", ""))),
-        }
-        if citation not in citations:
-            citations.append(citation)
+        pointed = one.get("sentences")
+        for number in pointed if isinstance(pointed, list) else []:
+            sentence = numbered.get(number, {"source": f"sentence {number}", "text": ""})
+            citation: JSON = {"id": sentence.get("source"), "quote": sentence.get("text")}
+            if citation not in citations:
+                citations.append(citation)
     prefix = "" if subject.lower().startswith(("re:", "re :")) else "Re: "
     return {"subject": " ".join(f"{prefix}{subject}".split()), "body": body, "citations": citations}
 
 
-def _whole_words(quote: str) -> str:
-    """Drop a last word that was cut where the longest quote ends."""
-    quote = quote.strip()
-    if len(quote) < _QUOTE_CUT or quote[-1] in '.!?…»")':
-        return quote
-    return quote.rpartition(" ")[0] or quote
+def _sentences(text: str) -> list[str]:
+    """Cut an extract into sentences and table lines, each as it stands; bits without a claim are left out."""
+    parts = (part.strip() for part in _STOP.split(_WRAPPED.sub(" ", text)))
+    return [part for part in parts if len(part) > 15 and len(part.split()) > 2]
 
 
 def named_order(text: str, orders: list[JSON]) -> JSON:
