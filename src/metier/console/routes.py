@@ -1,0 +1,47 @@
+"""The paths of the console: paths and names, nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from starlette.routing import BaseRoute, Route
+
+from metier.console.asset import Asset
+from metier.console.attempts import Attempts
+from metier.console.door import Door
+from metier.console.rendering import Renderer
+from metier.console.services import ConsoleServices
+from metier.console.session import Sessions
+from metier.console.sign_in import SignIn
+from metier.console.sign_out import SignOut
+from metier.console.task_claim import TaskClaim
+from metier.console.task_decide import TaskDecide
+from metier.console.task_hand_off import TaskHandOff
+from metier.console.task_list import TaskList
+from metier.console.task_release import TaskRelease
+from metier.console.task_show import TaskShow
+
+__all__ = ["pages"]
+
+
+def pages(app: ConsoleServices, *, now: Callable[[], float] = time.time) -> list[BaseRoute]:
+    """List the pages where people sign in, read tasks and decide them; they work without JavaScript."""
+    sessions = Sessions(app.vault, now)
+    renderer = Renderer(sessions, lambda: datetime.fromtimestamp(now(), UTC))
+    door = Door(app.keys, sessions, renderer, app.settings.lang)
+    show = TaskShow(app.review, app.ledger, renderer)
+    task, members, guests = "/review/tasks/{task}", door.members, door.guests
+    sign_in = SignIn(app.keys, door, renderer, Attempts(now))
+    return [
+        Route("/review", members(TaskList(app.review, renderer)), methods=["GET"]),
+        Route("/review/sign-in", guests(sign_in), methods=["POST"]),
+        Route("/review/sign-out", members(SignOut(door, renderer)), methods=["POST"]),
+        Route("/review/static/{name}", guests(Asset(renderer)), methods=["GET"]),
+        Route(task, members(show), methods=["GET"]),
+        Route(f"{task}/claim", members(TaskClaim(app.review, renderer)), methods=["POST"]),
+        Route(f"{task}/decide", members(TaskDecide(app.review, show, renderer)), methods=["POST"]),
+        Route(f"{task}/hand-off", members(TaskHandOff(app.review, show, renderer)), methods=["POST"]),
+        Route(f"{task}/release", members(TaskRelease(app.review, renderer)), methods=["POST"]),
+    ]

@@ -1,0 +1,36 @@
+"""POST /review/tasks/…/decide: records a decision with the corrected draft; the run goes on."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from metier.console.answer import decision, fields
+from metier.console.rendering import Renderer
+from metier.console.task_show import TaskShow
+from metier.console.visit import Visit
+from metier.errors import Conflict, Invalid
+from metier.workflow.review import Review
+
+__all__ = ["TaskDecide"]
+
+
+class TaskDecide:
+    """Ends a task; the second of two people is told that the first was faster, and keeps what they wrote."""
+
+    def __init__(self, review: Review, show: TaskShow, renderer: Renderer) -> None:
+        self._review = review
+        self._show = show
+        self._renderer = renderer
+
+    async def __call__(self, visit: Visit) -> Response:
+        """Decide, or show the form again with what is wrong."""
+        task = await self._review.get(visit.task, visit.who)
+        try:
+            await self._review.decide(task.id, visit.who, decision(task, visit.form))
+        except Invalid as error:
+            return await self._show.page(visit, task, visit.form, error)
+        except Conflict as error:
+            now = await self._review.get(task.id)
+            kept = [field for field in fields(task, visit.form) if field.name in visit.form and field.value]
+            return self._renderer.page(visit, "error.html", error.status, error=error, task=now, kept=kept)
+        return self._renderer.back("/review", "decided")

@@ -1,0 +1,72 @@
+"""GET /review/tasks/…: one task whole, with the form of its decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.responses import Response
+
+from metier.calls import RunId
+from metier.console.answer import choices, fields
+from metier.console.reading import read
+from metier.console.rendering import Renderer
+from metier.console.visit import Visit
+from metier.errors import Invalid
+from metier.record.ledger import Ledger
+from metier.workflow.review import Review, Task
+
+__all__ = ["Footprint", "TaskShow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What the calls to models behind a task have used."""
+
+    calls: int
+    cost_eur: float
+    energy_wh: float | None
+    """None when no call could be estimated."""
+    masked: int
+    """Personal values the models never saw."""
+
+
+class TaskShow:
+    """Shows a task, also again after a form that did not fit."""
+
+    def __init__(self, review: Review, ledger: Ledger, renderer: Renderer) -> None:
+        self._review = review
+        self._ledger = ledger
+        self._renderer = renderer
+
+    async def __call__(self, visit: Visit) -> Response:
+        """Show it as it stands."""
+        task = await self._review.get(visit.task, visit.who)
+        return await self.page(visit, task, {}, None)
+
+    async def page(self, visit: Visit, task: Task, sent: Mapping[str, str], fault: Invalid | None) -> Response:
+        """Fill the page with what was sent, where something was."""
+        return self._renderer.page(
+            visit,
+            "task.html",
+            200 if fault is None else fault.status,
+            task=task,
+            reading=read(task, visit.words.language),
+            fields=fields(task, sent),
+            choices=choices(task),
+            fault=fault,
+            said=visit.request.query_params.get("said"),
+            footprint=await self._footprint(task.run),
+        )
+
+    async def _footprint(self, run: RunId) -> Footprint | None:
+        rows = await self._ledger.of_run(run)
+        if not rows:
+            return None
+        energies = [row["energy_high_kwh"] for row in rows if row["energy_high_kwh"] is not None]
+        return Footprint(
+            calls=len(rows),
+            cost_eur=float(sum(row["cost_eur"] for row in rows)),
+            energy_wh=sum(energies) * 1000 if energies else None,
+            masked=max(sum((row["masked"] or {}).values()) for row in rows),
+        )
