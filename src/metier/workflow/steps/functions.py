@@ -23,6 +23,9 @@ _ASKING = re.compile(
 _WRAPPED = re.compile(r"(?<=[^\n]{50})\n(?=[^\s\-–—•*·\d])")
 """A line break that only ends a full line: the next line goes on with the sentence."""
 _QUESTIONS = 4
+_ANSWER_CUT = 280
+"""Characters from which an answer that ends without punctuation is taken to have been cut by its longest length."""
+_END = re.compile(r"[.!?…](?=\s)")
 _VAGUE = 40
 """Characters below which a question is searched together with the subject: it rarely says what it is about."""
 _STOP = re.compile(r"(?<=[.!?…])\s+(?=[A-ZÀ-ÖØ-Þ0-9«\"(])|\n+")
@@ -98,7 +101,7 @@ def compose(answers: list[JSON], sentences: list[JSON], subject: str, language: 
     """Put the answers to each question into one polite letter; the words around them are fixed."""
     given = [one for one in answers if isinstance(one, dict)]
     numbered = {one.get("number"): one for one in sentences if isinstance(one, dict)}
-    said = list(dict.fromkeys(str(one.get("answer", "")).strip() for one in given))
+    said = list(dict.fromkeys(_whole_sentences(str(one.get("answer", "")).strip()) for one in given))
     hello, thanks, bye = _FRAME["en" if language == "en" else "fr"]
     body = "\n\n".join([hello, thanks, *(one for one in said if one), f"{bye}\n{signature}"])
     citations: list[JSON] = []
@@ -111,6 +114,14 @@ def compose(answers: list[JSON], sentences: list[JSON], subject: str, language: 
                 citations.append(citation)
     prefix = "" if subject.lower().startswith(("re:", "re :")) else "Re: "
     return {"subject": " ".join(f"{prefix}{subject}".split()), "body": body, "citations": citations}
+
+
+def _whole_sentences(answer: str) -> str:
+    """Drop a last sentence that was cut where the longest answer ends."""
+    if len(answer) < _ANSWER_CUT or answer[-1] in '.!?…»")':
+        return answer
+    ends = [found.end() for found in _END.finditer(answer)]
+    return answer[: ends[-1]].strip() if ends else answer
 
 
 def _sentences(text: str) -> list[str]:
