@@ -62,7 +62,7 @@ def _with_pip(what: str) -> None:
     if subprocess.run([*pip, "--version"], capture_output=True, check=False).returncode:
         wheel = _fetch_pip()
         _run([str(python), str(wheel / "pip"), "install", "-q", "--no-index", "--no-deps", str(wheel)])
-    quiet = ["--disable-pip-version-check", "--progress-bar", "on" if sys.stdout.isatty() else "off"]
+    quiet = ["--disable-pip-version-check", *([] if sys.stdout.isatty() else ["-q"])]
     _run([*pip, "install", *quiet, "--require-hashes", "-r", str(ROOT / "requirements" / f"{what}.txt")])
     _run([*pip, "install", *quiet, "-q", "--no-deps", "--no-build-isolation", "-e", str(ROOT)])
 
