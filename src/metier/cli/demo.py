@@ -25,16 +25,16 @@ from metier.settings import Settings
 from metier.workflow.definition import Workflow, load
 from metier.workflow.review import Reviewer, Task
 
-__all__ = ["command"]
+__all__ = ["SENDER", "TEMPLATE", "Outcome", "answer", "command", "prepare"]
 
-_TEMPLATE = preparation.TEMPLATES / "support-reply"
+TEMPLATE = preparation.TEMPLATES / "support-reply"
 _FIRST = ("01-retour-robot-html", "07-delivery-to-belgium-english", "10-client-furieux-mise-en-demeure")
-_SENDER = "Service client Tournevelle <service-client@tournevelle.example>"
+SENDER = "Service client Tournevelle <service-client@tournevelle.example>"
 _REVIEWER = Reviewer("demo", frozenset({"sav", "juridique", "admins"}))
 
 
 @dataclass(slots=True)
-class _Outcome:
+class Outcome:
     """What became of one e-mail."""
 
     email: str
@@ -72,7 +72,7 @@ def command(everything: bool, approve: bool, as_json: bool) -> None:
 async def _demo(terminal: Terminal, everything: bool, approve: bool) -> None:
     settings = configuration.load()
     quiet(settings)
-    names = sorted(path.stem for path in (_TEMPLATE / "sample" / "emails").glob("*.eml"))
+    names = sorted(path.stem for path in (TEMPLATE / "sample" / "emails").glob("*.eml"))
     chosen = names if everything else [name for name in names if name in _FIRST]
     _introduce(terminal, settings, len(chosen))
     await preparation.fetch(settings, [preparation.CHAT_WEIGHTS, preparation.EMBEDDING_WEIGHTS], terminal)
@@ -81,13 +81,13 @@ async def _demo(terminal: Terminal, everything: bool, approve: bool) -> None:
         catalog=Catalog.from_yaml(preparation.local_models()),
         transport=Smtp(await sink.start()),
         confirm=sink.confirm,
-        customers=_TEMPLATE / "sample" / "customers.jsonl",
-        mail_from=_SENDER,
+        customers=TEMPLATE / "sample" / "customers.jsonl",
+        mail_from=SENDER,
         loading=preparation.Loading(terminal),
     )
     try:
         async with build(settings, parts) as app:
-            principal = await _prepare(app, terminal)
+            principal = await prepare(app, terminal)
             outcomes = await _work(app, principal, chosen, terminal, approve)
     finally:
         await sink.stop()
@@ -104,7 +104,7 @@ def _introduce(terminal: Terminal, settings: Settings, count: int) -> None:
     terminal.say(f"Data stays under {str(settings.home)!r}. {count} e-mails of the sample company Tournevelle.\n")
 
 
-async def _prepare(app: App, terminal: Terminal) -> Principal:
+async def prepare(app: App, terminal: Terminal) -> Principal:
     """Make, or find again, everything the workflow needs."""
     system = await preparation.approved_system(
         app, "support-reply", "Draft answers to customer e-mails, approved by an adviser", "Customer service", "demo"
@@ -113,14 +113,12 @@ async def _prepare(app: App, terminal: Terminal) -> Principal:
     principal = await preparation.house_key(app, "workflow support-reply", project, system, ["public"])
     began = time.monotonic()
     done = await preparation.documents(
-        app, principal, "sav", _TEMPLATE / "sample" / "documents",
+        app, principal, "sav", TEMPLATE / "sample" / "documents",
         lambda number, total, name: terminal.note(f"documents {number}/{total} {name}") if number % 6 == 0 else None,
     )  # fmt: skip
     told = ", ".join(f"{count} {status}" for status, count in sorted(done.items()))
     terminal.say(f"Documents: {told} ({time.monotonic() - began:.1f} s)")
-    card = await preparation.classifier(
-        app, principal, "intent", _TEMPLATE / "sample" / "messages.jsonl", terminal.note
-    )
+    card = await preparation.classifier(app, principal, "intent", TEMPLATE / "sample" / "messages.jsonl", terminal.note)
     test = card["test"]
     low, high = test["interval"]
     terminal.say(
@@ -130,15 +128,15 @@ async def _prepare(app: App, terminal: Terminal) -> Principal:
     return principal
 
 
-async def _work(app: App, principal: Principal, names: list[str], terminal: Terminal, approve: bool) -> list[_Outcome]:
-    workflow = load(_TEMPLATE / "flow.yaml")
+async def _work(app: App, principal: Principal, names: list[str], terminal: Terminal, approve: bool) -> list[Outcome]:
+    workflow = load(TEMPLATE / "flow.yaml")
     stop = asyncio.Event()
     outcomes = []
     async with asyncio.TaskGroup() as group:
         worker = group.create_task(app.engine.work(stop))
         try:
             for name in names:
-                outcomes.append(await _one(app, principal, workflow, name, terminal, approve))
+                outcomes.append(await answer(app, principal, workflow, name, terminal, approve))
         finally:
             stop.set()
             with contextlib.suppress(asyncio.CancelledError):
@@ -146,13 +144,13 @@ async def _work(app: App, principal: Principal, names: list[str], terminal: Term
     return outcomes
 
 
-async def _one(
+async def answer(
     app: App, principal: Principal, workflow: Workflow, name: str, terminal: Terminal, approve: bool
-) -> _Outcome:
+) -> Outcome:
     """Start the run of one e-mail and follow it until it is over or waits for a person."""
-    email, inputs = inputs_of((_TEMPLATE / "sample" / "emails" / f"{name}.eml").read_bytes())
+    email, inputs = inputs_of((TEMPLATE / "sample" / "emails" / f"{name}.eml").read_bytes())
     run = await app.engine.start(workflow, inputs, principal)
-    outcome = _Outcome(name, run, problems=list(email.problems))
+    outcome = Outcome(name, run, problems=list(email.problems))
     terminal.say(f"[bold]{name}[/bold]  {email.subject}")
     for problem in email.problems:
         terminal.say(f"  [yellow]{problem}[/yellow]")
@@ -197,7 +195,7 @@ def _decision(task: Task) -> JSON:
     }
 
 
-async def _fill(app: App, outcome: _Outcome) -> None:
+async def _fill(app: App, outcome: Outcome) -> None:
     run = await app.engine.get(outcome.run)
     values = {s.path.rsplit(".", 1)[-1]: s.value for s in await app.engine.steps(outcome.run) if s.kind == "result"}
     waiting = [task.assignee for task in await app.review.list(_REVIEWER, run=outcome.run)]
@@ -232,7 +230,7 @@ def _range(bounds: list[tuple[Any, Any]], factor: float) -> str:
     return f"{low:.2g}–{high:.2g}"
 
 
-def _conclude(terminal: Terminal, outcomes: list[_Outcome], sink: Sink, approve: bool) -> None:
+def _conclude(terminal: Terminal, outcomes: list[Outcome], sink: Sink, approve: bool) -> None:
     names = [o.email.split("-", 1)[0] + " " + o.email.split("-", 1)[1][:18] for o in outcomes]
     terminal.table(
         ["e-mail", "category", "route", "citations", "score", "masked", "status"],
