@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from metier.calls import Call, Principal, new_id
+from metier.calls import Call, Origin, Principal, new_id
 from metier.catalog import Catalog
 from metier.connectors.customers import Customers
 from metier.connectors.outbox import Confirm, Outbox, Transport
@@ -95,31 +95,31 @@ class App:
     review: Review
     outbox: Outbox | None
 
-    def embed(self, principal: Principal) -> Embed:
-        """Give a function that embeds texts in somebody's name, by the one road."""
+    def embed(self, principal: Principal, origin: Origin | None = None) -> Embed:
+        """Give a function that embeds texts in somebody's name, by the one road; `origin` is the step it is for."""
         model = self.roles["embedder"]
 
         async def embed(texts: Sequence[str], purpose: Purpose) -> Vectors:
             inputs = tuple(f"{purpose}: {text}" for text in texts)
-            answer = await self.gateway.collect(Call(principal, model, operation="embed", inputs=inputs))
+            answer = await self.gateway.collect(Call(principal, model, operation="embed", inputs=inputs, origin=origin))
             return np.array(answer.vectors, dtype=np.float32)
 
         return embed
 
-    def embedder(self, principal: Principal) -> Embedder | None:
+    def embedder(self, principal: Principal, origin: Origin | None = None) -> Embedder | None:
         """Give the embedding model as the knowledge room sees it; None where none is declared."""
         name = self.roles["embedder"]
         if name not in self.catalog.names():
             return None
-        return Embedder(self.catalog.model(name).deployments[0].model_id, self.embed(principal))
+        return Embedder(self.catalog.model(name).deployments[0].model_id, self.embed(principal, origin))
 
     def ingest(self, principal: Principal) -> Ingest:
         """Give the way into collections, in somebody's name."""
         return Ingest(self.store, self.embedder(principal))
 
-    def retrieve(self, principal: Principal) -> Retrieve:
+    def retrieve(self, principal: Principal, origin: Origin | None = None) -> Retrieve:
         """Give the search of collections, in somebody's name."""
-        return Retrieve(self.store, self.embedder(principal))
+        return Retrieve(self.store, self.embedder(principal, origin))
 
     async def principal(self, name: str) -> Principal:
         """Give the caller behind a key of this house by the name of the key, for work done inside it."""
@@ -209,15 +209,21 @@ async def _predict(
     app: App, context: StepContext, name: str, version: int | None, text: str
 ) -> tuple[str, float, Mapping[str, float]]:
     classifier = await app.classifiers.get(name, version)
-    (found,) = await classifier.predict([text], app.embed(context.principal))
+    (found,) = await classifier.predict([text], app.embed(context.principal, _origin(context)))
     return found.label, found.confidence, found.probabilities
 
 
 async def _search(
     app: App, context: StepContext, collection: str, query: str, top_k: int, least: float | None
 ) -> Sequence[Extract]:
-    hits = await app.retrieve(context.principal).search(collection, query, context.principal.groups, top_k, least)
+    hits = await app.retrieve(context.principal, _origin(context)).search(
+        collection, query, context.principal.groups, top_k, least
+    )
     return [Extract(hit.id, hit.document, hit.path, hit.text, hit.score) for hit in hits]
+
+
+def _origin(context: StepContext) -> Origin:
+    return Origin(context.run, context.path, context.attempt)
 
 
 def _providers(settings: Settings, parts: Parts) -> dict[str, Provider]:
@@ -268,6 +274,7 @@ async def _background(app: App) -> AsyncIterator[None]:
                 _log.warning("expired placeholders could not be deleted: %s", error)
             await asyncio.sleep(_SWEEP_S)
 
+    failed: Exception | None = None
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(beat()),
@@ -277,8 +284,12 @@ async def _background(app: App) -> AsyncIterator[None]:
         ]
         try:
             yield
+        except Exception as error:  # noqa: BLE001  # raised again below: as it is, not in a group
+            failed = error
         finally:
             await _ended(tasks)
+    if failed is not None:
+        raise failed
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -30,6 +30,8 @@ __all__ = ["SENDER", "TEMPLATE", "Outcome", "answer", "command", "prepare"]
 TEMPLATE = preparation.TEMPLATES / "support-reply"
 _FIRST = ("01-retour-robot-html", "07-delivery-to-belgium-english", "10-client-furieux-mise-en-demeure")
 SENDER = "Service client Tournevelle <service-client@tournevelle.example>"
+_GOOD = 6
+"""The judge's score from which the demonstration approves an answer whose citations are verified."""
 _REVIEWER = Reviewer("demo", frozenset({"sav", "juridique", "admins"}))
 
 
@@ -56,7 +58,9 @@ class Outcome:
 
 @click.command()
 @click.option("--all", "everything", is_flag=True, help="The 12 e-mails instead of 3.")
-@click.option("--approve", is_flag=True, help="Act as the reviewer: approve what is verified, reject the rest.")
+@click.option(
+    "--approve", is_flag=True, help="Act as the reviewer: approve what is verified and judged good, reject the rest."
+)
 @as_json_option
 def command(everything: bool, approve: bool, as_json: bool) -> None:
     """Do the main job on real e-mails with a real local model.
@@ -186,8 +190,10 @@ async def _decide(app: App, run: RunId, terminal: Terminal) -> bool:
 def _decision(task: Task) -> JSON:
     if task.edit is None:
         return {"decision": "taken", "note": "demonstration"}
-    check = task.show.get("steps.check")
+    check, grade = task.show.get("steps.check"), task.show.get("steps.grade")
     verified = isinstance(check, dict) and check.get("ok") is True
+    score = grade.get("score") if isinstance(grade, dict) else 0
+    verified = verified and isinstance(score, int) and score >= _GOOD
     edited: Any = task.edit
     return {
         "decision": "approve" if verified else "reject",
@@ -231,7 +237,7 @@ def _range(bounds: list[tuple[Any, Any]], factor: float) -> str:
 
 
 def _conclude(terminal: Terminal, outcomes: list[Outcome], sink: Sink, approve: bool) -> None:
-    names = [o.email.split("-", 1)[0] + " " + o.email.split("-", 1)[1][:18] for o in outcomes]
+    names = [o.email.split("-", 1)[0] + " " + o.email.split("-", 1)[1][:14] for o in outcomes]
     terminal.table(
         ["e-mail", "category", "route", "citations", "score", "masked", "status"],
         [

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from metier.app import App
 from metier.calls import JSON, RunId
@@ -46,7 +47,7 @@ def _list(workflow: str | None, status: Any, before: str | None, limit: int, as_
             [
                 [
                     r.id, r.workflow, r.status, r.outcome, r.parked_on, f"{r.cost_eur:.4f}",
-                    r.created_at.isoformat(" ", "seconds"),
+                    f"{r.created_at:%d/%m %H:%M}",
                 ]
                 for r in found
             ],
@@ -80,22 +81,15 @@ def _show(run_id: str, clear: bool, as_json: bool) -> None:
         )
         if found.failure:
             terminal.say(f"[red]{found.failure.code}[/red] at {found.failure.path}: {found.failure.message}")
+        for step in steps:
+            _say(step, terminal)
+        terminal.say("")
         terminal.table(
-            ["step", "try", "what", "given", "gave", "s"],
+            ["step", "model", "outcome", "in/out", "€", "Wh", "gCO2e", "masked", "s"],
             [
                 [
-                    s["path"] + (f"/{s['name']}" if s["name"] else ""), s["attempt"], s["kind"],
-                    _short(s["given"]), _short(s["value"]), s["seconds"],
-                ]
-                for s in steps
-            ],
-        )  # fmt: skip
-        terminal.table(
-            ["call", "step", "model", "outcome", "tokens in/out", "€", "Wh", "gCO2e", "masked", "s"],
-            [
-                [
-                    row["id"], row["path"], row["model"], row["error_code"] or row["outcome"],
-                    f"{row['input_tokens']}/{row['output_tokens']}", f"{row['cost_eur']:.6f}",
+                    row["path"], row["model"], row["error_code"] or row["outcome"],
+                    f"{row['input_tokens']}/{row['output_tokens']}", f"{row['cost_eur']:.4f}",
                     _range(row["energy_low_kwh"], row["energy_high_kwh"], 1000),
                     _range(row["carbon_low_g"], row["carbon_high_g"], 1),
                     sum((row["masked"] or {}).values()), f"{row['duration_s']:.1f}",
@@ -133,6 +127,18 @@ def _cancel(run_id: str, as_json: bool) -> None:
         terminal.say("Cancelled.")
 
     run(work, as_json=as_json)
+
+
+def _say(step: dict[str, Any], terminal: Terminal) -> None:
+    """Tell one step in a few lines: what it is, what it was given, what it gave."""
+    colour = {"error": "red", "decision": "cyan", "result": "green"}.get(step["kind"], "dim")
+    name = step["path"] + (f"/{step['name']}" if step["name"] else "")
+    again = f" (try {step['attempt']})" if step["attempt"] > 1 else ""
+    seconds = "" if step["seconds"] is None else f"  {step['seconds']:.1f} s"
+    terminal.say(f"[bold]{escape(name)}[/bold]{again}  [{colour}]{step['kind']}[/{colour}]{seconds}")
+    for label, value in (("given", step["given"]), ("gave", step["value"])):
+        if value is not None:
+            terminal.say(f"  [dim]{label}[/dim] {escape(_short(value))}")
 
 
 def _masked(step: StepRecord, clear: bool) -> dict[str, Any]:

@@ -65,11 +65,12 @@ class Terminal:
         """Show rows to a person."""
         if self.as_json:
             return
-        table = Table(title=title, title_justify="left", header_style="bold")
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+        cells = [["" if cell is None else escape(str(cell)) for cell in row] for row in rows]
+        table = Table(title=title, title_justify="left", header_style="bold dim", box=None, padding=(0, 2, 0, 0))
+        for number, column in enumerate(columns):
+            table.add_column(column, overflow="fold", no_wrap=number == 0)
+        for row in cells:
+            table.add_row(*row)
         self.out.print(table)
 
 

@@ -31,13 +31,15 @@ def command(by: tuple[Any, ...], since: Any, until: Any, project: str | None, as
     async def work(app: App, terminal: Terminal) -> None:
         await app.ledger.flush()
         found = await app.ledger.usage(by, since=_utc(since), until=_utc(until), project=project)
-        terminal.data({"usage": found})
+        names = {system.id: system.name for system in await app.register.list()}
+        terminal.data({"usage": found, "systems": names})
         terminal.table(
-            [*by, "calls", "errors", "tokens in", "out", "€", "Wh", "gCO2e", "not estimated"],
+            [*by, "calls", "errors", "in", "out", "€", "Wh", "gCO2e", "not estimated"],
             [
                 [
-                    *(getattr(row, name) for name in by), row.calls, row.errors, row.input_tokens, row.output_tokens,
-                    f"{row.cost_eur:.6f}" + (f" ({row.unpriced} unpriced)" if row.unpriced else ""),
+                    *(names.get(value, value) for value in (getattr(row, name) for name in by)),
+                    row.calls, row.errors, row.input_tokens, row.output_tokens,
+                    f"{row.cost_eur:.4f}" + (f" ({row.unpriced} unpriced)" if row.unpriced else ""),
                     _range(row.energy_low_wh, row.energy_high_wh), _range(row.carbon_low_g, row.carbon_high_g),
                     row.not_estimated,
                 ]
