@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+import io
 import pathlib
 import re
+import urllib.parse
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,7 +30,7 @@ from metier.workflow.review import Review, Reviewer, Task, TaskDesk
 from tests.workflow.flows import WHO, flow, step
 from tests.world import serve
 
-__all__ = ["APPROVAL", "HANDOFF", "LETTER", "Browser", "Office", "Page", "approval", "handoff", "office"]
+__all__ = ["APPROVAL", "HANDOFF", "LETTER", "Browser", "Office", "Page", "approval", "handoff", "office", "reviewer"]
 
 APPROVAL: dict[str, JSON] = {
     "type": "object",
@@ -140,7 +142,11 @@ class Browser:
 
     async def _show(self, method: str, path: str, fields: dict[str, str] | None, headers: Mapping[str, str]) -> Page:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self.client.request(method, self.url + path, data=fields, headers=named) as answer:
+        data = None
+        if fields is not None:
+            named["content-type"] = "application/x-www-form-urlencoded"
+            data = io.BytesIO(urllib.parse.urlencode(fields).encode())
+        async with self.client.request(method, self.url + path, data=data, headers=named) as answer:
             page = Page(answer.status, answer.url.path, answer.headers, await answer.text())
         self.page = page
         return page
@@ -167,6 +173,8 @@ class Office:
         """Start a run and give the task it waits for."""
         run = await self.engine.start(workflow, {"text": "Où est mon colis ?", "subject": "Retour", **inputs}, WHO)
         await self.engine.drain()
+        now = await self.engine.get(run)
+        assert now.status == "parked", now.failure
         return await self.task(run)
 
     async def task(self, run: RunId) -> Task:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Literal, TypeAlias, cast
 
 from metier.console import english, french
@@ -64,9 +65,7 @@ class Words:
     def number(self, value: float, digits: int = 2) -> str:
         """Write a number with this many significant digits."""
         text = f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
-        if "e" in text:
-            text = f"{value:.10f}".rstrip("0")
-        return text.replace(".", self._words["decimal"])
+        return f"{Decimal(text):f}".replace(".", self._words["decimal"])
 
     def _length(self, length: timedelta) -> str:
         minutes = int(length.total_seconds() // 60)

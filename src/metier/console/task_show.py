@@ -25,8 +25,8 @@ class Footprint:
 
     calls: int
     cost_eur: float
-    energy_wh: float | None
-    """None when no call could be estimated."""
+    energy_wh: tuple[float, float] | None
+    """Least and most; None unless every call that reached a model could be estimated."""
     masked: int
     """Personal values the models never saw."""
 
@@ -63,10 +63,12 @@ class TaskShow:
         rows = await self._ledger.of_run(run)
         if not rows:
             return None
-        energies = [row["energy_high_kwh"] for row in rows if row["energy_high_kwh"] is not None]
+        reached = [row for row in rows if row["deployment"] is not None]
+        known = bool(reached) and all(row["energy_high_kwh"] is not None for row in reached)
+        low, high = (sum(row[f"energy_{end}_kwh"] * 1000 for row in reached) if known else 0 for end in ("low", "high"))
         return Footprint(
             calls=len(rows),
             cost_eur=float(sum(row["cost_eur"] for row in rows)),
-            energy_wh=sum(energies) * 1000 if energies else None,
+            energy_wh=(low, high) if known else None,
             masked=max(sum((row["masked"] or {}).values()) for row in rows),
         )
