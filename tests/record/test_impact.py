@@ -95,7 +95,7 @@ def test_the_local_machine_counts_measured_time_times_declared_power() -> None:
     found = impact(deployed(EnergyCard(watts=50, zone="FRA")), Usage(10, 10), 36.0)
     assert found.energy_kwh is not None and found.carbon_g is not None
     assert (found.energy_kwh.low, found.energy_kwh.high) == pytest.approx((0.0004, 0.0006))
-    assert "measured time × declared power" in found.method and found.zone == "FRA"
+    assert "measured time x declared power" in found.method and found.zone == "FRA"
     assert 0.01 < found.carbon_g.low < found.carbon_g.high < 0.06
     wide = impact(deployed(EnergyCard(watts=50, watts_high=80)), Usage(10, 0), 36.0)
     assert wide.energy_kwh is not None and wide.zone == "WOR"

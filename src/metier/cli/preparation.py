@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
@@ -87,7 +88,9 @@ def write_config(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     """Write metier.yaml whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".new")
-    temporary.write_text(yaml.safe_dump(dict(content), allow_unicode=True, sort_keys=False), encoding="utf-8")
+    # Through JSON, so that equal parts are written out and not as YAML references to each other.
+    text = yaml.safe_dump(json.loads(json.dumps(dict(content))), allow_unicode=True, sort_keys=False)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

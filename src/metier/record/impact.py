@@ -63,7 +63,7 @@ def _measured(card: EnergyCard, duration_s: float) -> Impact:
     energy = Range(low * hours / 1000, max(low, high) * hours / 1000)
     grams = _grams_per_kwh(zone)
     return Impact(
-        method=f"measured time × declared power; {zone} mix of {_ECOLOGITS}; making of the machine not counted",
+        method=f"measured time x declared power; {zone} mix of {_ECOLOGITS}; making of the machine not counted",
         energy_kwh=energy,
         carbon_g=None if grams is None else Range(energy.low * grams, energy.high * grams),
         zone=zone,
