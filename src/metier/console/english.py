@@ -8,7 +8,7 @@ __all__ = ["WORDS"]
 
 WORDS: Mapping[str, str] = {
     "language": "English",
-    "moment": "%-d %b %Y, %H:%M",
+    "moment": "%d %b %Y, %H:%M",
     "decimal": ".",
     "skip": "Skip to content",
     "product": "Métier",
