@@ -103,9 +103,7 @@ def _human() -> dict[str, JSON]:
         "edit": _EXPR,
         "due": _DURATION,
         "remind": {"type": "array", "items": _DURATION},
-        "on_timeout": {
-            "oneOf": [{"const": "fail"}, _closed({"reassign": _WHO}, "reassign"), _closed({"output": {}}, "output")]
-        },
+        "on_timeout": {"oneOf": [_closed({"reassign": _WHO}, "reassign"), _closed({"output": {}}, "output")]},
     }
     return _closed({key: found[key] for key in HUMAN_KEYS}, "assign", "title")
 

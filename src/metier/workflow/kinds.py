@@ -154,8 +154,7 @@ def _human(node: Node, what: str) -> JSON:
 
 def _on_timeout(node: Node, what: str) -> None:
     if node.shape == "scalar":
-        node.one_of(what, ("fail",))
-        return
+        node.fail(f"{what} is either {{reassign: group:…}} or {{output: …}}")
     node.only(what, ("reassign", "output"))
     if len(node.entries) != 1:
         node.fail(f"{what} is either {{reassign: group:…}} or {{output: …}}")

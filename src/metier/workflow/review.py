@@ -105,7 +105,7 @@ class TaskDesk:
             "path": park.path,
             "attempt": park.attempt,
             "name": park.name,
-            "title": _seal(self._vault, id, "title", asked.get("title") or f"{opening.workflow}: {park.path}"),
+            "title": _seal(self._vault, id, "title", _title(asked.get("title")) or f"{opening.workflow}: {park.path}"),
             "assignee": _assignee(asked.get("assign")),
             "payload": _seal(self._vault, id, "payload", payload),
             "due_at": None if due is None else now + _length(due),
@@ -176,7 +176,10 @@ class Review:
 
     async def decide(self, task: TaskId, reviewer: Reviewer, decision: JSON) -> None:
         """Record a decision and make the run go on, together; the second of two people gets Conflict."""
-        await self._settle(await self._mine(task, reviewer), decision, reviewer.name, "decided")
+        row = await self._mine(task, reviewer)
+        if row["state"] not in ("open", "claimed"):
+            raise await self._taken(task)
+        await self._settle(row, decision, reviewer.name, "decided")
 
     async def sweep(self) -> Swept:
         """Remind, reassign and expire by the dates of tasks; any worker may do it at any time."""
@@ -269,6 +272,13 @@ def _completed(decision: JSON, payload: Mapping[str, JSON]) -> JSON:
     if draft is None or not wanted or not isinstance(decision, dict):
         return decision
     return {**decision, "edited": decision.get("edited", draft)}
+
+
+def _title(written: JSON) -> JSON:
+    """A title may be given in several languages: French first, as everywhere in this house."""
+    if isinstance(written, dict):
+        return written.get("fr") or next(iter(written.values()), None)
+    return written
 
 
 def _assignee(written: JSON) -> str:
