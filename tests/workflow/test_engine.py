@@ -80,9 +80,18 @@ async def test_the_same_cause_starts_a_run_once(store: Store, vault: Vault) -> N
 async def test_inputs_that_do_not_fit_start_nothing(store: Store, vault: Vault) -> None:
     engine = Engine(store, vault, {})
     strict = replace(flow(step("a")), inputs={"type": "object", "required": ["email"]})
-    with pytest.raises(Invalid, match="required"):
+    with pytest.raises(Invalid, match="missing 'email'"):
         await engine.start(strict, {"mail": 1}, WHO)
     assert await count(store, "runs") == 0
+
+
+async def test_inputs_that_are_not_given_have_their_defaults(store: Store, vault: Vault) -> None:
+    engine = Engine(store, vault, {})
+    schema: dict[str, JSON] = {"type": "object", "properties": {"language": {"type": "string", "default": "fr"}}}
+    run = await engine.start(replace(flow(output="{{ inputs.language }}"), inputs=schema), {}, WHO)
+    await engine.drain()
+    assert await engine.result(run) == "fr"
+    assert await engine.inputs(run) == {"language": "fr"}
 
 
 async def test_a_run_keeps_the_definition_it_was_started_with(store: Store, vault: Vault) -> None:

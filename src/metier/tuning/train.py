@@ -107,8 +107,7 @@ async def fit(
     for strength in _STRENGTHS:
         progress(f"{kind}: strength {strength:g}")
         model = regression(C=strength, max_iter=2000, class_weight="balanced", random_state=0).fit(train_x, train_y)
-        order = [list(model.classes_).index(label) for label in labels]
-        weights, bias = model.coef_[order].astype(np.float32), model.intercept_[order].astype(np.float32)
+        weights, bias = _rows(model, labels)
         temperature, loss = _temperature(check_x @ weights.T + bias, check_y)
         if best is None or loss < best[0] - 1e-6:
             best = (loss, strength, Classifier(labels, kind, weights, bias, idf, temperature))
@@ -178,6 +177,15 @@ def _idf(texts: Sequence[str]) -> NDArray[np.float32]:
     idf = np.log((1 + len(texts)) / (1 + frequency)) + 1
     idf[frequency == 0] = 0
     return idf.astype(np.float32)
+
+
+def _rows(model: Any, labels: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weights and bias of each label; for two labels, scikit-learn only keeps the odds of the second."""
+    weights, bias = model.coef_, model.intercept_
+    if len(model.classes_) == 2:
+        weights, bias = np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    order = [list(model.classes_).index(label) for label in labels]
+    return weights[order].astype(np.float32), bias[order].astype(np.float32)
 
 
 def _temperature(scores: NDArray[np.float32], truth: NDArray[np.int64]) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from metier.store import Row, Store, Tx
 from metier.vault import Vault
 from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, EntryKind, Failure, Key
 from metier.workflow.context import Clock, StepContext, StepFunction, fits, plain, utc
-from metier.workflow.definition import Kind, Workflow, to_data
+from metier.workflow.definition import Kind, Workflow, accept, to_data
 from metier.workflow.dispatch import Chore, Dispatch, Pace
 from metier.workflow.interpreter import given
 from metier.workflow.journal import CHANNEL, opened, sealed, unsealed
@@ -127,8 +127,7 @@ class Engine:
         self, workflow: Workflow, inputs: Mapping[str, JSON], principal: Principal, *, dedupe: str | None = None
     ) -> RunId:
         """Start a run, pinned to this definition; the same `dedupe` gives the run it has already started."""
-        clear = plain(dict(inputs))
-        fits(clear, workflow.inputs, f"the inputs of {workflow.name!r}")
+        clear = accept(workflow, plain(dict(inputs)))
         run = RunId(new_id("run"))
         rights: dict[str, JSON] = {
             "name": principal.name,

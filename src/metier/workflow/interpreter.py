@@ -308,7 +308,7 @@ class _Walk:
     def money(self, step: Step, path: str, attempt: int) -> Command | None:
         """Hold a step that would start with the money of the run spent."""
         budget, limit, spent = self.workflow.budget, self.purse.limit, self.purse.spent()
-        if budget is None or limit is None or spent <= limit:
+        if budget is None or limit is None or spent < limit:
             return None
         decision = self.decided(path, attempt, ASK_BUDGET)
         if decision == "continue":

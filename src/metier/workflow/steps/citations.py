@@ -26,8 +26,10 @@ def check_draft(draft: dict[str, JSON], hits: list[JSON], given: list[JSON], lan
     allowed = {f"given {number}": text for number, text in enumerate(given, 1) if isinstance(text, str) and text}
     spoken: Language = "en" if language == "en" else "fr"
     found = check_citations(body, citations, offered, allowed, spoken)
-    wrong = {finding.where for finding in found.findings if finding.kind in ("citation unknown", "quote not found")}
-    verified = sum(1 for citation in citations if citation.id not in wrong)
+    wrong = {(finding.kind, finding.where) for finding in found.findings}
+    verified = sum(
+        ("citation unknown", one.id) not in wrong and ("quote not found", one.quote) not in wrong for one in citations
+    )
     missing = not citations
     return {
         "ok": found.ok and not missing,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -29,6 +30,7 @@ class CodeSteps:
             known = sorted(self._functions)
             raise NotFound(f"step {context.path!r} calls the function {name!r}, which is none of {known}")
         try:
-            return function(**with_)
+            called = inspect.signature(function).bind(**with_)
         except TypeError as error:
             raise Invalid(f"step {context.path!r} calls {name!r} with {sorted(with_)}: {error}") from error
+        return function(*called.args, **called.kwargs)

@@ -51,7 +51,7 @@ def language(text: str) -> JSON:
     french = sum(word in _FRENCH for word in words) / len(words)
     english = sum(word in _ENGLISH for word in words) / len(words)
     accents = sum(word.isascii() is False for word in words) / len(words)
-    if max(french, english) < 0.08 and accents == 0 and len(words) > 6:
+    if max(french, english) < 0.12 and accents == 0 and len(words) > 6:
         return {"language": "other", "empty": False}
     return {"language": "en" if english > french + accents / 2 else "fr", "empty": False}
 

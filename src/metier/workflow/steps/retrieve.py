@@ -27,7 +27,9 @@ class RetrieveSteps:
         collection, asked = config.get("collection"), with_.get("query")
         queries = [one for one in (asked if isinstance(asked, list) else [asked]) if isinstance(one, str)]
         if not isinstance(collection, str) or not queries:
-            raise Invalid(f"step {context.path!r} needs a collection and a query that is text, got {asked!r}")
+            raise Invalid(
+                f"step {context.path!r} needs a collection and a query that is text, got {type(asked).__name__}"
+            )
         top_k, least = config.get("top_k", 6), config.get("min_score")
         if not isinstance(top_k, int) or not 1 <= top_k <= _MOST:
             raise Invalid(f"step {context.path!r} asks for {top_k!r} extracts: give a number from 1 to {_MOST}")
