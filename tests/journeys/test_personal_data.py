@@ -1,0 +1,87 @@
+"""Personal data of real e-mails never leaves in the bytes given to a provider, and comes back in the draft."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from psycopg import sql
+
+from metier.calls import Call
+from metier.cli.emails import inputs_of
+from metier.providers.scripted import Script, gives
+from metier.store import Store
+from tests.journeys.company import company, drafting, mail, numbered, truth, wrote
+
+PLACEHOLDER = re.compile(r"\[\[[A-Z_]+_\d+[a-z]?\]\]")
+
+
+def folded(text: str) -> str:
+    """One spelling for spaces and case; JSON escapes are not in the way."""
+    return " ".join(text.replace("\\n", " ").split()).casefold()
+
+
+def personal(number: int) -> Iterator[str]:
+    """What must be masked of an e-mail and of the file attached to it."""
+    (entry,) = (entry for name, entry in truth().items() if name.startswith(f"{number:02}-"))
+    yield from entry["personal"]
+    yield from entry.get("in_attachment", [])
+
+
+def repeats(call: Call) -> Script:
+    """A writer who addresses the customer by every placeholder it was shown, and a judge."""
+    if not drafting(call):
+        return gives({"critique": "aucun", "grounded": True, "score": 9})
+    shown = [*dict.fromkeys(PLACEHOLDER.findall(call.messages[-1].content))]
+    number = next(iter(numbered(call)), 1)
+    answer = f"Vous avez écrit : {' '.join(shown)}."[:320]
+    return gives({"answers": [{"question": 1, "sentences": [number], "answer": answer}]})
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+async def test_no_personal_value_reaches_a_provider(store: Store, tmp_path: pathlib.Path, number: int) -> None:
+    _, inputs = inputs_of(mail(number))
+    received = folded(f"{inputs['text']} {inputs['attachments']} {inputs['subject']}")
+    async with company(store.url, tmp_path, repeats) as c:
+        run = await c.receive(number)
+        assert len(c.provider.calls) >= 2
+        given = folded(" ".join(map(wrote, c.provider.calls)))
+        for value in personal(number):
+            assert folded(value) not in given, f"{value!r} was shown to the model"
+        shown = PLACEHOLDER.findall(next(filter(drafting, c.provider.calls)).messages[-1].content)
+        letter: Any = (await c.values(run))["refine#1.letter"]
+        assert not PLACEHOLDER.search(letter["body"])
+        said = {value for value in personal(number) if folded(value) in received}
+        if said:
+            assert shown and any(folded(value) in folded(letter["body"]) for value in said), "the draft has them again"
+
+
+async def test_an_empty_message_shows_nothing_to_a_model(store: Store, tmp_path: pathlib.Path) -> None:
+    async with company(store.url, tmp_path, repeats) as c:
+        await c.receive(12)
+        assert c.provider.calls == []
+
+
+async def test_the_tables_hold_no_personal_value_in_clear(store: Store, tmp_path: pathlib.Path) -> None:
+    """Runs, journal, tasks, calls, pseudonyms, outbox: whatever is kept of an e-mail is sealed."""
+    async with company(store.url, tmp_path, repeats) as c:
+        run = await c.receive(6)
+        await c.decide(run, {"decision": "approve"})
+        await c.app.ledger.flush()
+    async with store.connection() as connection:
+        found = await connection.execute("SELECT tablename AS name FROM pg_tables WHERE schemaname = 'public'")
+        tables = [row["name"] for row in await found.fetchall()]
+        assert {"runs", "journal", "tasks", "calls", "outbox", "pseudonyms"} <= {*tables}
+        for table in tables:
+            query = sql.SQL("SELECT t::text AS line FROM {} t").format(sql.Identifier(table))
+            rows = await (await connection.execute(query)).fetchall()
+            for value in personal(6):
+                kept = [row["line"] for row in rows if value in row["line"] or value.encode().hex() in row["line"]]
+                assert not kept, f"{table} keeps {value!r} in clear"
+    assert not [
+        path for path in tmp_path.rglob("*") if path.is_file() and "sent" not in path.parts
+        and any(value.encode() in path.read_bytes() for value in personal(6))
+    ], "neither do the files of the house"  # fmt: skip
