@@ -40,7 +40,7 @@ from metier.store import Store
 from metier.tuning.classifier import Classifiers
 from metier.vault import Vault, master_key_file
 from metier.workflow.dispatch import Pace, migrations
-from metier.workflow.engine import Engine, StepContext
+from metier.workflow.engine import Engine, StepContext, StepFunction
 from metier.workflow.review import Review, TaskDesk
 from metier.workflow.steps import step_functions
 from metier.workflow.steps.handed import Extract
@@ -71,6 +71,8 @@ class Parts:
     guardrails: Sequence[Guardrail] = ()
     """Further guardrails, after the masking of personal data, which always comes first."""
     roles: Mapping[str, str] | None = None
+    around: Callable[[StepFunction], StepFunction] = lambda step: step
+    """Put around every step function: by tests that count steps, or that die inside them."""
     loading: Callable[[str, float], None] = lambda model, seconds: None
     """Told while a local model is being loaded: name and seconds so far."""
 
@@ -183,7 +185,8 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         search=lambda *given: _search(handed["app"], *given),
         tools=tools(outbox, _customers(settings, parts), parts.mail_from or settings.mail_from),
     )
-    engine = Engine(store, vault, functions, desk=TaskDesk(store, vault), pace=parts.pace)
+    steps = {kind: parts.around(function) for kind, function in functions.items()}
+    engine = Engine(store, vault, steps, desk=TaskDesk(store, vault), pace=parts.pace)
     handed["app"] = App(
         settings=settings,
         store=store,
