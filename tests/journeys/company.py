@@ -108,6 +108,7 @@ class Company:
     flow: Workflow
     provider: ScriptedProvider
     mailbox: pathlib.Path
+    smtp_port: int
 
     async def receive(self, number: int, **changes: JSON) -> RunId:
         """Start the run of an e-mail and move it as far as it goes."""
@@ -148,14 +149,13 @@ async def company(
     """Build it with its documents; every message is of this `category`, or of the one the sample messages teach."""
     provider = ScriptedProvider(answer=answer)
     sink = Sink(home / "sent")
-    parts = Parts(
-        transport=Smtp(await sink.start()), confirm=sink.confirm, mail_from=SENDER, customers=SAMPLE / "customers.jsonl"
-    )
+    account = await sink.start()
+    parts = Parts(transport=Smtp(account), confirm=sink.confirm, mail_from=SENDER, customers=SAMPLE / "customers.jsonl")
     try:
         async with build_for_tests(home, url, provider, parts) as app:
             who = await caller(app, "workflow support-reply")
             await furnish(app, who, category)
-            yield Company(app, who, flow or load(TEMPLATE / "flow.yaml"), provider, sink.folder)
+            yield Company(app, who, flow or load(TEMPLATE / "flow.yaml"), provider, sink.folder, account.port)
     finally:
         await sink.stop()
 
