@@ -31,6 +31,8 @@ class Model:
     held: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     """Tells each question that is being held back."""
     released: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when an answer was given whole."""
 
     def kinds(self) -> Counter[str]:
         """How many requests came for each kind of question."""
@@ -57,6 +59,7 @@ class Model:
             await self.released.wait()
         await response.write(stream[300:])
         await response.write_eof()
+        self.ended.set()
         return response
 
     def models(self) -> dict[str, Any]:
