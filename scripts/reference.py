@@ -1,7 +1,7 @@
 """Write the parts of docs/reference that the code knows best, between `<!-- made: NAME -->` and `<!-- end -->`.
 
-    python scripts/reference.py            rewrite what has changed
-    python scripts/reference.py --check    change nothing; say which pages are out of date and exit with 1
+python scripts/reference.py            rewrite what has changed
+python scripts/reference.py --check    change nothing; say which pages are out of date and exit with 1
 """
 
 from __future__ import annotations
