@@ -108,6 +108,11 @@ class Store:
             raise Unavailable(
                 f"the database at {self.where()} does not answer: {reason}; check METIER_DATABASE_URL"
             ) from error
+        except psycopg.ProgrammingError:
+            # What it says repeats the address, password included.
+            raise ConfigError(
+                "METIER_DATABASE_URL is no address of a PostgreSQL: write postgresql://user:password@host:5432/database"
+            ) from None
         await probe.close()
         await self._pool.open(wait=True, timeout=20)
         return self
