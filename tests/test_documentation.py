@@ -251,6 +251,13 @@ def test_both_readmes_say_the_same() -> None:
     } - {"docs/fr/demarrage.md"}
 
 
+def test_both_quick_starts_take_the_same_steps() -> None:
+    english, french = DOCS / "quickstart.md", DOCS / "fr" / "demarrage.md"
+    without = [[re.sub(r"\s+#.*|<.*?>", "", b) for b in examples(page, "sh")] for page in (english, french)]
+    assert without[0] == without[1]
+    assert len(anchors(english)) == len(anchors(french))
+
+
 def test_examples_of_the_readme_run(tmp_path: pathlib.Path) -> None:
     lines = {re.sub(r"\s+#.*", "", line) for page in READMES for b in examples(page, "sh") for line in b.splitlines()}
     chosen = sorted(line for line in lines if _OFFLINE.match(line)) + ["metier --help"]
