@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from metier.cli import main
 
-SECRET_WORDS = ("Traceback", "psycopg", 'File "/')
+NEVER = ("Traceback", "psycopg", 'File "/', "failed unexpectedly")
+"""Words that no command shows, whatever happens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class House:
         told = f"metier {' '.join(arguments)} left with {done.exit_code}: {done.output}"
         assert done.exception is None or isinstance(done.exception, SystemExit), (told, done.exc_info)
         assert done.exit_code == code, told
-        assert not [word for word in SECRET_WORDS if word in done.output], told
+        assert not [word for word in NEVER if word in done.output], told
         return done.output
 
     def data(self, *arguments: str, code: int = 0, env: Mapping[str, str] | None = None) -> Any:
@@ -46,4 +47,5 @@ class House:
         )
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
         assert done.exit_code == code, done.output
+        assert not [word for word in NEVER if word in done.output], done.output
         return json.loads(done.stdout)

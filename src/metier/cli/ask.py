@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
-import orjson
 
 from metier.app import App, Parts
 from metier.calls import JSON, Call, Message, OutputSchema
 from metier.cli import preparation
 from metier.cli.terminal import Terminal, as_json_option, run
+from metier.errors import StepFailed
 from metier.workflow.steps.citations import check_draft
 from metier.workflow.steps.functions import language
+from metier.workflow.steps.llm import read_answer
 
 __all__ = ["command"]
 
@@ -81,7 +84,7 @@ def command(collection: str, question: str, top: int, search_only: bool, as_json
             max_output_tokens=400,
         )
         answer = await app.gateway.collect(call)
-        draft = orjson.loads(answer.text)
+        draft = _draft(answer.text)
         checked = check_draft(draft, extracts, [question], spoken)
         terminal.data({"answer": draft, "check": checked, "hits": extracts, "receipt": answer.receipt})
         terminal.say(str(draft["body"]))
@@ -94,3 +97,10 @@ def command(collection: str, question: str, top: int, search_only: bool, as_json
                 terminal.say(str(checked["critique"]))
 
     run(work, as_json=as_json, parts=Parts(loading=preparation.Loading(Terminal(as_json))))
+
+
+def _draft(text: str) -> dict[str, Any]:
+    draft, problem = read_answer(text, _SCHEMA)
+    if problem is not None or not isinstance(draft, dict):
+        raise StepFailed(f"the model did not answer as it was asked to: {problem}; ask again, or use a larger model")
+    return draft

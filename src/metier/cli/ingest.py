@@ -39,6 +39,8 @@ def command(
     """
 
     async def work(app: App, terminal: Terminal) -> None:
+        if not (paths or remove or list_):
+            raise Invalid(f"there is nothing to put into {collection!r}: give files or folders")
         files = _files(paths)
         if dry_run:
             terminal.data({"files": [str(f) for f in files], "groups": list(groups)})
@@ -67,6 +69,8 @@ def command(
                 reports.append(await ingest.add(collection, file.name, file.read_bytes(), frozenset(groups)))
             except MetierError as error:
                 refused.append({"name": file.name, "reason": error.message})
+            except OSError as error:
+                refused.append({"name": file.name, "reason": f"it cannot be read: {error.strerror}"})
         terminal.data({"documents": reports, "refused": refused})
         terminal.table(
             ["document", "status", "chunks", "embedded", "said"],

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, NoReturn
 
 import click
+import psycopg
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -144,22 +145,30 @@ def guarded(work: Callable[[], Awaitable[None]], terminal: Terminal) -> None:
 
     try:
         asyncio.run(main())
-    except MetierError as error:
-        fail(terminal, error)
-    except BaseExceptionGroup as group:
-        known = _first(group)
-        if known is None:
-            raise
-        fail(terminal, known)
     except KeyboardInterrupt:
         terminal.err.print("[dim]stopped[/dim]")
         raise SystemExit(130) from None
+    except Exception as error:  # edge of the process: told in a line, traced at the level debug
+        logging.getLogger("metier").debug("the command failed", exc_info=error)
+        fail(terminal, _told(error))
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> MetierError | None:
-    for error in group.exceptions:
-        if isinstance(error, MetierError):
-            return error
-        if isinstance(error, BaseExceptionGroup) and (found := _first(error)) is not None:
-            return found
+def _told(error: BaseException) -> MetierError:
+    """Turn whatever a command failed by into an error that says whose fault it is."""
+    known = _first(error)
+    if isinstance(known, MetierError):
+        return known
+    if known is not None:
+        reason = str(known).strip().splitlines()[:1]
+        return Unavailable(f"the database stopped answering: {' '.join(reason)}; check that it runs, then try again")
+    return Broken(
+        f"the command failed unexpectedly ({type(error).__name__}): METIER_LOG_LEVEL=debug shows where; report it"
+    )
+
+
+def _first(error: BaseException) -> MetierError | psycopg.Error | None:
+    if isinstance(error, MetierError | psycopg.OperationalError | psycopg.InterfaceError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for one in error.exceptions if (found := _first(one)) is not None), None)
     return None

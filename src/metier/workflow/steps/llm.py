@@ -16,7 +16,7 @@ from metier.workflow import prompts
 from metier.workflow.engine import StepContext
 from metier.workflow.steps.handed import Ask
 
-__all__ = ["LlmSteps"]
+__all__ = ["LlmSteps", "read_answer"]
 
 _REPAIR = {
     "fr": "Ta réponse ne convient pas : {problem}. Réponds de nouveau, en JSON conforme au schéma, sans rien d'autre.",
@@ -38,7 +38,7 @@ class LlmSteps:
             raise BudgetExceeded(f"step {context.path!r} has no money left in the budget of its run")
         call = self._call(context, with_)
         first = await context.once("answer", lambda: self._answer(context, call))
-        value, problem = _fit(_text(first), context.step.output)
+        value, problem = read_answer(_text(first), context.step.output)
         if problem is None:
             return value
         language = "en" if with_.get("language") == "en" else "fr"
@@ -51,7 +51,7 @@ class LlmSteps:
             ),
         )
         second = await context.once("repair", lambda: self._answer(context, again))
-        value, problem = _fit(_text(second), context.step.output)
+        value, problem = read_answer(_text(second), context.step.output)
         if problem is not None:
             raise StepFailed(f"the model did not give what {context.path!r} asks for, even after one repair: {problem}")
         return value
@@ -95,7 +95,7 @@ def _text(kept: JSON) -> str:
     return str(kept.get("text", "")) if isinstance(kept, dict) else ""
 
 
-def _fit(text: str, schema: Mapping[str, JSON] | None) -> tuple[JSON, str | None]:
+def read_answer(text: str, schema: Mapping[str, JSON] | None) -> tuple[JSON, str | None]:
     """Read an answer as the schema asks, and say in a few words what does not fit."""
     if schema is None:
         return {"text": text.strip()}, None
