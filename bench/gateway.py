@@ -34,8 +34,7 @@ import uvicorn
 import uvloop
 
 from metier.api.server import application
-from metier.app import App, Parts, build
-from metier.guardrails.base import Chain
+from metier.app import App, build
 from metier.settings import load
 
 HERE = pathlib.Path(__file__).parent
@@ -142,7 +141,7 @@ def measure(name: str, port: int, process: subprocess.Popen[bytes], key: str, op
     }
 
 
-async def serve(home: pathlib.Path, port: int, upstream: str, masking: bool) -> None:
+async def serve(home: pathlib.Path, port: int, upstream: str) -> None:
     """Serve the whole platform on one model that answers from `upstream`, and leave the key in the home."""
     home.joinpath("metier.yaml").write_text(
         json.dumps(
@@ -163,8 +162,7 @@ async def serve(home: pathlib.Path, port: int, upstream: str, masking: bool) -> 
             }
         )
     )
-    parts = Parts() if masking else Parts(guardrail=Chain(()))
-    async with build(load({"METIER_HOME": str(home)}), parts) as app:
+    async with build(load({"METIER_HOME": str(home)})) as app:
         await prepare(app, home)
         config = uvicorn.Config(
             application(app), port=port, log_level="error", access_log=False, lifespan="off", http="httptools"
@@ -182,19 +180,18 @@ async def prepare(app: App, home: pathlib.Path) -> None:
     home.joinpath("key").write_text(issued.secret)
 
 
-def ours(options: argparse.Namespace, upstream: str, *, masking: bool, stream: bool) -> dict[str, Any]:
+def ours(options: argparse.Namespace, upstream: str, *, stream: bool) -> dict[str, Any]:
     """Measure the gateway, in a process and a database of its own."""
     home = pathlib.Path(tempfile.mkdtemp(prefix="metier-bench-"))
     port = free_port()
     home.chmod(0o755)
     command = [__file__, "--serve", str(port), "--home", str(home), "--upstream", upstream]
-    command += [] if masking else ["--no-masking"]
     command += ["--profile", options.profile] if options.profile else []
     try:
         with running(port, *command) as process:
             postmaster = int(next(home.rglob("postmaster.pid")).read_text().split()[0])
             key = home.joinpath("key").read_text()
-            name = "Métier" if masking else "Métier, without masking"
+            name = "Métier"
             return measure(name, port, process, key, options, stream, postmaster)
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -221,8 +218,7 @@ def compare(options: argparse.Namespace) -> None:
                 if not stream and pause:
                     continue
                 found = [floor(options, upstream, stream=stream)]
-                found.append(ours(options, upstream, masking=False, stream=stream))
-                found.append(ours(options, upstream, masking=True, stream=stream))
+                found.append(ours(options, upstream, stream=stream))
                 rows += [{**row, "chunks": kind if stream else "-"} for row in found]
     print(f"{'':28}{'call':>8}{'chunks':>12}{'CPU ms':>9}{'+ db':>7}{'calls/s':>9}{'alone':>10}{'MB':>6}")
     for row in rows:
@@ -243,12 +239,11 @@ def main() -> None:
     parser.add_argument("--serve", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--home", type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--upstream", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--no-masking", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.serve:
         compare(options)
         return
-    work = serve(options.home, options.serve, options.upstream, not options.no_masking)
+    work = serve(options.home, options.serve, options.upstream)
     if not options.profile:
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(work)
