@@ -12,12 +12,13 @@ from typing import Any
 import click
 
 from metier.app import App
-from metier.calls import JSON, RunId
+from metier.calls import JSON, Principal, RunId
 from metier.cli import flows
 from metier.cli.emails import inputs_of
 from metier.cli.terminal import Terminal, as_json_option, run
-from metier.errors import Invalid
-from metier.workflow.definition import Workflow
+from metier.errors import Invalid, NotFound
+from metier.workflow.definition import Workflow, accept
+from metier.workflow.lint import lint
 
 __all__ = ["command", "follow"]
 
@@ -53,12 +54,13 @@ def command(
         workflow = flows.find(flow)
         inputs, dedupe = _inputs(workflow, values, eml, input_file, terminal)
         if dry_run:
+            inputs = _checked(workflow, inputs)
             terminal.data({"workflow": workflow.name, "hash": workflow.hash, "inputs": inputs})
             terminal.say(
                 f"{workflow.name} {workflow.hash[:12]} would start with {', '.join(inputs)}. Nothing was started."
             )
             return
-        principal = await app.principal(f"workflow {workflow.name}")
+        principal = await _principal(app, workflow)
         started = await app.engine.start(workflow, inputs, principal, dedupe=dedupe)
         terminal.say(f"[bold]{started}[/bold]")
         if not detach:
@@ -66,6 +68,25 @@ def command(
         terminal.data({"run": await app.engine.get(started)})
 
     run(work, as_json=as_json)
+
+
+def _checked(workflow: Workflow, inputs: dict[str, JSON]) -> dict[str, JSON]:
+    """Find before a run what would fail in it: wrong references, and inputs that do not fit."""
+    wrong = [finding for finding in lint(workflow, flows.known()) if finding.severity == "error"]
+    if wrong:
+        raise Invalid("\n".join(f"{one.file}:{one.line}:{one.column}: {one.message}" for one in wrong))
+    return accept(workflow, inputs)
+
+
+async def _principal(app: App, workflow: Workflow) -> Principal:
+    name = f"workflow {workflow.name}"
+    try:
+        return await app.principal(name)
+    except NotFound:
+        raise NotFound(
+            f"the workflow {workflow.name!r} has no key to run under: register and approve its system, then "
+            f"metier key issue {name!r} --system SYSTEM --group GROUP"
+        ) from None
 
 
 async def _work_and_follow(app: App, run_id: RunId, terminal: Terminal) -> None:
