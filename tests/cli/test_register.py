@@ -215,3 +215,20 @@ async def test_a_model_that_is_away_leaves_with_4(house: House, tmp_path: pathli
     await asked(house, "ingest", "muet", str(tmp_path / "retours.md"), env=env)
     told = await asked(house, "ask", "muet", "Combien de jours ?", env=env, code=4)
     assert told["error"]["code"] in ("provider_unavailable", "no_deployment")
+
+
+async def test_brackets_in_what_models_and_people_write_are_shown_as_they_are(
+    house: House, tmp_path: pathlib.Path, model: Upstream
+) -> None:
+    said_by_people = ("--purpose", "Trier [/les] messages [bold]", "--owner", "[red]Zoé")
+    await asyncio.to_thread(house.run, "system", "register", "crochets", *said_by_people)
+    shown = await asyncio.to_thread(house.run, "system", "show", "crochets")
+    assert "Trier [/les] messages [bold]" in shown and "[red]Zoé" in shown
+    (tmp_path / "retours.md").write_text("# Retours\n\nVous avez 14 jours pour renvoyer un article.")
+    env = config(tmp_path, models=priced(model.url))
+    await asked(house, "ingest", "crochets", str(tmp_path / "retours.md"), env=env)
+    model.replies[:] = [
+        says({"citations": [{"id": "retours-1", "quote": "[/b] 9 jours"}], "body": "9 jours [retours-1]"})
+    ]
+    told = await asyncio.to_thread(house.run, "ask", "crochets", "Combien ?", env=env)
+    assert "9 jours [retours-1]" in told and "[retours-1] « [/b] 9 jours »" in told

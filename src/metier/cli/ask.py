@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from metier.app import App, Parts
 from metier.calls import JSON, Call, Message, OutputSchema
@@ -87,14 +88,15 @@ def command(collection: str, question: str, top: int, search_only: bool, as_json
         draft = _draft(answer.text)
         checked = check_draft(draft, extracts, [question], spoken)
         terminal.data({"answer": draft, "check": checked, "hits": extracts, "receipt": answer.receipt})
-        terminal.say(str(draft["body"]))
+        terminal.say(escape(str(draft["body"])))
         for citation in draft["citations"]:
-            terminal.say(f"[dim]\\[{citation['id']}] « {citation['quote']} »[/dim]")
+            cited = escape(f"[{citation['id']}] « {citation['quote']} »")
+            terminal.say(f"[dim]{cited}[/dim]")
         if isinstance(checked, dict):
             good = "[green]verified[/green]" if checked["ok"] else "[red]not verified[/red]"
             terminal.say(f"{checked['verified']}/{checked['cited']} citations, answer {good}")
             if not checked["ok"]:
-                terminal.say(str(checked["critique"]))
+                terminal.say(escape(str(checked["critique"])))
 
     run(work, as_json=as_json, parts=Parts(loading=preparation.Loading(Terminal(as_json))))
 

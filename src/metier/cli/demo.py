@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from metier import settings as configuration
 from metier.app import App, Parts, build
@@ -155,9 +156,9 @@ async def answer(
     email, inputs = inputs_of((TEMPLATE / "sample" / "emails" / f"{name}.eml").read_bytes())
     run = await app.engine.start(workflow, inputs, principal)
     outcome = Outcome(name, run, problems=list(email.problems))
-    terminal.say(f"[bold]{name}[/bold]  {email.subject}")
+    terminal.say(f"[bold]{name}[/bold]  {escape(email.subject)}")
     for problem in email.problems:
-        terminal.say(f"  [yellow]{problem}[/yellow]")
+        terminal.say(f"  [yellow]{escape(problem)}[/yellow]")
     began = time.monotonic()
     async with contextlib.aclosing(app.engine.follow(run)) as events:
         async for event in events:
@@ -181,7 +182,7 @@ async def _decide(app: App, run: RunId, terminal: Terminal) -> bool:
         try:
             await app.review.decide(task.id, _REVIEWER, _decision(task))
         except Mistaken as error:
-            terminal.say(f"  [yellow]{error.message}[/yellow]")
+            terminal.say(f"  [yellow]{escape(error.message)}[/yellow]")
             return False
         return True
     return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 
 import click
+from rich.markup import escape
 
 from metier.app import App
 from metier.cli import preparation
@@ -61,7 +62,7 @@ def command(
             return
         for name in remove:
             await ingest.remove(collection, name)
-            terminal.say(f"{name} removed")
+            terminal.say(f"{escape(name)} removed")
         reports, refused = [], []
         for number, file in enumerate(files, 1):
             terminal.note(f"{number}/{len(files)} {file.name}")
@@ -77,7 +78,7 @@ def command(
             [[r.name, r.status, r.chunks, r.embedded, "; ".join(r.warnings)] for r in reports],
         )
         for one in refused:
-            terminal.say(f"[red]not read[/red] {one['name']}: {one['reason']}")
+            terminal.say(f"[red]not read[/red] {escape(one['name'])}: {escape(one['reason'])}")
         if refused:
             raise SystemExit(1)
 

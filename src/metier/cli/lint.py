@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 
 import click
+from rich.markup import escape
 
 from metier.cli import flows
 from metier.cli.terminal import Terminal, as_json_option, without_platform
@@ -31,7 +32,7 @@ def command(flow: str, as_json: bool) -> None:
             colour = "red" if finding.severity == "error" else "yellow"
             hint = f" ({finding.suggestion})" if finding.suggestion else ""
             place = f"{finding.file}:{finding.line}:{finding.column}"
-            terminal.say(f"[{colour}]{finding.severity}[/{colour}] {place} {finding.message}{hint}")
+            terminal.say(f"[{colour}]{finding.severity}[/{colour}] {escape(f'{place} {finding.message}{hint}')}")
         if not findings:
             terminal.say(f"{workflow.name}: nothing to say. {pathlib.Path(flow).name} {workflow.hash[:12]}")
         if any(finding.severity == "error" for finding in findings):

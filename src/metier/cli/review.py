@@ -134,7 +134,7 @@ def _hand_off(task: str, to: str, name: str | None, groups: tuple[str, ...], as_
     async def work(app: App, terminal: Terminal) -> None:
         await app.review.hand_off(TaskId(task), _reviewer(name, groups), to)
         terminal.data({"task": task, "assignee": to})
-        terminal.say(f"It now waits for {to}.")
+        terminal.say(f"It now waits for {escape(to)}.")
 
     run(work, as_json=as_json)
 

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from metier.app import App
 from metier.calls import JSON, Principal, RunId
@@ -104,7 +105,7 @@ async def _work_and_follow(app: App, run_id: RunId, terminal: Terminal) -> None:
         for task in await app.review.list(run=run_id):
             terminal.say(f"It waits for {task.assignee}: [bold]metier review show {task.id}[/bold]")
     elif found.failure:
-        terminal.say(f"[red]{found.failure.code}[/red] at {found.failure.path}: {found.failure.message}")
+        terminal.say(f"[red]{found.failure.code}[/red] at {found.failure.path}: {escape(found.failure.message)}")
         terminal.say(f"Mend the cause, then: metier runs resume {run_id}")
     else:
         terminal.say(f"{found.outcome or found.status}: metier runs show {run_id}")
@@ -139,7 +140,7 @@ def _inputs(
         email, inputs = inputs_of(_bytes(eml))
         dedupe = email.message_id
         for problem in email.problems:
-            terminal.say(f"[yellow]{problem}[/yellow]")
+            terminal.say(f"[yellow]{escape(problem)}[/yellow]")
     if input_file is not None:
         try:
             found: Any = json.loads(_bytes(input_file))

@@ -80,7 +80,7 @@ def _show(run_id: str, clear: bool, as_json: bool) -> None:
             + (f", waits on {found.parked_on}" if found.parked_on else "")
         )
         if found.failure:
-            terminal.say(f"[red]{found.failure.code}[/red] at {found.failure.path}: {found.failure.message}")
+            terminal.say(f"[red]{found.failure.code}[/red] at {found.failure.path}: {escape(found.failure.message)}")
         for step in steps:
             _say(step, terminal)
         terminal.say("")

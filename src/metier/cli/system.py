@@ -6,6 +6,7 @@ import getpass
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from metier.app import App
 from metier.cli import preparation
@@ -35,7 +36,7 @@ def _register(name: str, purpose: str, owner: str, as_json: bool) -> None:
     async def work(app: App, terminal: Terminal) -> None:
         system = await app.register.register(name, purpose, owner, getpass.getuser())
         terminal.data({"system": system})
-        terminal.say(f"{system.id} registered as {system.status}. Next: metier system move {name} pilot")
+        terminal.say(f"{system.id} registered as {system.status}. Next: metier system move {escape(name)} pilot")
 
     run(work, as_json=as_json)
 
@@ -58,7 +59,7 @@ def _move(system: str, status: Any, reason: str, as_json: bool) -> None:
         else:
             moved = await app.register.move(found, status, by, reason)
         terminal.data({"system": moved})
-        terminal.say(f"{moved.name}: {moved.status}")
+        terminal.say(f"{escape(moved.name)}: {moved.status}")
 
     run(work, as_json=as_json)
 
@@ -89,7 +90,8 @@ def _show(system: str, as_json: bool) -> None:
         found = await preparation.system_id(app, system)
         one, moves = await app.register.get(found), await app.register.approvals(found)
         terminal.data({"system": one, "approvals": moves})
-        terminal.say(f"[bold]{one.name}[/bold] ({one.id}), {one.status}\n{one.purpose}\nowner: {one.owner}")
+        terminal.say(f"[bold]{escape(one.name)}[/bold] ({one.id}), {one.status}")
+        terminal.say(escape(f"{one.purpose}\nowner: {one.owner}"))
         terminal.table(
             ["when", "from", "to", "by", "reason"],
             [[m.at.isoformat(timespec="seconds"), m.old_status, m.new_status, m.by_whom, m.reason] for m in moves],

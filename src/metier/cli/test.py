@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from rich.markup import escape
 
 from metier.cli import flows
 from metier.cli.terminal import Terminal, as_json_option, without_platform
@@ -27,9 +28,9 @@ def command(flow: str, as_json: bool) -> None:
         results = [rehearse(workflow, test, FUNCTIONS) for test in workflow.tests]
         terminal.data({"workflow": workflow.name, "tests": results})
         for result in results:
-            terminal.say(f"{'[green]passed[/green]' if result.ok else '[red]failed[/red]'} {result.name}")
+            terminal.say(f"{'[green]passed[/green]' if result.ok else '[red]failed[/red]'} {escape(result.name)}")
             for failure in result.failures:
-                terminal.say(f"       {failure}")
+                terminal.say(f"       {escape(failure)}")
         passed = sum(result.ok for result in results)
         terminal.say(f"{passed} passed, {len(results) - passed} failed")
         if passed < len(results):
