@@ -128,7 +128,10 @@ class App:
         for key in await self.keys.list():
             if key.name == name and key.revoked_at is None:
                 return Principal(key.id, key.project, key.system, name, key.groups, key.models)
-        raise NotFound(f"there is no key named {name!r}: `metier init` makes those the house itself uses")
+        raise NotFound(
+            f"there is no key named {name!r} for work done in this house: "
+            f"metier key issue {name!r} --system SYSTEM --project PROJECT --group public"
+        )
 
     async def ready(self) -> Mapping[str, bool]:
         """Tell, part by part, whether calls can be served now."""

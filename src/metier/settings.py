@@ -37,13 +37,9 @@ class Section:
 
 
 VARIABLES: tuple[Variable, ...] = (
-    Variable(
-        "METIER_HOME", "Folder for the embedded database, models, keys and logs.", "the user's data folder"
-    ),
+    Variable("METIER_HOME", "Folder for the embedded database, models, keys and logs.", "the user's data folder"),
     Variable("METIER_CONFIG", "Path of metier.yaml.", "$METIER_HOME/metier.yaml"),
-    Variable(
-        "METIER_DATABASE_URL", "PostgreSQL ≥ 15 with pgvector; empty starts the embedded one.", secret=True
-    ),
+    Variable("METIER_DATABASE_URL", "PostgreSQL ≥ 15 with pgvector; empty starts the embedded one.", secret=True),
     Variable(
         "METIER_MASTER_KEY",
         "64 hexadecimal digits that protect stored contents; empty makes a key file.",
@@ -53,9 +49,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("METIER_PORT", "Port `metier serve` listens on.", "8400"),
     Variable("METIER_LANG", "Language of what people read: fr or en.", "fr"),
     Variable("METIER_LOG_LEVEL", "debug, info, warning or error.", "info"),
-    Variable(
-        "METIER_SMTP_URL", "Where e-mails leave: smtp://user:password@host:587 or smtps://…:465.", secret=True
-    ),
+    Variable("METIER_SMTP_URL", "Where e-mails leave: smtp://user:password@host:587 or smtps://…:465.", secret=True),
     Variable("METIER_MAIL_FROM", "Sender address of e-mails.", ""),
     Variable("METIER_MODEL_HUB", "Model hub that weights are fetched from.", "https://huggingface.co"),
     Variable(
@@ -70,9 +64,7 @@ VARIABLES: tuple[Variable, ...] = (
 SECTIONS: tuple[Section, ...] = (
     Section("models", "Public model names and the deployments behind them."),
     Section("roles", "Which model the workflows mean by writer, judge and embedder."),
-    Section("mail", "Mailboxes and the sender of answers."),
     Section("customers", "Customer file (JSON Lines) that the tool crm.find_contact reads."),
-    Section("budgets", "Default money budget of a new project, in euros, and its period."),
 )
 """Every section of metier.yaml."""
 
@@ -112,12 +104,8 @@ def default_home() -> pathlib.Path:
 def load(environ: Mapping[str, str] | None = None, *, config: pathlib.Path | None = None) -> Settings:
     """Read the environment and metier.yaml into one frozen value, or say exactly which entry is wrong."""
     env = os.environ if environ is None else environ
-    home = (
-        pathlib.Path(env["METIER_HOME"]).expanduser().absolute() if env.get("METIER_HOME") else default_home()
-    )
-    path = config or (
-        pathlib.Path(env["METIER_CONFIG"]) if env.get("METIER_CONFIG") else home / "metier.yaml"
-    )
+    home = pathlib.Path(env["METIER_HOME"]).expanduser().absolute() if env.get("METIER_HOME") else default_home()
+    path = config or (pathlib.Path(env["METIER_CONFIG"]) if env.get("METIER_CONFIG") else home / "metier.yaml")
     lang = env.get("METIER_LANG") or "fr"
     if lang not in ("fr", "en"):
         raise ConfigError(f"METIER_LANG is {lang!r}: choose 'fr' or 'en'")
@@ -153,9 +141,7 @@ def _master_key(text: str | None) -> bytes | None:
     except ValueError:
         key = b""
     if len(key) != 32:
-        raise ConfigError(
-            "METIER_MASTER_KEY must be 64 hexadecimal digits: make one with `openssl rand -hex 32`"
-        )
+        raise ConfigError("METIER_MASTER_KEY must be 64 hexadecimal digits: make one with `openssl rand -hex 32`")
     return key
 
 

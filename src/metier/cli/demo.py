@@ -103,7 +103,7 @@ def _introduce(terminal: Terminal, settings: Settings, count: int) -> None:
     terminal.say("[bold]Métier[/bold]: the main job, end to end.")
     terminal.say(
         f"Model: [bold]{preparation.CHAT_WEIGHTS}[/bold], 1.5 billion parameters, on this machine's processor. Expect "
-        "one to three minutes an e-mail on two cores, correct French, and answers a person must read: a model this "
+        "half a minute to two minutes an e-mail on two cores, and answers a person must read: a model this "
         "small forgets conditions and is a lenient judge. Citations and figures are verified by code, not by it."
     )
     terminal.say(f"Data stays under {str(settings.home)!r}. {count} e-mails of the sample company Tournevelle.\n")

@@ -1,22 +1,25 @@
-"""`metier key`: virtual keys, shown once when they are issued."""
+"""`metier key`: virtual keys, shown once when they are issued, and the projects that pay for them."""
 
 from __future__ import annotations
 
 import datetime
 import getpass
+from decimal import Decimal
+from typing import Any
 
 import click
 
 from metier.app import App
 from metier.cli import preparation
 from metier.cli.terminal import Terminal, as_json_option, run
+from metier.errors import NotFound
 
 __all__ = ["command"]
 
 
 @click.group()
 def command() -> None:
-    """Issue, list and revoke virtual keys.
+    """Issue, list and revoke virtual keys; set the budgets of the projects that pay.
 
     A key belongs to a project, which has a budget, and to a registered system, without which no key is issued.
     """
@@ -90,5 +93,39 @@ def _revoke(key: str, as_json: bool) -> None:
         await app.keys.revoke(key, getpass.getuser())
         terminal.data({"revoked": key})
         terminal.say("Revoked.")
+
+    run(work, as_json=as_json)
+
+
+@command.command(name="project")
+@click.argument("name")
+@click.option("--limit", type=click.FloatRange(min=0), help="Money the project may spend, in euros.")
+@click.option("--period", type=click.Choice(["day", "month", "total"]), default="month", show_default=True)
+@as_json_option
+def _project(name: str, limit: float | None, period: Any, as_json: bool) -> None:
+    """Make a project, or set the budget of one that exists; without --limit, show where it stands.
+
+    A budget is reserved before each call and settled after it: calls that would pass the limit are refused.
+
+    Example: metier key project shop --limit 50 --period month
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        try:
+            found = await app.keys.project(name)
+        except NotFound:
+            found = await app.keys.create_project(name)
+            terminal.say(f"Project {found.name} made.")
+        if limit is not None:
+            await app.admission.set_budget(found.id, Decimal(str(limit)), period)
+        budget = await app.admission.budget(found.id)
+        terminal.data({"project": found, "budget": budget})
+        if budget is None:
+            terminal.say(f"{found.name} ({found.id}) has no budget: its calls are not limited. Give one with --limit.")
+            return
+        terminal.say(
+            f"{found.name} ({found.id}): {budget.spent_eur:.6f} € spent and {budget.held_eur:.6f} € held of "
+            f"{budget.limit_eur:.2f} € ({budget.period})"
+        )
 
     run(work, as_json=as_json)
