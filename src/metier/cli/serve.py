@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import ipaddress
+import socket
 
 import click
 import uvicorn
@@ -35,6 +36,7 @@ def command(host: str | None, port: int | None, work: bool, as_json: bool) -> No
     async def serve(app: App, terminal: Terminal) -> None:
         address, number = host or app.settings.host, port if port is not None else app.settings.port
         _check(address)
+        listening = _listen(address, number)
         config = uvicorn.Config(
             application(app, more=pages(app)), host=address, port=number, log_level="warning", access_log=False,
             http="httptools", proxy_headers=False,
@@ -46,9 +48,9 @@ def command(host: str | None, port: int | None, work: bool, as_json: bool) -> No
         gc.freeze()
         stop = stopped()
         async with asyncio.TaskGroup() as group:
-            serving = group.create_task(server.serve())
+            serving = group.create_task(server.serve(sockets=[listening]))
             working = group.create_task(app.engine.work(stop, [app.review.sweep])) if work else None
-            group.create_task(_announce(server, app, address, terminal))
+            group.create_task(_announce(server, app, f"http://{_shown(listening)}", terminal))
             waiting = group.create_task(stop.wait())
             await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
             server.should_exit = True
@@ -60,14 +62,13 @@ def command(host: str | None, port: int | None, work: bool, as_json: bool) -> No
     run(serve, as_json=as_json, parts=Parts(loading=preparation.Loading(Terminal(as_json))))
 
 
-async def _announce(server: uvicorn.Server, app: App, address: str, terminal: Terminal) -> None:
+async def _announce(server: uvicorn.Server, app: App, url: str, terminal: Terminal) -> None:
     """Tell where it listens as soon as it does; uvicorn has no event for that."""
     for _ in range(6_000):
         if server.started or server.should_exit:
             break
         await asyncio.sleep(0.01)
     if server.started:
-        url = f"http://{address}:{server.servers[0].sockets[0].getsockname()[1]}"
         terminal.data({"url": url, "models": app.catalog.names()})
         terminal.say(f"Ready: {url}/v1 for clients, {url}/review for people.")
 
@@ -87,3 +88,19 @@ def _check(address: str) -> None:
             raise ConfigError(
                 f"cannot listen on {address!r}: give an IP address such as 127.0.0.1 or 0.0.0.0"
             ) from None
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    """Open the port ourselves: what uvicorn does when it is taken cannot be told to people."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {address} port {port}: {error.strerror}; stop what listens there, or give another --port"
+        ) from None
+
+
+def _shown(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
