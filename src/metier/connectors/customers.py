@@ -57,7 +57,10 @@ class Customers:
     def _read(self) -> dict[str, dict[str, JSON]]:
         found: dict[str, dict[str, JSON]] = {}
         try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
+            # Not splitlines: a JSON string may hold the other characters that it takes for line ends.
+            lines = self._path.read_text(encoding="utf-8").split("\n")
+        except OSError as error:
+            raise ConfigError(f"the customer file {str(self._path)!r} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"the customer file {str(self._path)!r} is not UTF-8 (byte {error.start})") from error
         for number, line in enumerate(lines, 1):

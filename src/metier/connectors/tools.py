@@ -53,8 +53,8 @@ def compose(sender: str, to: str, subject: str, body: str) -> email.message.Emai
     for name, value in (("recipient", to), ("subject", subject)):
         if "\n" in value or "\r" in value:
             raise Invalid(f"the {name} {value!r} has a line break: it is not sent")
-    if "@" not in email.utils.parseaddr(to)[1]:
-        raise Invalid(f"{to!r} is not an e-mail address: correct the recipient")
+    if len(email.utils.getaddresses([to])) != 1 or ";" in to or "@" not in email.utils.parseaddr(to)[1]:
+        raise Invalid(f"{to!r} is not one e-mail address: correct the recipient")
     message = email.message.EmailMessage(policy=email.policy.SMTP)
     message["From"], message["To"], message["Subject"] = sender, to, subject
     message["Date"] = email.utils.formatdate(localtime=True)

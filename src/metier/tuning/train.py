@@ -66,7 +66,7 @@ def read_examples(path: pathlib.Path) -> tuple[Example, ...]:
     """Read a JSON Lines file of text, label and split; every line that is wrong is named."""
     examples = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise Invalid(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
     except OSError as error:

@@ -1,0 +1,89 @@
+"""The tools that workflows name: what they need, what they refuse, and the e-mail they write."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from metier.calls import JSON
+from metier.connectors.customers import Customers
+from metier.connectors.tools import NAMES, compose, tools
+from metier.errors import ConfigError, Invalid
+
+SENDER = "Service client <sav@exemple.example>"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tool is called from."""
+
+    key: str = "run_1/send"
+
+
+def test_every_name_has_its_tool() -> None:
+    assert set(tools(None, None, None)) == set(NAMES)
+
+
+@pytest.mark.parametrize(("name", "said"), [("crm.find_contact", "customers:"), ("email.send", "METIER_SMTP_URL")])
+async def test_a_tool_that_is_not_configured_says_what_is_missing(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        await tools(None, None, None)[name](Place(), {"email": "a@b.example"})
+
+
+async def test_a_contact_is_found_through_the_tool(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "c.jsonl").write_text(json.dumps({"email": "a@b.example", "tier": "pro", "orders": []}))
+    find = tools(None, Customers(tmp_path / "c.jsonl"), None)["crm.find_contact"]
+    assert await find(Place(), {"email": "A@B.example"}) == {"tier": "pro", "orders": []}
+    wrong: list[dict[str, JSON]] = [{}, {"email": 3}, {"email": None}]
+    for with_ in wrong:
+        with pytest.raises(Invalid, match=r"`with\.email` must be text"):
+            await find(Place(), with_)
+
+
+def test_an_email_is_plain_text_in_utf8_with_its_headers() -> None:
+    message: Any = compose(SENDER, "Élodie <elodie@exemple.example>", "Été à la côte", "Bonjour,\n\nÀ bientôt\n")
+    assert (message["From"], message["Subject"]) == (SENDER, "Été à la côte")
+    assert message["To"].addresses[0].addr_spec == "elodie@exemple.example"
+    assert message["Auto-Submitted"] == "auto-replied", "so that two machines never answer each other for ever"
+    assert message["Date"] and message.get_content_type() == "text/plain"
+    assert message.get_content().replace("\r\n", "\n") == "Bonjour,\n\nÀ bientôt\n"
+    assert all(len(line) <= 998 for line in message.as_bytes().split(b"\r\n"))
+
+
+@pytest.mark.parametrize(
+    "to", ["", "nobody", "a@b.example\r\nBcc: all@exemple.example", "a@b.example\nX: y", "@", "a@"]
+)
+def test_a_recipient_that_is_none_is_refused(to: str) -> None:
+    with pytest.raises(Invalid):
+        compose(SENDER, to, "Bonjour", "Texte")
+
+
+@pytest.mark.parametrize(
+    "to", ["a@b.example, c@d.example", "a@b.example; c@d.example", "groupe: a@b.example, c@d.example;"]
+)
+def test_one_answer_goes_to_one_person(to: str) -> None:
+    with pytest.raises(Invalid):
+        compose(SENDER, to, "Bonjour", "Texte")
+
+
+@pytest.mark.parametrize("subject", ["Bonjour\nBcc: all@exemple.example", "Bonjour\rX: y"])
+def test_a_subject_with_a_line_break_is_refused(subject: str) -> None:
+    with pytest.raises(Invalid, match="line break"):
+        compose(SENDER, "a@b.example", subject, "Texte")
+
+
+def test_a_body_cannot_add_headers_or_end_the_message() -> None:
+    message: Any = compose(SENDER, "a@b.example", "Bonjour", "Texte\r\n.\r\nBcc: all@exemple.example\r\n")
+    assert message["Bcc"] is None
+    assert "Bcc: all@exemple.example" in message.get_content()
+
+
+def test_very_long_lines_and_odd_characters_survive() -> None:
+    body = "é" * 5_000 + "\n🙂 \u2028 fin\n"
+    message: Any = compose(SENDER, "a@b.example", "x" * 900, body)
+    assert message.get_content().replace("\r\n", "\n") == body
+    assert message["Subject"] == "x" * 900
