@@ -109,10 +109,13 @@ async def fetch(settings: Settings, names: Sequence[str], terminal: Terminal) ->
 
 
 async def approved_system(app: App, name: str, purpose: str, owner: str, by: str) -> str:
-    """Find the system of a name, or register it and have it approved for a pilot; gives its id."""
+    """Find the system of a name, or register it and have it approved for a pilot; gives its id.
+
+    A system somebody suspended or retired stays so.
+    """
     for system in await app.register.list():
         if system.name == name:
-            if system.status not in ("pilot", "general"):
+            if system.status in ("idea", "qualified"):
                 await app.register.approve(system.id, by)
             return system.id
     made = await app.register.register(name, purpose, owner, by)
