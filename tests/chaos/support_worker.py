@@ -22,7 +22,6 @@ from metier.workflow.dispatch import Pace
 from metier.workflow.engine import StepContext, StepFunction
 from tests.journeys.company import SAMPLE, SENDER
 
-PACE = Pace(heartbeat_s=0.1, stall_s=0.5, recover_s=0.1, poll_s=0.1, grace_s=0.3, concurrency=4)
 STEP_POINTS = ("start", "done", "left")
 """Before the step does anything; after all it does and before it is journalled; a moment after that."""
 MAIL_POINTS = ("before", "claimed", "sent")
@@ -87,6 +86,7 @@ class DeadlySmtp:
             self._deaths.die("mail", "claimed")
 
         await self._smtp.transmit(message, deadly)
+        self._deaths.write("delivered")
         self._deaths.die("mail", "sent")
 
 
@@ -101,9 +101,12 @@ async def work(site: dict[str, Any]) -> None:
     async def confirm(identity: str) -> bool | None:
         return (mailbox / f"{identity}.eml").exists()
 
+    pace = Pace(
+        heartbeat_s=0.1, stall_s=site["stall_s"], recover_s=0.1, poll_s=0.1, grace_s=site["stall_s"] / 2, concurrency=4
+    )
     parts = Parts(
         catalog=Catalog.from_yaml(site["models"]), transport=DeadlySmtp(account, deaths), confirm=confirm,
-        mail_from=SENDER, customers=SAMPLE / "customers.jsonl", pace=PACE, around=deaths.around,
+        mail_from=SENDER, customers=SAMPLE / "customers.jsonl", pace=pace, around=deaths.around,
     )  # fmt: skip
     settings = Settings(home=home, config_path=home / "metier.yaml", database_url=site["database_url"])
     async with build(settings, parts) as app:
