@@ -16,20 +16,26 @@ __all__ = [
     "CallId",
     "Chunk",
     "ConversationId",
+    "Effort",
     "FinishReason",
     "Impact",
     "KeyId",
+    "Media",
     "Message",
     "Operation",
     "Origin",
     "OutputSchema",
+    "Part",
     "Principal",
     "ProjectId",
     "Range",
+    "Reasoning",
+    "ReasoningDelta",
     "Receipt",
     "Role",
     "RunId",
     "SystemId",
+    "Text",
     "Tool",
     "ToolCall",
     "ToolCallDelta",
@@ -48,7 +54,9 @@ RunId = NewType("RunId", str)
 SystemId = NewType("SystemId", str)
 
 Role = Literal["system", "user", "assistant", "tool"]
-Operation = Literal["chat", "embed"]
+Operation = Literal["chat", "embed", "rerank", "transcribe", "image"]
+Effort = Literal["none", "minimal", "low", "medium", "high"]
+"""How much a reasoning model may think before it answers."""
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -88,6 +96,8 @@ class ToolCall:
     name: str
     arguments: str
     """JSON text, as the model wrote it."""
+    signature: str = ""
+    """Opaque proof some providers want back with the call, unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +108,60 @@ class ToolCallDelta:
     id: str | None = None
     name: str | None = None
     arguments: str = ""
+    signature: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of text among the parts of a message."""
+
+    text: str
+    cache: bool = False
+    """Asks the provider to keep the prompt up to here in its cache, where it has explicit ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image, a sound or a document, carried whole: Métier never fetches an address a client chose."""
+
+    media_type: str
+    """Such as image/png, audio/wav or application/pdf."""
+    data: str
+    """The bytes in base64."""
+    name: str = ""
+    cache: bool = False
+    """As for a text."""
+    detail: str = ""
+    """For an image: "low", "high" or "auto" where the provider knows it."""
+
+    def __repr__(self) -> str:
+        """Say what it is, never what it holds."""
+        return f"Media({self.media_type!r}, {len(self.data)} characters)"
+
+
+Part: TypeAlias = Text | Media
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What a model thought before it answered, with the proof its provider wants back with the next turn."""
+
+    text: str = ""
+    """Placeholders in it are not restored, so that the signature stays true."""
+    signature: str = ""
+    """Opaque; given back unchanged."""
+    sealed: bool = False
+    """True when the provider hides the thought: `signature` then holds it, encrypted by the provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """A piece of a thought in a stream; pieces with the same index belong together."""
+
+    index: int
+    text: str = ""
+    signature: str = ""
+    sealed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +170,24 @@ class Message:
 
     role: Role
     content: str = ""
+    """The text, when the message is text alone."""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     """For role "tool": the tool call this message answers."""
     name: str | None = None
+    parts: tuple[Part, ...] = ()
+    """Texts and media in order, when text alone does not say it; `content` is then empty."""
+    reasoning: tuple[Reasoning, ...] = ()
+    """For role "assistant": the thoughts of that turn, which some providers want back."""
+    cache: bool = False
+    """Asks the provider to keep the prompt up to the end of this message in its cache."""
+
+    @property
+    def text(self) -> str:
+        """Every text of the message, its parts joined by line ends."""
+        if not self.parts:
+            return self.content
+        return "\n".join(part.text for part in self.parts if isinstance(part, Text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +199,8 @@ class Tool:
     parameters: Mapping[str, JSON]
     """JSON Schema of the arguments."""
     strict: bool = False
+    cache: bool = False
+    """Asks the provider to keep the prompt up to this tool in its cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +231,17 @@ class Call:
     operation: Operation = "chat"
     messages: tuple[Message, ...] = ()
     inputs: tuple[str, ...] = ()
-    """Texts to embed, when the operation is "embed"."""
+    """Texts to embed, documents to rerank, or the one description of an image to make."""
+    query: str = ""
+    """What the documents of a rerank are compared with, or the hint of a transcription."""
+    audio: Media | None = None
+    """The sound to transcribe."""
+    language: str = ""
+    """Language of the sound, ISO 639-1; empty leaves it to the model."""
+    size: str = ""
+    """For an image to make: width x height, such as 1024x1024."""
+    dimensions: int | None = None
+    """Length wanted of each vector, where the model can shorten them."""
     tools: tuple[Tool, ...] = ()
     tool_choice: str | None = None
     """"auto", "none", "required", or the name of one tool."""
@@ -160,7 +250,19 @@ class Call:
     top_p: float | None = None
     max_output_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    top_k: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
     seed: int | None = None
+    parallel_tool_calls: bool | None = None
+    """False asks for one tool call at a time; None leaves it to the provider."""
+    effort: Effort | None = None
+    thinking_tokens: int | None = None
+    """Upper bound of the tokens thought, for providers that count them; 0 asks for none."""
+    cache_key: str | None = None
+    """Calls with the same key likely share a prompt prefix; sticky routing and provider caches use it."""
+    end_user: str | None = None
+    """Whom the client serves with this call, in the client's own words; the innermost level of limits."""
     conversation: ConversationId | None = None
     """Calls that share it share their placeholders for personal data."""
     origin: Origin | None = None
@@ -175,6 +277,10 @@ class Usage:
     output_tokens: int = 0
     cached_tokens: int = 0
     """Those of the input that the provider had in its prompt cache."""
+    cache_write_tokens: int = 0
+    """Those of the input that the provider put into its prompt cache, where it charges for that."""
+    reasoning_tokens: int = 0
+    """Those of the output that were thought, not said."""
     estimated: bool = False
     """True when no provider figure came and the counts are ours."""
 
@@ -225,6 +331,11 @@ class Chunk:
     vectors: tuple[tuple[float, ...], ...] = ()
     """For the operation "embed": one vector per input, in order."""
     receipt: Receipt | None = None
+    reasoning: tuple[ReasoningDelta, ...] = ()
+    scores: tuple[float, ...] = ()
+    """For the operation "rerank": the relevance of each document, in the order given."""
+    media: tuple[Media, ...] = ()
+    """For the operation "image": the images made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,3 +348,6 @@ class Answer:
     usage: Usage
     receipt: Receipt | None
     vectors: tuple[tuple[float, ...], ...] = ()
+    reasoning: tuple[Reasoning, ...] = ()
+    scores: tuple[float, ...] = ()
+    media: tuple[Media, ...] = ()

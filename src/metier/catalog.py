@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import ROUND_UP, Decimal
 from importlib import resources
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from metier.errors import ConfigError, NotFound
 
-__all__ = ["Catalog", "Deployment", "EnergyCard", "Hosting", "Model", "Price"]
+__all__ = ["PROVIDERS", "Catalog", "Deployment", "EnergyCard", "Hosting", "Model", "Price"]
 
 Hosting = Literal["public", "private", "local"]
 """Who runs the machine: a public provider, our own servers or tenancy, this machine."""
+
+PROVIDERS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    "openai": (frozenset(), frozenset({"organization", "project"})),
+    "azure": (frozenset(), frozenset({"api_version", "tenant_id", "client_id", "client_secret", "authority"})),
+    "mistral": (frozenset(), frozenset()),
+    "anthropic": (frozenset(), frozenset({"version", "beta"})),
+    "gemini": (frozenset(), frozenset()),
+    "vertex": (frozenset({"project", "location"}), frozenset({"service_account", "token_url"})),
+    "bedrock": (frozenset({"region"}), frozenset({"access_key_id", "secret_access_key", "session_token"})),
+    "local": (frozenset(), frozenset()),
+    "scripted": (frozenset(), frozenset()),
+}
+"""Kinds of provider, each with the `options` a deployment must give and those it may give."""
 
 _FREE = frozenset({"local", "scripted"})
 _MILLIONTH = Decimal("0.000001")
@@ -68,7 +81,7 @@ class Deployment:
 
     id: str
     provider: str
-    """"openai" for every OpenAI-compatible server, "local" for the built-in model, "scripted" for tests."""
+    """Kind of provider, one of PROVIDERS: "openai" for every OpenAI-compatible server."""
     model_id: str
     base_url: str | None
     api_key: str | None
@@ -83,6 +96,12 @@ class Deployment:
     hosting: Hosting
     allow_unpriced: bool = False
     """Accept calls although their price is unknown; they then count as free in budgets."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What this kind of provider needs beside the rest, such as a region or a second secret; never shown."""
+    first_token_s: float | None = None
+    """Longest wait for the head of the answer, and for its first piece; None leaves the provider's default."""
+    between_s: float | None = None
+    """Longest silence between two pieces; None leaves the provider's default."""
 
     def __repr__(self) -> str:
         """Show which deployment this is, never its credential."""
@@ -198,7 +217,7 @@ class _EnergyEntry(_Strict):
 
 class _DeploymentEntry(_Strict):
     id: _Name | None = None
-    provider: Literal["openai", "local", "scripted"]
+    provider: str
     model_id: _Name
     base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$")] | None = None
     api_key: str | None = None
@@ -210,6 +229,22 @@ class _DeploymentEntry(_Strict):
     country: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")] | None = None
     hosting: Hosting | None = None
     allow_unpriced: bool = False
+    options: dict[str, str] = Field(default_factory=dict)
+    first_token_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    between_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _suits_provider(self) -> _DeploymentEntry:
+        if self.provider not in PROVIDERS:
+            raise ValueError(f"provider {self.provider!r} is none of {', '.join(sorted(PROVIDERS))}")
+        must, may = PROVIDERS[self.provider]
+        missing, unknown = must - self.options.keys(), self.options.keys() - must - may
+        if missing:
+            raise ValueError(f"provider {self.provider!r} needs options: {', '.join(sorted(missing))}")
+        if unknown:
+            offer = ", ".join(sorted(must | may)) or "none"
+            raise ValueError(f"provider {self.provider!r} takes these options: {offer}; not {sorted(unknown)[0]!r}")
+        return self
 
 
 class _ModelEntry(_Strict):
@@ -244,6 +279,9 @@ def _deployment(name: str, index: int, entry: _DeploymentEntry, known: Mapping[s
         country=entry.country,
         hosting=entry.hosting or ("local" if entry.provider in _FREE else "public"),
         allow_unpriced=entry.allow_unpriced,
+        options=entry.options,
+        first_token_s=entry.first_token_s,
+        between_s=entry.between_s,
     )
 
 

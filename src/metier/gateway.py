@@ -6,7 +6,19 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 
-from metier.calls import Answer, Call, Chunk, FinishReason, Receipt, ToolCall, ToolCallDelta, Usage
+from metier.calls import (
+    Answer,
+    Call,
+    Chunk,
+    FinishReason,
+    Media,
+    Reasoning,
+    ReasoningDelta,
+    Receipt,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
 from metier.catalog import Catalog, Model
 from metier.errors import NoDeployment, Unavailable
 from metier.guardrails.base import Guardrail, OutputFilter
@@ -16,7 +28,7 @@ from metier.record.entry import Entry
 from metier.record.ledger import Ledger
 from metier.router import Health, plan
 
-__all__ = ["Gateway", "Tools"]
+__all__ = ["Gateway", "Thoughts", "Tools"]
 
 
 class Gateway:
@@ -58,19 +70,24 @@ class Gateway:
     async def collect(self, call: Call) -> Answer:
         """Give the whole answer to `call`: the stream, collected."""
         texts: list[str] = []
-        tools = Tools()
+        tools, thoughts = Tools(), Thoughts()
         finish: FinishReason = "stop"
         vectors: tuple[tuple[float, ...], ...] = ()
+        scores: tuple[float, ...] = ()
+        media: tuple[Media, ...] = ()
         receipt: Receipt | None = None
         async with aclosing(self.stream(call)) as chunks:
             async for chunk in chunks:
                 texts.append(chunk.text)
                 tools.add(chunk.tool_calls)
                 finish = chunk.finish or finish
+                thoughts.add(chunk.reasoning)
                 vectors += chunk.vectors
+                scores += chunk.scores
+                media += chunk.media
                 receipt = chunk.receipt
         usage = Usage() if receipt is None else receipt.usage
-        return Answer("".join(texts), tools.whole(), finish, usage, receipt, vectors)
+        return Answer("".join(texts), tools.whole(), finish, usage, receipt, vectors, thoughts.whole(), scores, media)
 
     async def _answer(self, call: Call, model: Model, entry: Entry) -> AsyncGenerator[Chunk, None]:
         """Ask the deployments in order; once one has begun to answer, its failure is the call's."""
@@ -116,14 +133,38 @@ class Tools:
         for piece in pieces:
             before = self._calls.get(piece.index)
             self._calls[piece.index] = (
-                ToolCall(piece.id or f"call_{piece.index}", piece.name or "", piece.arguments)
+                ToolCall(piece.id or f"call_{piece.index}", piece.name or "", piece.arguments, piece.signature)
                 if before is None
-                else ToolCall(before.id, before.name or piece.name or "", before.arguments + piece.arguments)
+                else ToolCall(
+                    before.id,
+                    before.name or piece.name or "",
+                    before.arguments + piece.arguments,
+                    before.signature + piece.signature,
+                )
             )
 
     def whole(self) -> tuple[ToolCall, ...]:
         """Give the tool calls in the order of their index."""
         return tuple(self._calls[index] for index in sorted(self._calls))
+
+
+class Thoughts:
+    """Puts the pieces of streamed reasoning together."""
+
+    def __init__(self) -> None:
+        self._thoughts: dict[int, Reasoning] = {}
+
+    def add(self, pieces: tuple[ReasoningDelta, ...]) -> None:
+        """Take the pieces of one chunk."""
+        for piece in pieces:
+            before = self._thoughts.get(piece.index, Reasoning())
+            self._thoughts[piece.index] = Reasoning(
+                before.text + piece.text, before.signature + piece.signature, before.sealed or piece.sealed
+            )
+
+    def whole(self) -> tuple[Reasoning, ...]:
+        """Give the thoughts in the order of their index."""
+        return tuple(self._thoughts[index] for index in sorted(self._thoughts))
 
 
 async def _released(answer: AsyncGenerator[Chunk, None], output: OutputFilter) -> AsyncGenerator[Chunk, None]:

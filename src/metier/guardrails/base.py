@@ -98,6 +98,9 @@ def _joined(first: Chunk | None, second: Chunk | None) -> Chunk | None:
         usage=second.usage or first.usage,
         vectors=second.vectors or first.vectors,
         receipt=second.receipt or first.receipt,
+        reasoning=first.reasoning + second.reasoning,
+        scores=second.scores or first.scores,
+        media=first.media + second.media,
     )
 
 

@@ -15,6 +15,8 @@ _TIMEOUTS = frozenset({408, 504, 524})
 _OUR_CREDENTIAL = frozenset({401, 403})
 _CALLER = frozenset({400, 413, 422})
 _LONGEST_QUOTE = 400
+_SHORTEST_SECRET = 6
+"""Shorter options, such as a location, are words that a message may need."""
 
 
 class Provider(Protocol):
@@ -31,8 +33,9 @@ class Provider(Protocol):
 
 def failure(status: int, message: str, deployment: Deployment, wait_s: float | None = None) -> MetierError:
     """Turn a provider's HTTP status into the error that says whose fault it is and what to do next."""
-    if deployment.api_key:
-        message = message.replace(deployment.api_key, "[credential]")
+    for secret in (deployment.api_key, *deployment.options.values()):
+        if secret and len(secret) >= _SHORTEST_SECRET:
+            message = message.replace(secret, "[credential]")
     said = f"deployment {deployment.id!r} answered {status}: {message[:_LONGEST_QUOTE]!r}"
     if status in _OUR_CREDENTIAL:
         return ProviderUnavailable(

@@ -112,12 +112,14 @@ class Entry:
         """Note a piece that arrives from the provider: first token, size, and the usage it reports."""
         if chunk.usage is not None:
             self.usage = chunk.usage
-        if chunk.text or chunk.tool_calls or chunk.vectors:
+        if chunk.text or chunk.tool_calls or chunk.reasoning or chunk.vectors or chunk.scores or chunk.media:
             if self.first_token_s is None:
                 self.first_token_s = time.perf_counter() - self._began
             self._bytes += len(chunk.text) if chunk.text.isascii() else len(chunk.text.encode("utf-8", "replace"))
             for delta in chunk.tool_calls:
                 self._bytes += len(delta.arguments) + len(delta.name or "")
+            for thought in chunk.reasoning:
+                self._bytes += len(thought.text)
 
     def receipt(self) -> Receipt:
         """Price the answer, which is complete by now; the last chunk carries what this gives."""

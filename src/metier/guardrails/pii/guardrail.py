@@ -84,7 +84,7 @@ class PersonalData(Guardrail):
             ) from error
 
     async def _run(self, call: Call, table: Table) -> Masked:
-        size = sum(len(message.content) for message in call.messages) + sum(map(len, call.inputs))
+        size = sum(len(message.text) for message in call.messages) + sum(map(len, call.inputs))
         if size < _LONG:
             return mask_call(call, table, self._seen)
         return await asyncio.to_thread(mask_call, call, table, self._seen)

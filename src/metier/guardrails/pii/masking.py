@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from metier.calls import JSON, Call, Message, ToolCall
+from metier.calls import JSON, Call, Message, Part, Text, ToolCall
 from metier.guardrails.pii.finding import find, longest
 from metier.guardrails.pii.kinds import Found, Kind
 from metier.guardrails.pii.known import find_known
@@ -59,7 +59,7 @@ def mask(text: str, table: Table) -> tuple[str, dict[str, int]]:
 
 def mask_call(call: Call, table: Table, detect: Find = find) -> Masked:
     """Mask every text of a call: first learn all values, then cover all their occurrences."""
-    if call.operation == "embed":
+    if call.operation != "chat":
         return _mask_inputs(call, detect)
     masker = _Masker(table, detect)
     for message in call.messages:
@@ -74,12 +74,13 @@ def _mask_inputs(call: Call, detect: Find) -> Masked:
     """Mask each text to embed on its own, so that one text gives one vector whatever stands beside it."""
     inputs: list[str] = []
     counts: Counter[str] = Counter()
-    for text in call.inputs:
+    for text in (*call.inputs, call.query):
         masker = _Masker(Table(), detect)
         masker.learn(text)
         inputs.append(masker.cover(text))
         counts.update(_counts(masker.used))
-    return Masked(replace(call, inputs=tuple(inputs)), {}, dict(sorted(counts.items())))
+    query = inputs.pop()
+    return Masked(replace(call, inputs=tuple(inputs), query=query), {}, dict(sorted(counts.items())))
 
 
 def _counts(used: Iterable[Code]) -> dict[str, int]:
@@ -160,16 +161,27 @@ class _Touch(Protocol):
 
 def _rewritten(message: Message, touch: _Touch) -> Message:
     """Pass every text of a message through `touch`; keys, ids and names of functions are left alone."""
-    content = message.content
-    if content:
-        content = _in_json(content, touch) if message.role == "tool" else touch(content, "", message.role == "system")
+    content = _touched(message.content, message, touch)
+    parts = tuple(_touched_part(part, message, touch) for part in message.parts)
+    reasoning = tuple(replace(thought, text=touch(thought.text, "", True)) for thought in message.reasoning)
     calls = tuple(_rewritten_call(call, touch) for call in message.tool_calls)
     name = message.name
     if name and message.role != "tool":
         name = _bare(touch(_SEPARATORS.sub(" ", name).title(), ""), name)
-    if content == message.content and calls == message.tool_calls and name == message.name:
+    before = (message.content, message.tool_calls, message.name, message.parts, message.reasoning)
+    if (content, calls, name, parts, reasoning) == before:
         return message
-    return replace(message, content=content, tool_calls=calls, name=name)
+    return replace(message, content=content, tool_calls=calls, name=name, parts=parts, reasoning=reasoning)
+
+
+def _touched(text: str, message: Message, touch: _Touch) -> str:
+    if not text:
+        return text
+    return _in_json(text, touch) if message.role == "tool" else touch(text, "", message.role == "system")
+
+
+def _touched_part(part: Part, message: Message, touch: _Touch) -> Part:
+    return replace(part, text=_touched(part.text, message, touch)) if isinstance(part, Text) else part
 
 
 def _bare(touched: str, name: str) -> str:
@@ -210,10 +222,14 @@ def _leaves(value: JSON, context: str, touch: _Touch) -> JSON:
 
 def _with_instruction(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Ask the model to copy codes, at the end of the system message or in a new one."""
-    said = " ".join(message.content[:2_000] for message in messages if message.role == "user")
-    said = said or " ".join(message.content[:2_000] for message in messages)
+    said = " ".join(message.text[:2_000] for message in messages if message.role == "user")
+    said = said or " ".join(message.text[:2_000] for message in messages)
     line = _COPY["en" if len(_ENGLISH.findall(said)) > len(_FRENCH.findall(said)) else "fr"]
     if messages and messages[0].role == "system":
-        first = replace(messages[0], content=f"{messages[0].content}\n\n{line}")
+        first = messages[0]
+        if first.parts:
+            first = replace(first, parts=(*first.parts, Text(line)))
+        else:
+            first = replace(first, content=f"{first.content}\n\n{line}")
         return (first, *messages[1:])
     return (Message("system", line), *messages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import orjson
 
@@ -87,14 +88,14 @@ class Restore:
         if not chunk.tool_calls and chunk.finish is None:
             if text == chunk.text:
                 return chunk
-            if not text and chunk.usage is None and chunk.receipt is None and not chunk.vectors:
+            if not text and chunk.usage is None and chunk.receipt is None and not (chunk.vectors or chunk.reasoning):
                 return None
-            return Chunk(text=text, usage=chunk.usage, vectors=chunk.vectors, receipt=chunk.receipt)
+            return replace(chunk, text=text)
         calls = tuple(self._restored(delta) for delta in chunk.tool_calls)
         if chunk.finish is not None:
             text += self._text.flush()
             calls += self._flushed_arguments()
-        return Chunk(text, calls, chunk.finish, chunk.usage, chunk.vectors, chunk.receipt)
+        return replace(chunk, text=text, tool_calls=calls)
 
     def flush(self) -> Chunk | None:
         """Give up what is held when the stream ends without a finish."""
@@ -105,7 +106,7 @@ class Restore:
         decoder = self._arguments.get(delta.index)
         if decoder is None:
             decoder = self._arguments[delta.index] = Decoder(self._values, escape=True)
-        return ToolCallDelta(delta.index, delta.id, delta.name, decoder.feed(delta.arguments))
+        return replace(delta, arguments=decoder.feed(delta.arguments))
 
     def _flushed_arguments(self) -> tuple[ToolCallDelta, ...]:
         held = ((index, decoder.flush()) for index, decoder in self._arguments.items())

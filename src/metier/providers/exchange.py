@@ -1,0 +1,196 @@
+"""The HTTP exchange with a provider: one pool of connections, and an end to every silence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from types import TracebackType
+from typing import Final, TypeVar
+
+import aiohttp
+
+from metier.catalog import Deployment
+from metier.errors import ProviderTimeout, ProviderUnavailable
+
+__all__ = ["Exchange", "Patience", "wait_s"]
+
+_T = TypeVar("_T")
+_LONGEST_REFUSAL: Final = 64 * 1024
+_DRAIN_S: Final = 0.2
+
+
+class Exchange:
+    """Posts bodies to providers and reads what they answer; every wait has a limit of its own."""
+
+    def __init__(self, *, first_token_s: float = 120.0, between_s: float = 60.0, connect_s: float = 10.0) -> None:
+        self._first_token_s = first_token_s
+        self._between_s = between_s
+        self._connect_s = connect_s
+        self._session: aiohttp.ClientSession | None = None
+
+    def guard(self, deployment: Deployment) -> _Guard:
+        """Put around an exchange: what breaks in it becomes an error of ours that names the deployment."""
+        return _Guard(deployment, self._connect_s)
+
+    async def post(
+        self,
+        url: str,
+        body: bytes | aiohttp.FormData,
+        headers: Mapping[str, str],
+        deployment: Deployment,
+    ) -> aiohttp.ClientResponse:
+        """Send a request and wait for the head of the answer; use the response with `async with`."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # A compressed stream arrives in lumps and costs time on both sides.
+                headers={"accept-encoding": "identity", "user-agent": "metier"},
+            )
+        sending = self._session.post(
+            url,
+            data=body,
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=deployment.timeout_s, sock_connect=self._connect_s),
+            allow_redirects=False,
+        )
+        return await self._within(sending, deployment)
+
+    async def read(self, response: aiohttp.ClientResponse, deployment: Deployment) -> bytes:
+        """Read a whole body that comes at once."""
+        return await self._within(response.read(), deployment)
+
+    async def refusal(self, response: aiohttp.ClientResponse, deployment: Deployment) -> bytes:
+        """Read the body of a refusal, as much of it as a message may need."""
+        return await self._within(response.content.read(_LONGEST_REFUSAL), deployment)
+
+    def patience(self, response: aiohttp.ClientResponse, deployment: Deployment) -> Patience:
+        """Read a body that comes piece by piece."""
+        between_s = deployment.between_s or self._between_s
+        return Patience(response.content, deployment, self._first(deployment), between_s)
+
+    async def close(self) -> None:
+        """Close the connections that are kept open between calls."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _first(self, deployment: Deployment) -> float:
+        return deployment.first_token_s or self._first_token_s
+
+    async def _within(self, waiting: Awaitable[_T], deployment: Deployment) -> _T:
+        limit_s = self._first(deployment)
+        timer = asyncio.timeout(limit_s)
+        try:
+            async with timer:
+                return await waiting
+        except TimeoutError as error:
+            if not timer.expired():
+                raise
+            raise _silent(deployment, limit_s) from error
+
+
+class Patience:
+    """Reads a body piece by piece and ends a silence that lasts too long, with one timer for the whole body."""
+
+    def __init__(self, content: aiohttp.StreamReader, deployment: Deployment, first_s: float, between_s: float) -> None:
+        self._content = content
+        self._deployment = deployment
+        self._limit_s = first_s
+        self._between_s = between_s
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Patience:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def next(self, done: bool = False) -> bytes:
+        """Give what has arrived, or wait for it; empty at the end of the body, or soon after the answer is done."""
+        content = self._content
+        while not content.at_eof():
+            data = content.read_nowait(-1)
+            if data:
+                break
+            if done:
+                # The end of the body usually follows at once; seen, the connection can be kept.
+                await _drain(content)
+                return b""
+            self._since = self._loop.time()
+            if self._timer is None:
+                self._timer = self._loop.call_later(self._limit_s, self._check)
+            data = await content.readany()
+            self._since = None
+            if data:
+                break
+        else:
+            return b""
+        if self._limit_s != self._between_s:
+            self._limit_s = self._between_s
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        return data
+
+    def _check(self) -> None:
+        # While whoever listens is slow, nobody waits for the provider.
+        waited = 0.0 if self._since is None else self._loop.time() - self._since
+        left = self._limit_s - waited
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._check)
+        else:
+            self._content.set_exception(_silent(self._deployment, self._limit_s))
+
+
+class _Guard:
+    """Turns what a broken exchange raises into errors of ours."""
+
+    def __init__(self, deployment: Deployment, connect_s: float) -> None:
+        self._deployment = deployment
+        self._connect_s = connect_s
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        deployment = self._deployment
+        if isinstance(error, TimeoutError):
+            raise ProviderTimeout(
+                f"deployment {deployment.id!r} could not be reached in {self._connect_s:g} s or did not end its "
+                f"answer in {deployment.timeout_s:g} s; try again, or raise its `timeout_s` in metier.yaml"
+            ) from error
+        if isinstance(error, aiohttp.ClientError):
+            raise ProviderUnavailable(
+                f"the exchange with deployment {deployment.id!r} at {deployment.base_url!r} broke off "
+                f"({type(error).__name__}); check that the server is up and reachable, then try again"
+            ) from error
+
+
+def wait_s(response: aiohttp.ClientResponse) -> float | None:
+    """Read how many seconds the provider asks to be left alone, where its headers say so in seconds."""
+    milliseconds = response.headers.get("retry-after-ms", "")
+    if milliseconds.isascii() and milliseconds.isdecimal():
+        return float(milliseconds) / 1000
+    wait = response.headers.get("retry-after", "")
+    return float(wait) if wait.isascii() and wait.isdecimal() else None
+
+
+def _silent(deployment: Deployment, limit_s: float) -> ProviderTimeout:
+    return ProviderTimeout(
+        f"deployment {deployment.id!r} sent nothing for {limit_s:g} s; try again, "
+        "or give it more time if the model is known to be slow"
+    )
+
+
+async def _drain(content: aiohttp.StreamReader) -> None:
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            await content.readany()
+    except TimeoutError:
+        return
