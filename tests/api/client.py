@@ -47,6 +47,7 @@ async def ask(
     headers: Mapping[str, str] | None = None,
     leave_after: int | None = None,
     pieces: int = 1,
+    method: str | None = None,
 ) -> Response:
     """Send one request; `leave_after` disconnects once that many body messages have come back (0: at once)."""
     data = b"" if body is None else body if isinstance(body, bytes) else orjson.dumps(dict(body))
@@ -81,7 +82,7 @@ async def ask(
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
-        "method": "GET" if body is None else "POST",
+        "method": method or ("GET" if body is None else "POST"),
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),

@@ -221,12 +221,6 @@ async def test_a_conversation_can_be_named(door: Door) -> None:
     assert response.json["error"]["param"] == "x-metier-conversation"
 
 
-async def test_unknown_paths_and_methods_are_refused_in_the_same_shape(door: Door) -> None:
-    assert (await door.get("/v1/nothing")).json["error"]["code"] == "not_found"
-    response = await door.get(CHAT)
-    assert (response.status, response.json["error"]["code"]) == (405, "mistaken")
-
-
 async def test_the_server_says_whether_it_is_well(door: Door) -> None:
     assert (await ask(door.app, "/healthz")).json == {"status": "ok"}
     assert (await ask(door.app, "/readyz")).json == {"status": "ready", "parts": {"database": True}}

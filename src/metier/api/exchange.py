@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
-import orjson
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from metier.api import failures
-from metier.calls import CallId, ConversationId, new_id
+from metier.api.frame import record, request_id
+from metier.calls import CallId, ConversationId
 from metier.errors import Broken, Invalid, MetierError, Mistaken, NotAuthenticated
 
 __all__ = ["BODY_LIMIT", "Exchange", "Headers", "Presence"]
@@ -29,8 +28,6 @@ _CONVERSATION = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _UNSAFE = re.compile(rb"[^\x20-\x7e]")
 _CREDENTIALS = (b"x-api-key", b"api-key", b"x-goog-api-key")
 
-_log = logging.getLogger("metier.api")
-
 
 class Exchange:
     """Reads one request and writes its answer, or the refusal it comes to."""
@@ -40,14 +37,13 @@ class Exchange:
         self._send = send
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: str = scope["path"]
-        self._id = ""
+        self._id = request_id(scope)
         self.started = False
         """True once the status has been sent: from there on errors go into the stream."""
 
     @property
     def id(self) -> str:
         """What the client finds in x-request-id: the id of the call, where there is one."""
-        self._id = self._id or new_id("req")
         return self._id
 
     def name(self, call: CallId) -> None:
@@ -138,7 +134,7 @@ class Exchange:
             failure = Broken(f"request {self.id!r} failed inside Métier; report this id to whoever runs it")
             unexpected = error
         if failure.status >= 500:
-            self._record(failure, unexpected)
+            record(self.id, self.path, failure.code, unexpected)
         await self._refuse(failure)
 
     async def _refuse(self, error: MetierError) -> None:
@@ -158,14 +154,6 @@ class Exchange:
         named = [(name, _UNSAFE.sub(b"?", value)) for name, value in headers]
         named.append((b"x-request-id", self.id.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": named})
-
-    def _record(self, failure: MetierError, unexpected: BaseException | None) -> None:
-        """Log what broke and where; never the message of a foreign exception, which may quote contents."""
-        line: dict[str, object] = {"event": "failed", "request": self.id, "path": self.path, "code": failure.code}
-        if unexpected is not None:
-            line["error"] = type(unexpected).__name__
-            line["at"] = _places(unexpected.__traceback__)
-        _log.log(logging.ERROR, orjson.dumps(line).decode())
 
 
 class Presence:
@@ -195,12 +183,3 @@ class Presence:
             pass
         self._left = True
         self._inside.cancel()
-
-
-def _places(trace: TracebackType | None) -> list[str]:
-    found: list[str] = []
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        found.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} {code.co_name}")
-        trace = trace.tb_next
-    return found[-12:]

@@ -7,12 +7,14 @@ from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
 from metier.api import failures
+from metier.api.frame import Frame
 from metier.api.openai import ChatCompletions, Embeddings, Keys, Models
 from metier.api.resources import Alive, Ready
 from metier.catalog import Catalog
@@ -63,6 +65,7 @@ def application(
     """Make the ASGI application; `more` are the paths of other surfaces, the console's for one."""
     return Starlette(
         routes=[*routes(app), *more],
+        middleware=[Middleware(Frame)],
         exception_handlers={HTTPException: _http_fault},
         lifespan=lifespan,
     )

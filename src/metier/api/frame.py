@@ -1,0 +1,87 @@
+"""What stands around every request: an id, told in x-request-id, and an answer where nothing else gave one."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+
+import orjson
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from metier.api import failures
+from metier.calls import new_id
+from metier.errors import Broken
+
+__all__ = ["Frame", "record", "request_id"]
+
+_KEY = "metier.request"
+_HEADER = b"x-request-id"
+
+_log = logging.getLogger("metier.api")
+
+
+class Frame:
+    """Names each request before anything handles it, and sees that each answer has that name and a body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        name = request_id(scope)
+        started = False
+
+        async def named(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = list(message.get("headers", ()))
+                if not any(header.lower() == _HEADER for header, _ in headers):
+                    message = {**message, "headers": [*headers, (_HEADER, name.encode())]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, named)
+        except ClientDisconnect:
+            return
+        except Exception as error:  # the edge of the process: recorded, and answered 500 where that is still possible
+            record(name, scope["path"], Broken.code, error)
+            if started:
+                raise
+            await _answer(named, Broken(f"request {name!r} failed inside Métier; report this id to whoever runs it"))
+
+
+def request_id(scope: Scope) -> str:
+    """Give the id of a request, the same to whoever asks about the same scope."""
+    if _KEY not in scope:
+        scope[_KEY] = new_id("req")
+    return str(scope[_KEY])
+
+
+def record(request: str, path: str, code: str, unexpected: BaseException | None) -> None:
+    """Log what broke and where; never the message of a foreign exception, which may quote contents."""
+    line: dict[str, object] = {"event": "failed", "request": request, "path": path, "code": code}
+    if unexpected is not None:
+        line["error"] = type(unexpected).__name__
+        line["at"] = _places(unexpected.__traceback__)
+    _log.log(logging.ERROR, orjson.dumps(line).decode())
+
+
+async def _answer(send: Send, error: Broken) -> None:
+    body = failures.body(error)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _places(trace: TracebackType | None) -> list[str]:
+    found: list[str] = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        found.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return found[-12:]
