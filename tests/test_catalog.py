@@ -63,7 +63,7 @@ embedder: {operation: embed, deployments: [{provider: local, model_id: e5}]}
         ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "price": {"input": -1, "output": 1}}]}},
          "models.m.deployments.0.price.input: Input should be greater than or equal to 0"),
         ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "prise": 1}]}}, "models.m.deployments.0.prise"),
-        ({"m": {"deployments": [{"provider": "azur", "model_id": "x"}]}}, "models.m.deployments.0: Value error, provider"),
+        ({"m": {"deployments": [{"provider": "azur", "model_id": "x"}]}}, "deployments.0: Value error, provider"),
         ({"m": {"deployments": [{"provider": "bedrock", "model_id": "x"}]}}, "needs options: region"),
         ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "options": {"regoin": "y"}}]}}, "not 'regoin'"),
         ({"m": {"deployments": []}}, "models.m.deployments"),
