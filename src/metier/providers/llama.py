@@ -11,11 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TypeAlias
 
 import aiohttp
 
 from metier.errors import ConfigError, ProviderUnavailable
+from metier.providers import openmp
 from metier.providers.llama_files import Launch, LlamaFiles, Server, try_lock
 
 __all__ = ["Llama", "Loading"]
@@ -122,6 +124,8 @@ def _spawn(files: LlamaFiles, launch: Launch) -> None:
     log = os.open(files.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         command = [sys.executable, "-P", "-m", "metier.providers.llama_child", launch.text()]
+        if not openmp.installed():
+            command = openmp.lent(command, Path(launch.home) / "programs" / "openmp")
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False, timeout=60)
     finally:
         os.close(log)

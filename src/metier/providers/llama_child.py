@@ -36,13 +36,13 @@ def main(arguments: list[str]) -> None:
     key = secrets.token_urlsafe(32)
     # Threads that wait by spinning lose nine tenths of the speed as soon as anything else runs on the same cores.
     os.putenv("OMP_WAIT_POLICY", "passive")
-    import xllamacpp  # read at its loading, so after the line above
-
-    wanted = xllamacpp.CommonParams()
-    _configure(wanted, launch, key)
     try:
+        import xllamacpp  # read at its loading, so after the line above
+
+        wanted = xllamacpp.CommonParams()
+        _configure(wanted, launch, key)
         server = xllamacpp.Server(wanted)
-    except (RuntimeError, ValueError, OSError) as error:
+    except (ImportError, RuntimeError, ValueError, OSError) as error:
         files.write(Server(os.getpid(), error=str(error) or type(error).__name__))
         raise
     files.write(Server(os.getpid(), f"{server.listening_address}/v1", key))
