@@ -194,12 +194,18 @@ async def test_a_question_is_answered_with_checked_citations_and_counted(
     quote = "Vous avez 14 jours pour renvoyer un article."
     model.replies[:] = [says({"citations": [{"id": hit["id"], "quote": quote}], "body": "Vous avez 14 jours."})]
     found = await asked(house, "ask", "questions", "Combien de jours ?", env=env)
-    assert (found["check"]["ok"], found["check"]["verified"]) == (True, 1)
+    assert (found["check"]["ok"], found["check"]["verified"], len(found["checked"])) == (True, 1, 2)
     model.replies[:] = [says({"citations": [{"id": hit["id"], "quote": quote}], "body": "Vous avez 30 jours."})]
     told = await asyncio.to_thread(house.run, "ask", "questions", "Combien de jours ?", env=env)
-    assert "not verified" in told and "30 jours" in told
+    told = " ".join(told.split())
+    assert "1 citation(s) sur 1" in told and "introuvables" in told and "30 jours" in told
+    assert "Non contrôlé : que les extraits répondent à la question" in told
+    model.replies[:] = [says({"citations": [], "body": "I do not know."})]
+    found = await asked(house, "ask", "questions", "How many days do I have to send an article back?", env=env)
+    assert found["check"]["ok"] is False and "cites nothing" in found["checked"][-1]
+    assert found["not_checked"].startswith("Not checked")
     after = await written_down(house, env)
-    assert [after[name] - before[name] for name in ("calls", "input_tokens", "errors")] == [2, 22, 0]
+    assert [after[name] - before[name] for name in ("calls", "input_tokens", "errors")] == [3, 33, 0]
     assert "writer" in await asyncio.to_thread(house.run, "usage", env=env)
     assert (await asked(house, "usage", "--since", "2099-01-01", env=env))["usage"] == []
 

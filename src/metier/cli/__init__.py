@@ -18,7 +18,7 @@ COMMANDS: dict[str, str] = {
     "review": "Answer the tasks that wait for a person.",
     "runs": "List, show, resume or cancel runs.",
     "ingest": "Put documents into a collection.",
-    "ask": "Search a collection and answer with checked citations.",
+    "ask": "Search a collection and answer with citations.",
     "key": "Issue, list and revoke virtual keys.",
     "system": "Register and approve AI uses.",
     "models": "List, fetch and choose models.",

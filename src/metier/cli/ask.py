@@ -1,7 +1,8 @@
-"""`metier ask`: a question to a collection, answered with citations that code has checked."""
+"""`metier ask`: a question to a collection, its answer, and exactly what code has checked of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -44,6 +45,24 @@ _PROMPT = {
     "sentence that answers, with the identifier of its extract, then write body. If the extracts do not answer, leave "
     "citations empty and say so.",
 }
+_SAID = {
+    "fr": {
+        "quotes": "Contrôlé : {verified} citation(s) sur {cited} figurent mot pour mot dans l'extrait nommé.",
+        "none": "Contrôlé : la réponse ne cite rien ; rien ne la rattache aux documents.",
+        "figures": "Contrôlé : chaque chiffre de la réponse figure dans un extrait cité ou dans la question.",
+        "wrong": "Contrôlé : chiffres introuvables dans les extraits cités et dans la question : {figures}.",
+        "limit": "Non contrôlé : que les extraits répondent à la question, et que la réponse les ait bien compris. "
+        "Lisez les passages.",
+    },
+    "en": {
+        "quotes": "Checked: {verified} of {cited} citations stand word for word in the extract they name.",
+        "none": "Checked: the answer cites nothing; nothing ties it to the documents.",
+        "figures": "Checked: every figure of the answer stands in a cited extract or in the question.",
+        "wrong": "Checked: figures found neither in the cited extracts nor in the question: {figures}.",
+        "limit": "Not checked: that the extracts answer the question, and that the answer understood them. "
+        "Read the passages.",
+    },
+}
 
 
 @click.command()
@@ -53,7 +72,10 @@ _PROMPT = {
 @click.option("--search-only", is_flag=True, help="Show the extracts and call no model.")
 @as_json_option
 def command(collection: str, question: str, top: int, search_only: bool, as_json: bool) -> None:
-    """Ask a collection a question and answer from its documents, with checked citations.
+    """Ask a collection a question and answer from its documents, with citations.
+
+    Code checks that quotes stand in the extracts they name, and figures in those or in the question. Whether the answer
+    is right is for you to read.
 
     Example: metier ask sav "Combien de jours pour renvoyer un article ?"
     """
@@ -87,18 +109,39 @@ def command(collection: str, question: str, top: int, search_only: bool, as_json
         answer = await app.gateway.collect(call)
         draft = _draft(answer.text)
         checked = check_draft(draft, extracts, [question], spoken)
-        terminal.data({"answer": draft, "check": checked, "hits": extracts, "receipt": answer.receipt})
+        good, bad, limit = _verdict(checked if isinstance(checked, dict) else {}, _SAID[spoken])
+        terminal.data(
+            {
+                "answer": draft,
+                "check": checked,
+                "checked": [*good, *bad],
+                "not_checked": limit,
+                "hits": extracts,
+                "receipt": answer.receipt,
+            }
+        )
         terminal.say(escape(str(draft["body"])))
         for citation in draft["citations"]:
             cited = escape(f"[{citation['id']}] « {citation['quote']} »")
             terminal.say(f"[dim]{cited}[/dim]")
-        if isinstance(checked, dict):
-            good = "[green]verified[/green]" if checked["ok"] else "[red]not verified[/red]"
-            terminal.say(f"{checked['verified']}/{checked['cited']} citations, answer {good}")
-            if not checked["ok"]:
-                terminal.say(escape(str(checked["critique"])))
+        for colour, lines in (("green", good), ("red", bad)):
+            for line in lines:
+                terminal.say(f"[{colour}]{escape(line)}[/{colour}]")
+        if isinstance(checked, dict) and checked["critique"]:
+            terminal.say(escape(str(checked["critique"])))
+        terminal.say(limit)
 
     run(work, as_json=as_json, parts=Parts(loading=preparation.Loading(Terminal(as_json))))
+
+
+def _verdict(checked: dict[str, Any], words: Mapping[str, str]) -> tuple[list[str], list[str], str]:
+    """Say what was found to hold, what was found wrong, and what nobody has looked at."""
+    verified, cited = checked.get("verified", 0), checked.get("cited", 0)
+    quotes = words["quotes" if cited else "none"].format(verified=verified, cited=cited)
+    lost = dict.fromkeys(f["where"] for f in checked.get("findings", ()) if f["kind"] == "figure unsupported")
+    figures = words["wrong"].format(figures=", ".join(lost)) if lost else words["figures"]
+    lines = [(quotes, bool(cited) and verified == cited), (figures, not lost)]
+    return [line for line, well in lines if well], [line for line, well in lines if not well], words["limit"]
 
 
 def _draft(text: str) -> dict[str, Any]:
