@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import pathlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -21,18 +22,20 @@ from metier.cli import preparation
 from metier.cli.emails import inputs_of
 from metier.cli.terminal import Terminal, as_json_option, guarded, quiet
 from metier.connectors.smtp import Sink, Smtp
-from metier.errors import Mistaken
+from metier.errors import Mistaken, NoDeployment, ProviderTimeout, ProviderUnavailable, Unavailable
 from metier.settings import Settings
 from metier.workflow.definition import Workflow, load
+from metier.workflow.engine import StepRecord
 from metier.workflow.review import Reviewer, Task
 
-__all__ = ["SENDER", "TEMPLATE", "Outcome", "answer", "command", "prepare"]
+__all__ = ["SENDER", "TEMPLATE", "Outcome", "answer", "command", "prepare", "require_answers"]
 
 TEMPLATE = preparation.TEMPLATES / "support-reply"
 _FIRST = ("01-retour-robot-html", "07-delivery-to-belgium-english", "10-client-furieux-mise-en-demeure")
 SENDER = "Service client Tournevelle <service-client@tournevelle.example>"
 _GOOD = 6
 """The judge's score from which the demonstration approves an answer whose citations are verified."""
+_OUTAGES = frozenset(kind.code for kind in (Unavailable, ProviderUnavailable, ProviderTimeout, NoDeployment))
 _REVIEWER = Reviewer("demo", frozenset({"sav", "juridique", "admins"}))
 
 
@@ -55,6 +58,8 @@ class Outcome:
     carbon_g: str = ""
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
+    outage: str = ""
+    """Why the run failed, or why a step got no answer from its model in all its attempts."""
 
 
 @click.command()
@@ -97,6 +102,7 @@ async def _demo(terminal: Terminal, everything: bool, approve: bool) -> None:
     finally:
         await sink.stop()
     _conclude(terminal, outcomes, sink, approve)
+    require_answers(outcomes)
 
 
 def _introduce(terminal: Terminal, settings: Settings, count: int) -> None:
@@ -168,6 +174,8 @@ async def answer(
                 break
     outcome.seconds = time.monotonic() - began
     await _fill(app, outcome)
+    if outcome.outage:
+        terminal.say(f"  [red]{escape(outcome.outage)}[/red]")
     terminal.say("")
     return outcome
 
@@ -204,7 +212,9 @@ def _decision(task: Task) -> JSON:
 
 async def _fill(app: App, outcome: Outcome) -> None:
     run = await app.engine.get(outcome.run)
-    values = {s.path.rsplit(".", 1)[-1]: s.value for s in await app.engine.steps(outcome.run) if s.kind == "result"}
+    steps = await app.engine.steps(outcome.run)
+    values = {s.path.rsplit(".", 1)[-1]: s.value for s in steps if s.kind == "result"}
+    outcome.outage = _outage(steps) if run.failure is None else run.failure.message
     waiting = [task.assignee for task in await app.review.list(_REVIEWER, run=outcome.run)]
     outcome.status = f"waits for {waiting[0]}" if waiting else (run.outcome or run.status)
     outcome.category = _value(values, "classify", "category")
@@ -222,6 +232,23 @@ async def _fill(app: App, outcome: Outcome) -> None:
     outcome.masked = max((sum((row["masked"] or {}).values()) for row in calls), default=0)
     outcome.energy_wh = _range([(row["energy_low_kwh"], row["energy_high_kwh"]) for row in calls], 1000)
     outcome.carbon_g = _range([(row["carbon_low_g"], row["carbon_high_g"]) for row in calls], 1)
+
+
+def _outage(steps: Sequence[StepRecord]) -> str:
+    done = {step.path for step in steps if step.kind == "result"}
+    errors = [step.value for step in steps if step.kind == "error" and step.path not in done]
+    known = [value for value in errors if isinstance(value, dict) and value.get("code") in _OUTAGES]
+    return str(known[-1].get("message", "")) if known else ""
+
+
+def require_answers(outcomes: Sequence[Outcome]) -> None:
+    """End as a failure, after everything was shown, when a model did not answer: a demonstration of nothing is none."""
+    without = [outcome for outcome in outcomes if outcome.outage]
+    if without:
+        raise Unavailable(
+            f"the model did not answer for {len(without)} of {len(outcomes)} e-mails, so they have no draft: "
+            f"{without[-1].outage}; mend that and start the demonstration again"
+        )
 
 
 def _value(values: dict[str, JSON], step: str, key: str) -> str:
