@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import tomllib
+from datetime import date
 from decimal import Decimal
+from importlib import resources
 from typing import Any
 
 import pytest
@@ -55,6 +58,49 @@ embedder: {operation: embed, deployments: [{provider: local, model_id: e5}]}
     assert remote.price == Price(Decimal("0.1"), Decimal("0.3"), Decimal("0.1"))
     assert (remote.id, remote.max_output_tokens, remote.timeout_s, remote.country) == ("mistral-eu", 500, 30, "FR")
     assert (local.id, found.model("embedder").deployments[0].id) == ("writer", "embedder")
+
+
+def test_every_price_says_who_gave_it_and_known_ones_are_to_be_verified() -> None:
+    found = catalog("""
+writer:
+  deployments:
+    - {provider: openai, model_id: gpt-4o}
+    - {id: ours, provider: openai, model_id: gpt-4o, price: {input: 1, output: 2}}
+    - {id: here, provider: local, model_id: qwen}
+    - {id: nobody, provider: openai, model_id: x, base_url: "http://10.0.0.5/v1"}
+""")
+    known, ours, here, nobody = found.model("writer").deployments
+    assert known.price is not None and known.price.recorded_on is not None
+    assert known.price.source.endswith("1 USD counted as 1.00 EUR")
+    assert ours.price is not None and (ours.price.source, ours.price.recorded_on) == ("metier.yaml", None)
+    assert here.price is not None and (here.price.source, here.price.recorded_on) == ("this machine", None)
+    assert nobody.price is None
+
+
+@pytest.mark.parametrize("rate", [0.5, "0.5", 2])
+def test_dollars_of_the_known_list_are_counted_at_the_rate_of_metier_yaml(rate: object) -> None:
+    entries = [
+        {"provider": "openai", "model_id": "gpt-4o"},
+        {"provider": "openai", "model_id": "gpt-4o", "id": "ours", "price": {"input": 1, "output": 2}},
+    ]
+    known, ours = Catalog.from_yaml({"m": {"deployments": entries}}, rate).model("m").deployments
+    times = Decimal(str(rate))
+    assert known.price == Price(times * Decimal("2.5"), times * 10, times * Decimal("1.25"))
+    assert known.price is not None and f"1 USD counted as {times} EUR" in known.price.source
+    assert ours.price == Price(Decimal(1), Decimal(2), Decimal(1))
+
+
+@pytest.mark.parametrize("rate", [0, -1, "one", float("nan"), float("inf"), [1], 10**9])
+def test_a_rate_that_is_none_is_refused_by_name(rate: object) -> None:
+    with pytest.raises(ConfigError, match="eur_per_usd"):
+        Catalog.from_yaml({}, rate)
+
+
+def test_the_known_list_claims_no_more_than_a_day_and_a_source() -> None:
+    text = resources.files("metier").joinpath("data/known_models.toml").read_text("utf-8")
+    assert "verified_on" not in text and "TO VERIFY" in text
+    for row in tomllib.loads(text)["models"]:
+        assert isinstance(row["recorded_on"], date) and len(row["source"]) > 10, row["model_id"]
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ class App:
         """Give the caller behind a key of this house by the name of the key, for work done inside it."""
         for key in await self.keys.list():
             if key.name == name and key.revoked_at is None:
-                return Principal(key.id, key.project, key.system, name, key.groups, key.models)
+                return await self.keys.principal(key.id)
         raise NotFound(
             f"there is no key named {name!r} for work done in this house: "
             f"metier key issue {name!r} --system SYSTEM --project PROJECT --group public"
@@ -166,7 +166,9 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     register = Register(store)
     worker = new_id("worker")
     admission = Admission(store, worker, register.statuses, frozenset(ADMITTED))
-    catalog = parts.catalog or Catalog.from_yaml(settings.config.get("models") or {})
+    catalog = parts.catalog or Catalog.from_yaml(
+        settings.config.get("models") or {}, settings.config.get("eur_per_usd")
+    )
     ledger = Ledger(store, settings.home / "spool", worker, admission.charge, admission.settle_worker)
     personal_data = PersonalData(store, vault)
     gateway = Gateway(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from decimal import ROUND_UP, Decimal
 from importlib import resources
 from typing import Annotated, Any, Literal
@@ -45,6 +46,10 @@ class Price:
     output_eur: Decimal
     cached_eur: Decimal
     """For input tokens the provider had in its prompt cache."""
+    source: str = field(default="metier.yaml", compare=False)
+    """Who says so: metier.yaml, this machine, or the pages the list shipped with Métier was compared with."""
+    recorded_on: date | None = field(default=None, compare=False)
+    """Day the figure entered the list shipped with Métier, for people to verify; None for any other price."""
 
     def of(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> Decimal:
         """Price so many tokens in euros, `cached_tokens` being part of the input, rounded up at the ninth decimal."""
@@ -126,13 +131,16 @@ class Catalog:
         self._models = {model.name: model for model in models}
 
     @classmethod
-    def from_yaml(cls, data: Mapping[str, Any]) -> Catalog:
-        """Build from the value of the `models:` section, or say by its key path which entry is wrong."""
+    def from_yaml(cls, data: Mapping[str, Any], eur_per_usd: object = None) -> Catalog:
+        """Build from the `models:` section, or say by its key path which entry is wrong; prices in dollars need a rate.
+
+        Without `eur_per_usd`, the convention of the list shipped with Métier holds.
+        """
         try:
-            sheet = _Sheet.model_validate({"models": data})
+            sheet = _Sheet.model_validate({"models": data, "eur_per_usd": eur_per_usd})
         except ValidationError as error:
             raise ConfigError(_explain(error)) from error
-        known = _known_models()
+        known = _known_models(sheet.eur_per_usd)
         models = [_model(name, entry, known) for name, entry in sheet.models.items()]
         seen: dict[str, str] = {}
         for model in models:
@@ -173,17 +181,23 @@ class _Known:
     max_output_tokens: int
 
 
-def _known_models() -> Mapping[str, _Known]:
-    """Read the reviewed, dated list of public prices and energy cards shipped with Métier."""
+def _known_models(eur_per_usd: Decimal | None = None) -> Mapping[str, _Known]:
+    """Read the list of public prices and energy cards shipped with Métier, each with its source and day."""
     raw = tomllib.loads(resources.files("metier").joinpath("data/known_models.toml").read_text("utf-8"))
-    rate = Decimal(raw["eur_per_usd"])
+    rate = Decimal(raw["eur_per_usd"]) if eur_per_usd is None else eur_per_usd
     known = {}
     for row in raw["models"]:
         usd = {name: Decimal(text) * rate for name, text in row["usd"].items()}
         card = row.get("energy")
         known[row["model_id"]] = _Known(
             host=row["host"],
-            price=Price(input_eur=usd["input"], output_eur=usd["output"], cached_eur=usd["cached"]),
+            price=Price(
+                input_eur=usd["input"],
+                output_eur=usd["output"],
+                cached_eur=usd["cached"],
+                source=f"{row['source']}; 1 USD counted as {rate:f} EUR",
+                recorded_on=row["recorded_on"],
+            ),
             energy=EnergyCard(provider=card["provider"], model=card["model"]) if card else None,
             context_tokens=row["context_tokens"],
             max_output_tokens=row["max_output_tokens"],
@@ -256,6 +270,7 @@ class _ModelEntry(_Strict):
 
 class _Sheet(_Strict):
     models: dict[_Name, _ModelEntry]
+    eur_per_usd: Annotated[Decimal, Field(gt=0, le=1000, allow_inf_nan=False, max_digits=12, decimal_places=6)] | None
 
 
 def _model(name: str, entry: _ModelEntry, known: Mapping[str, _Known]) -> Model:
@@ -298,7 +313,7 @@ def _price(entry: _DeploymentEntry, facts: _Known | None) -> Price | None:
         cached = entry.price.input if entry.price.cached is None else entry.price.cached
         return Price(entry.price.input, entry.price.output, cached)
     if entry.provider in _FREE:
-        return Price(Decimal(0), Decimal(0), Decimal(0))
+        return Price(Decimal(0), Decimal(0), Decimal(0), source="this machine")
     return facts.price if facts else None
 
 

@@ -63,6 +63,9 @@ VARIABLES: tuple[Variable, ...] = (
 
 SECTIONS: tuple[Section, ...] = (
     Section("models", "Public model names and the deployments behind them."),
+    Section(
+        "eur_per_usd", "Euros one dollar is counted as in the list of known prices; 1.00, a convention, without it."
+    ),
     Section("roles", "Which model the workflows mean by writer, judge and embedder."),
     Section("customers", "Customer file (JSON Lines) that the tool crm.find_contact reads."),
 )

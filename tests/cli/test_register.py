@@ -158,6 +158,23 @@ def test_models_are_listed_and_given_a_role(house: House, tmp_path: pathlib.Path
     assert "env/A_SECRET" in written and "sk-s3cret" not in written
 
 
+def test_of_each_price_it_is_said_where_it_comes_from(house: House, tmp_path: pathlib.Path) -> None:
+    priced = {**HOSTED, "id": "ours", "price": {"input": 1, "output": 2}}
+    known = {"id": "list", "provider": "openai", "model_id": "gpt-4o-mini"}
+    env = config(
+        tmp_path, models={"petit": {"deployments": [known, {**HOSTED, "id": "nobody"}, priced]}}, eur_per_usd=2
+    )
+    [model] = house.data("models", "list", env=env)["models"]
+    found = {deployment["id"]: deployment["price"] for deployment in model["deployments"]}
+    assert found["list"]["to_verify"] and found["list"]["recorded_on"] and found["list"]["input_eur"] == 0.3
+    assert "1 USD counted as 2 EUR" in found["list"]["source"]
+    assert found["nobody"] is None
+    assert (found["ours"]["source"], found["ours"]["to_verify"]) == ("metier.yaml", False)
+    assert "verify them there" in house.run("models", "list", env=env)
+    env = config(tmp_path, models={"petit": {"deployments": [priced]}})
+    assert "verify" not in house.run("models", "list", env=env)
+
+
 async def asked(house: House, *arguments: str, env: Mapping[str, str], code: int = 0) -> Any:
     """Run a command beside the server it calls."""
     return await asyncio.to_thread(house.data, *arguments, env=env, code=code)

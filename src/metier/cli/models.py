@@ -9,7 +9,7 @@ import click
 import yaml
 
 from metier import weights
-from metier.catalog import Catalog
+from metier.catalog import Catalog, Model, Price
 from metier.cli import preparation
 from metier.cli.terminal import Terminal, as_json_option, without_platform
 from metier.errors import NotFound
@@ -32,7 +32,7 @@ def _list(as_json: bool) -> None:
     """List the models of metier.yaml and the weights this machine can run."""
 
     async def work(settings: Settings, terminal: Terminal) -> None:
-        catalog = Catalog.from_yaml(settings.config.get("models") or {})
+        catalog = Catalog.from_yaml(settings.config.get("models") or {}, settings.config.get("eur_per_usd"))
         local = [
             {
                 "name": w.name, "operation": w.operation, "licence": w.licence, "bytes": w.size, "expect": w.expect,
@@ -42,16 +42,21 @@ def _list(as_json: bool) -> None:
         ]  # fmt: skip
         terminal.data({"models": [_shown(model) for model in catalog.models()], "weights": local})
         terminal.table(
-            ["model", "for", "deployment", "provider", "model id", "€ in/out per 1 M tokens", "hosting"],
+            ["model", "for", "deployment", "provider", "model id", "€ in/out per 1 M tokens", "price from", "hosting"],
             [
                 [
                     model.name, model.operation, d.id, d.provider, d.model_id,
-                    f"{d.price.input_eur:g}/{d.price.output_eur:g}" if d.price else "unknown", d.hosting,
+                    _figures(d.price), _origin(d.price), d.hosting,
                 ]
                 for model in catalog.models() for d in model.deployments
             ],
             title=f"In {settings.config_path}",
         )  # fmt: skip
+        if any(d.price and d.price.recorded_on for model in catalog.models() for d in model.deployments):
+            terminal.say(
+                "Prices of the known list were not read at the provider's: verify them there, then write `price:` in "
+                "metier.yaml, which wins. `metier models list --json` names the source of each.\n"
+            )
         terminal.table(
             ["weights", "for", "licence", "size", "here", "what to expect"],
             [
@@ -93,7 +98,7 @@ def _use(role: str, model: str, as_json: bool) -> None:
     """Choose the model the workflows mean by a role: a name of metier.yaml."""
 
     async def work(settings: Settings, terminal: Terminal) -> None:
-        catalog = Catalog.from_yaml(settings.config.get("models") or {})
+        catalog = Catalog.from_yaml(settings.config.get("models") or {}, settings.config.get("eur_per_usd"))
         if model not in catalog.names():
             raise NotFound(
                 f"there is no model {model!r} in {settings.config_path}: it has {', '.join(catalog.names())}"
@@ -108,9 +113,36 @@ def _use(role: str, model: str, as_json: bool) -> None:
     without_platform(work, as_json=as_json)
 
 
-def _shown(model: Any) -> dict[str, Any]:
+def _figures(price: Price | None) -> str:
+    return f"{price.input_eur.normalize():f}/{price.output_eur.normalize():f}" if price else "unknown"
+
+
+def _origin(price: Price | None) -> str:
+    """Say in a few words where a price comes from."""
+    if price is None:
+        return "nobody: calls are refused unless allow_unpriced"
+    return f"known list, recorded {price.recorded_on}, to verify" if price.recorded_on else price.source
+
+
+def _shown(model: Model) -> dict[str, Any]:
     return {
         "name": model.name,
         "operation": model.operation,
-        "deployments": [{"id": d.id, "provider": d.provider, "model_id": d.model_id} for d in model.deployments],
+        "deployments": [
+            {"id": d.id, "provider": d.provider, "model_id": d.model_id, "price": _priced(d.price)}
+            for d in model.deployments
+        ],
+    }
+
+
+def _priced(price: Price | None) -> dict[str, Any] | None:
+    if price is None:
+        return None
+    return {
+        "input_eur": price.input_eur,
+        "output_eur": price.output_eur,
+        "cached_eur": price.cached_eur,
+        "source": price.source,
+        "recorded_on": price.recorded_on,
+        "to_verify": price.recorded_on is not None,
     }
