@@ -132,6 +132,27 @@ def test_the_shipped_template_has_no_findings() -> None:
         ("collection: sav", "collection: sva", "unknown-collection", "'sva'", "'sav'"),
         ("tool: email.send", "tool: mail.send", "unknown-tool", "'mail.send'", "'email.send'"),
         ("decision: {enum: [approve, reject]}, ", "", "no-decision", "has no 'decision'", "add decision"),
+        (
+            "edit: steps.draft}",
+            "edit: steps.draft, due: 4h, on_timeout: {output: {decision: approve, edited: '{{ steps.darft }}'}}}",
+            "unknown-step",
+            "there is no step 'darft'",
+            "'draft'",
+        ),
+        (
+            "edit: steps.draft}",
+            "edit: steps.draft, due: 4h, on_timeout: {reassign: 'group:{{ inputs.emial }}'}}",
+            "unknown-field",
+            "has no field 'emial'",
+            "'email'",
+        ),
+        (
+            "edit: steps.draft}",
+            "edit: steps.draft, due: 4h, on_timeout: {output: {decision: later}}}",
+            "wrong-output",
+            "on_timeout.output of step 'approve'",
+            "",
+        ),
         (", edited: {body: string}", "", "no-edited", "has no 'edited'", "add edited"),
         (
             "{end: {status: handed, output: 1}}",

@@ -11,10 +11,10 @@ from metier.calls import JSON, RunId
 from metier.errors import Conflict, Invalid, NotAllowed, NotFound
 from metier.store import Store
 from metier.vault import Vault
-from metier.workflow.commands import ASK_HUMAN
+from metier.workflow.commands import ASK_HUMAN, FALLBACK
 from metier.workflow.definition import OnError, Workflow
 from metier.workflow.engine import Engine
-from metier.workflow.review import FALLBACK, Review, Reviewer, TaskDesk
+from metier.workflow.review import Review, Reviewer, TaskDesk
 from tests.workflow.flows import WHO, Counting, Ticking, flow, step
 
 ZOE = Reviewer("zoe", frozenset({"sav"}))
@@ -171,6 +171,43 @@ async def test_a_late_task_may_hold_its_answer_ready(office: Office) -> None:
     await office.engine.drain()
     assert (await office.engine.get(run)).status == "done"
     assert (await office.review.get(task.id)).state == "expired"
+
+
+async def test_what_holds_when_a_task_is_late_is_computed_like_the_rest(office: Office, store: Store) -> None:
+    answer: JSON = {"output": {"decision": "approve", "edited": {"path": "{{ steps.draft.path }} of {{ inputs.who }}"}}}
+    run = await office.parked(approval(due="1d", on_timeout=answer))
+    other = await office.parked(approval(due="1h", on_timeout={"reassign": "group:{{ lower(inputs.who) }}"}), "Compta")
+    kept = await store.queries("review").all("page", {"assignees": None, "run": None, "after": None, "limit": 9})
+    assert "Zoé" not in str([row["on_timeout"] for row in kept]), "what may name a person is sealed with the task"
+    office.clock.forward(3_601)
+    (task,) = await office.review.list(run=other)
+    assert (await office.review.sweep()).reassigned == (task.id,)
+    assert (await office.review.get(task.id, EVE)).assignee == "group:compta"
+    office.clock.forward(86_400)
+    await office.review.sweep()
+    await office.engine.drain()
+    assert await office.engine.result(run) == {"path": "send", "body": {"path": "draft of Zoé"}}
+
+
+async def test_a_ready_answer_that_does_not_fit_goes_to_people_and_stops_no_other(office: Office) -> None:
+    run = await office.parked(approval(due="1h", on_timeout={"output": {"decision": "{{ inputs.who }}"}}))
+    good = await office.parked(approval(due="1h", on_timeout={"output": {"decision": "{{ inputs.who }}"}}), "reject")
+    (task,), (other,) = [await office.review.list(run=one) for one in (run, good)]
+    office.clock.forward(3_601)
+    assert (await office.review.sweep()).expired == (other.id,)
+    assert (await office.review.get(task.id)).assignee == FALLBACK
+    assert (await office.review.sweep()).expired == ()
+
+
+@pytest.mark.parametrize("wrong", [{"assign": "{{ inputs.who }}"}, {"on_timeout": {"reassign": "{{ inputs.who }}"}}])
+async def test_a_name_that_was_computed_and_is_none_ends_the_run_with_a_reason(
+    office: Office, wrong: dict[str, JSON]
+) -> None:
+    run = await office.engine.start(approval(due="1h", **wrong), {"who": "Zoé"}, WHO)
+    await office.engine.drain()
+    found = await office.engine.get(run)
+    assert found.status == "failed" and found.failure is not None
+    assert found.failure.path == "approve" and "group:<name>" in found.failure.message
 
 
 async def test_tasks_of_a_cancelled_run_are_closed(office: Office) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "Finding",
     "Known",
     "Report",
+    "check_late",
     "check_prompt",
     "check_replacements",
     "check_rules",
@@ -247,6 +248,27 @@ def check_replacements(report: Report, step: Step) -> None:
             conform(value, step.output or {}, f"{path.replace('/', '.')} of step {step.id!r}")
         except Invalid as wrong:
             report.say(step.marks.get(path, step.mark), "wrong-output", wrong.message)
+
+
+def check_late(report: Report, step: Step, config: Mapping[str, JSON]) -> None:
+    """Check that the decision a late task holds ready fits the output of its step, as far as it is constant."""
+    late = config.get("on_timeout")
+    if not isinstance(late, dict) or "output" not in late or any(expressions_in(late["output"])):
+        return
+    value, places = late["output"], (step.output or {}).get("properties")
+    if isinstance(value, dict) and isinstance(places, dict) and "edited" in places and config.get("edit") is not None:
+        # The draft stands in for what nobody edited; what it holds is only known in a run.
+        value = {key: part for key, part in value.items() if key != "edited"}
+        required = (step.output or {}).get("required")
+        wanted = [key for key in required if key != "edited"] if isinstance(required, list) else []
+        schema: Schema = {**(step.output or {}), "required": wanted}
+    else:
+        schema = step.output or {}
+    try:
+        conform(value, schema, f"on_timeout.output of step {step.id!r}")
+    except Invalid as wrong:
+        mark = step.marks.get("human/on_timeout/output", step.marks.get("human/on_timeout", step.mark))
+        report.say(mark, "wrong-output", wrong.message)
 
 
 def check_test(report: Report, test: FlowTest, view: View) -> None:

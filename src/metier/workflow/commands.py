@@ -9,11 +9,13 @@ from decimal import Decimal
 from typing import Literal, TypeAlias
 
 from metier.calls import JSON
+from metier.errors import Invalid
 from metier.workflow.definition import Step
 
 __all__ = [
     "ASK_BUDGET",
     "ASK_HUMAN",
+    "FALLBACK",
     "Command",
     "Entries",
     "Entry",
@@ -25,6 +27,7 @@ __all__ = [
     "Park",
     "RunStep",
     "WaitUntil",
+    "assignee",
 ]
 
 EntryKind: TypeAlias = Literal["result", "error", "answer", "skipped", "choice", "decision"]
@@ -37,6 +40,11 @@ ASK_HUMAN = "!human"
 
 ASK_BUDGET = "!budget"
 """Name of the decision asked from a person when the run has spent its money."""
+
+FALLBACK = "group:admins"
+"""Who gets the questions of the engine itself, and steps that name nobody."""
+
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +135,13 @@ class Finish:
 
 
 Command: TypeAlias = Note | RunStep | Park | WaitUntil | Finish
+
+
+def assignee(written: JSON) -> str:
+    """Read who a task is for, written by a workflow, computed by it, or given by a person."""
+    if written is None or written == "":
+        return FALLBACK
+    kind, _, name = str(written).partition(":")
+    if kind not in ("group", "user") or not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
+        raise Invalid(f"cannot assign a task to {str(written)[:80]!r}: write group:<name> or user:<name>")
+    return f"{kind}:{name.strip()}"

@@ -23,6 +23,7 @@ from metier.workflow.commands import (
     Park,
     RunStep,
     WaitUntil,
+    assignee,
 )
 from metier.workflow.definition import Retry, RunBudget, Step, Workflow
 from metier.workflow.expressions import Expressions
@@ -216,9 +217,13 @@ class _Walk:
     def question(self, step: Step) -> dict[str, JSON]:
         scope = self.scope()
         config = dict(step.config) if isinstance(step.config, dict) else {}
-        task = {key: value for key, value in config.items() if key not in ("show", "edit", "title", "assign")}
-        for key in ("title", "assign"):
+        task = {key: value for key, value in config.items() if key not in ("show", "edit")}
+        for key in ("title", "assign", *(config.keys() & {"on_timeout"})):
             task[key] = self.expressions.render(config.get(key), scope)
+        # A name that was computed may be none: told here, the run ends with a reason instead of killing workers.
+        late = task.get("on_timeout")
+        for who in (task["assign"], late.get("reassign") if isinstance(late, dict) else None):
+            assignee(who)
         shown = config.get("show")
         exprs = [expr for expr in shown if isinstance(expr, str)] if isinstance(shown, list) else []
         task["show"] = {expr: self.expressions.evaluate(expr, scope) for expr in exprs}

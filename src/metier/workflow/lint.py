@@ -10,6 +10,7 @@ from metier.workflow.checks import (
     Finding,
     Known,
     Report,
+    check_late,
     check_prompt,
     check_replacements,
     check_rules,
@@ -163,8 +164,9 @@ class _Walk:
 
     def human(self, step: Step, view: View) -> None:
         config = step.config if isinstance(step.config, dict) else {}
-        for key in ("title", "assign"):
+        for key in ("title", "assign", "on_timeout"):
             self.report.template(config.get(key), view, step.marks, f"human/{key}", step.mark)
+        check_late(self.report, step, config)
         show, edit = config.get("show"), config.get("edit")
         for number, shown in enumerate(show if isinstance(show, list) else []):
             if isinstance(shown, str):

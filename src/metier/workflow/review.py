@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,18 +14,18 @@ from metier.calls import JSON, RunId, new_id
 from metier.errors import Broken, Conflict, Invalid, NotAllowed, NotFound
 from metier.store import Row, Store, Tx
 from metier.vault import Vault
+from metier.workflow.commands import FALLBACK, assignee
 from metier.workflow.context import Clock, utc
 from metier.workflow.engine import Engine, Opening, fits
 from metier.workflow.journal import pack, unpack
 from metier.workflow.quantities import seconds
 
-__all__ = ["FALLBACK", "Review", "Reviewer", "Swept", "Task", "TaskDesk", "TaskId", "TaskState"]
+__all__ = ["Review", "Reviewer", "Swept", "Task", "TaskDesk", "TaskId", "TaskState"]
 
 TaskId = NewType("TaskId", str)
 TaskState: TypeAlias = Literal["open", "claimed", "decided", "expired", "cancelled"]
 
-FALLBACK = "group:admins"
-"""Who gets the questions of the engine itself, and steps that name nobody."""
+_log = logging.getLogger(__name__)
 
 _PAGE_MAX = 200
 
@@ -89,12 +90,13 @@ class TaskDesk:
         """Open a task with the parking of its run."""
         park, now, id = opening.park, self._clock(), TaskId(new_id("task"))
         asked = park.task
+        due, remind, late = asked.get("due"), asked.get("remind"), asked.get("on_timeout")
         payload: dict[str, JSON] = {
             "show": asked.get("show"),
             "edit": asked.get("edit"),
             "schema": None if park.schema is None else dict(park.schema),
+            "late": late.get("output") if isinstance(late, dict) else None,
         }
-        due, remind, late = asked.get("due"), asked.get("remind"), asked.get("on_timeout")
         reminders = [now + _length(each) for each in remind] if isinstance(remind, list) else []
         reminders.sort()
         row = {
@@ -106,7 +108,7 @@ class TaskDesk:
             "attempt": park.attempt,
             "name": park.name,
             "title": _seal(self._vault, id, "title", _title(asked.get("title")) or f"{opening.workflow}: {park.path}"),
-            "assignee": _assignee(asked.get("assign")),
+            "assignee": assignee(asked.get("assign")),
             "payload": _seal(self._vault, id, "payload", payload),
             "due_at": None if due is None else now + _length(due),
             "remind_at": reminders[0] if reminders else None,
@@ -170,7 +172,7 @@ class Review:
     async def hand_off(self, task: TaskId, reviewer: Reviewer, to: str) -> None:
         """Give a task to another group or person."""
         await self._mine(task, reviewer)
-        row = {"id": task, "by": reviewer.name, "assignee": _assignee(to)}
+        row = {"id": task, "by": reviewer.name, "assignee": assignee(to)}
         if not await self._queries.run("hand_off", row):
             raise await self._taken(task)
 
@@ -189,11 +191,21 @@ class Review:
         expired: list[TaskId] = []
         for row in await self._queries.all("overdue", now):
             try:
-                await self._settle(row, row["on_timeout"]["output"], "due date", "expired")
+                await self._settle(row, self._late(row), "due date", "expired")
             except Conflict:
+                continue
+            except (Invalid, Broken) as error:
+                _log.warning("task %s is late and its answer cannot be used: %s", row["id"], error)
+                await self._queries.run("misfit", {"id": row["id"], "assignee": FALLBACK})
                 continue
             expired.append(TaskId(row["id"]))
         return Swept(_ids(reminded), _ids(reassigned), tuple(expired))
+
+    def _late(self, row: Row) -> JSON:
+        """Give the answer a late task holds ready; tasks opened by earlier versions have it in the clear."""
+        payload = _open(self._vault, TaskId(row["id"]), "payload", row["payload"])
+        clear: JSON = row["on_timeout"]["output"]
+        return payload.get("late", clear) if isinstance(payload, dict) else clear
 
     async def _settle(self, row: Row, decision: JSON, by: str, state: TaskState) -> None:
         id = TaskId(row["id"])
@@ -281,21 +293,12 @@ def _title(written: JSON) -> JSON:
     return written
 
 
-def _assignee(written: JSON) -> str:
-    if written is None or written == "":
-        return FALLBACK
-    kind, _, name = str(written).partition(":")
-    if kind not in ("group", "user") or not name:
-        raise Invalid(f"cannot assign a task to {written!r}: write group:<name> or user:<name>")
-    return str(written)
-
-
 def _late(late: JSON) -> dict[str, JSON]:
-    """Read what holds when the due date passes: another assignee, or a decision."""
+    """Read what holds when the due date passes: another assignee, or a decision, which is sealed with the task."""
     if isinstance(late, dict) and "reassign" in late:
-        return {"reassign": _assignee(late["reassign"])}
+        return {"reassign": assignee(late["reassign"])}
     if isinstance(late, dict) and "output" in late:
-        return {"output": late["output"]}
+        return {"output": None}
     raise Invalid(f"cannot use {late!r} when a task is late: write {{reassign: group:…}} or {{output: …}}")
 
 

@@ -62,3 +62,10 @@ RETURNING id, pg_notify('metier_tasks', json_build_object('task', id, 'what', 'r
 -- overdue --
 -- Gives the tasks past their due date for which the workflow holds a decision ready.
 SELECT * FROM tasks WHERE state IN ('open', 'claimed') AND due_at <= %(now)s AND on_timeout ? 'output' LIMIT 500
+
+-- misfit --
+-- Gives a late task whose ready answer does not fit to those who look after the platform; once.
+UPDATE tasks
+   SET state = 'open', claimed_by = NULL, assignee = %(assignee)s, handed_off = handed_off + 1, on_timeout = NULL
+ WHERE id = %(id)s AND state IN ('open', 'claimed')
+RETURNING pg_notify('metier_tasks', json_build_object('task', id, 'what', 'reassigned')::text) IS NULL AS told
