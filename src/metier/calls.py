@@ -23,6 +23,7 @@ __all__ = [
     "Media",
     "Message",
     "Operation",
+    "OrganisationId",
     "Origin",
     "OutputSchema",
     "Part",
@@ -49,6 +50,7 @@ JSON: TypeAlias = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | 
 CallId = NewType("CallId", str)
 ConversationId = NewType("ConversationId", str)
 KeyId = NewType("KeyId", str)
+OrganisationId = NewType("OrganisationId", str)
 ProjectId = NewType("ProjectId", str)
 RunId = NewType("RunId", str)
 SystemId = NewType("SystemId", str)
@@ -86,6 +88,7 @@ class Principal:
     """Groups whose documents this caller may read."""
     models: frozenset[str] | None = None
     """Public model names the key may use; None means every model of the catalogue."""
+    organisation: OrganisationId = OrganisationId("main")
 
 
 @dataclass(frozen=True, slots=True)

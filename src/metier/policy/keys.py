@@ -9,17 +9,26 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from metier.calls import KeyId, Principal, ProjectId, SystemId, new_id
+from metier.calls import KeyId, OrganisationId, Principal, ProjectId, SystemId, new_id
 from metier.errors import Conflict, Invalid, NotAuthenticated, NotFound, SystemNotApproved
 from metier.policy.mirror import Mirror
 from metier.store import Row, Store
 from metier.vault import Vault
 
-__all__ = ["Issued", "Key", "Keys", "Project"]
+__all__ = ["Issued", "Key", "Keys", "Organisation", "Project"]
 
 _PREFIX = "sk-mt-"
 _PURPOSE = "key"
 _LONGEST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Organisation:
+    """Owner of projects; nothing of one is visible to another."""
+
+    id: OrganisationId
+    name: str
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,7 @@ class Project:
 
     id: ProjectId
     name: str
+    organisation: OrganisationId
     created_at: datetime
 
 
@@ -87,11 +97,33 @@ class Keys:
         self._now = now
         self._mirror: Mirror[_Held] = Mirror(self._load, clock=clock)
 
-    async def create_project(self, name: str) -> Project:
-        """Make a project, which owns keys and a budget."""
+    async def create_organisation(self, name: str) -> Organisation:
+        """Make an organisation, which owns projects."""
+        if not name.strip():
+            raise Invalid(f"an organisation needs a name, got {name!r}", param="name")
+        row = await self._queries.one("insert_organisation", {"id": new_id("org"), "name": name})
+        if row is None:
+            raise Conflict(f"an organisation named {name!r} already exists: choose another name", param="name")
+        return Organisation(**row)
+
+    async def organisation(self, organisation: str) -> Organisation:
+        """Find an organisation by its id, or by its name."""
+        row = await self._queries.one("get_organisation", {"id": organisation})
+        if row is None:
+            raise NotFound(f"there is no organisation {organisation!r}: create it first", param="organisation")
+        return Organisation(**row)
+
+    async def organisations(self) -> tuple[Organisation, ...]:
+        """List every organisation by name."""
+        return tuple(Organisation(**row) for row in await self._queries.all("list_organisations"))
+
+    async def create_project(self, name: str, organisation: str = "main") -> Project:
+        """Make a project in an organisation (by id or name); it owns keys and a budget."""
         if not name.strip():
             raise Invalid(f"a project needs a name, got {name!r}", param="name")
-        row = await self._queries.one("insert_project", {"id": new_id("project"), "name": name})
+        owner = await self.organisation(organisation)
+        params = {"id": new_id("project"), "name": name, "organisation": owner.id}
+        row = await self._queries.one("insert_project", params)
         if row is None:
             raise Conflict(f"a project named {name!r} already exists: choose another name", param="name")
         return Project(**row)
@@ -210,6 +242,7 @@ def _held(row: Row) -> _Held:
         name=row["name"],
         groups=frozenset(row["groups"]),
         models=None if row["models"] is None else frozenset(row["models"]),
+        organisation=OrganisationId(row["organisation"]),
     )
     return _Held(
         digest=bytes(row["digest"]),

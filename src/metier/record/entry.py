@@ -72,6 +72,7 @@ class Entry:
         "masked",
         "outcome",
         "reserved",
+        "tries",
         "usage",
     )
 
@@ -86,6 +87,8 @@ class Entry:
         self.impact: Impact = NOT_ESTIMATED
         self.masked: Mapping[str, int] = {}
         """Personal values masked, counted per type."""
+        self.tries = 1
+        """Deployments asked so far, the present one included."""
         self.outcome: Outcome | None = None
         self.error_code: str | None = None
         self.first_token_s: float | None = None
@@ -185,6 +188,7 @@ class Entry:
             "id": call.id,
             "at": self._at,
             "key": principal.key_id,
+            "organisation": principal.organisation,
             "project": principal.project,
             "system": principal.system,
             "model": _clean(call.model),
@@ -206,6 +210,9 @@ class Entry:
         row["input_tokens"] = usage.input_tokens if usage else 0
         row["output_tokens"] = usage.output_tokens if usage else 0
         row["cached_tokens"] = usage.cached_tokens if usage else 0
+        row["cache_write_tokens"] = usage.cache_write_tokens if usage else 0
+        row["reasoning_tokens"] = usage.reasoning_tokens if usage else 0
+        row["tries"] = self.tries
         row["estimated"] = usage.estimated if usage else False
         row["cost_eur"] = str(self.cost)
         row["priced"] = deployment is None or deployment.price is not None

@@ -9,7 +9,7 @@ import pathlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Literal
 
@@ -22,7 +22,7 @@ from metier.record.entry import Entry, lost_row
 from metier.record.spool import Left, Segment, Spool, left_behind
 from metier.store import Row, Store, Tx
 
-__all__ = ["Charge", "Dimension", "Ledger", "SettleWorker", "Usages"]
+__all__ = ["Charge", "Dimension", "Latency", "Ledger", "SettleWorker", "Usages"]
 
 Charge = Callable[[Tx, Sequence[tuple[str, str, Decimal]]], Awaitable[None]]
 """Takes (lease, project, cost) of newly recorded calls, inside their transaction."""
@@ -30,11 +30,13 @@ Charge = Callable[[Tx, Sequence[tuple[str, str, Decimal]]], Awaitable[None]]
 SettleWorker = Callable[[Tx, str], Awaitable[object]]
 """Ends the leases of a dead worker, all of whose calls are recorded."""
 
-Dimension = Literal["project", "system", "model", "day"]
+Dimension = Literal["organisation", "project", "system", "model", "day"]
 """What usage can be grouped by."""
 
 _LATER = (psycopg.Error, Unavailable, TimeoutError, OSError)
 _BATCH = 500
+_GROWTH = 1.105
+"""Ratio of the bounds of one bucket of time, as in the tables."""
 _PATIENCE_S = 30.0
 _PAUSE_S = 1.0
 _log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ _log = logging.getLogger(__name__)
 class Usages:
     """Totals of a group of calls; a dimension not asked for is None."""
 
+    organisation: str | None
     project: str | None
     system: str | None
     model: str | None
@@ -63,6 +66,22 @@ class Usages:
     energy_high_wh: float | None
     carbon_low_g: float | None
     carbon_high_g: float | None
+    cache_hits: int
+    saved_eur: Decimal
+    """What answers out of the cache had cost the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long the answered calls of one model took, in seconds, each figure within 5 %."""
+
+    model: str
+    measure: Literal["first", "whole"]
+    """Until the first piece of the answer, or until its end."""
+    calls: int
+    p50_s: float
+    p95_s: float
+    p99_s: float
 
 
 @dataclass(slots=True)
@@ -201,9 +220,26 @@ class Ledger:
         until: datetime | None = None,
         project: str | None = None,
     ) -> tuple[Usages, ...]:
-        """Total calls, tokens, money and footprint, grouped by the dimensions asked for."""
+        """Total calls, tokens, money and footprint, grouped by the dimensions asked for.
+
+        Between whole hours the totals of the hours answer, which outlive the calls; else the calls are counted.
+        """
         params = {"by": [*by], "since": since, "until": until, "project": project}
-        return tuple(Usages(**row) for row in await self._queries.all("usage", params))
+        query = "usage_by_hours" if _whole_hour(since) and _whole_hour(until) else "usage"
+        return tuple(Usages(**row) for row in await self._queries.all(query, params))
+
+    async def latencies(
+        self, *, since: datetime | None = None, until: datetime | None = None, project: str | None = None
+    ) -> tuple[Latency, ...]:
+        """Tell how long answered calls took, per model; `since` and `until` count as whole hours."""
+        rows = await self._queries.all("latencies", {"since": since, "until": until, "project": project})
+        groups: dict[tuple[str, Literal["first", "whole"]], list[tuple[int, int]]] = {}
+        for row in rows:
+            groups.setdefault((row["model"], row["measure"]), []).append((row["bucket"], row["calls"]))
+        return tuple(
+            Latency(model, measure, sum(n for _, n in found), *(_quantile(found, q) for q in (0.5, 0.95, 0.99)))
+            for (model, measure), found in groups.items()
+        )
 
     async def of_run(self, run: str) -> list[Row]:
         """Read the calls of one run of a workflow, in order, without contents."""
@@ -247,3 +283,17 @@ class Ledger:
             await self._settle_worker(tx, left.worker)
         left.delete()
         return len(rows)
+
+
+def _whole_hour(moment: datetime | None) -> bool:
+    return moment is None or (moment.astimezone(UTC).minute, moment.second, moment.microsecond) == (0, 0, 0)
+
+
+def _quantile(buckets: Sequence[tuple[int, int]], share: float) -> float:
+    """Find the value below which `share` of the calls lie, the middle of its bucket (DDSketch)."""
+    rank = share * (sum(calls for _, calls in buckets) - 1)
+    for bucket, calls in buckets:
+        rank -= calls
+        if rank < 0:
+            return float(2 * _GROWTH**bucket / (_GROWTH + 1))
+    raise LedgerBroken("there is no quantile of no calls")

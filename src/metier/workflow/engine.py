@@ -132,6 +132,7 @@ class Engine:
         rights: dict[str, JSON] = {
             "name": principal.name,
             "groups": [*sorted(principal.groups)],
+            "organisation": principal.organisation,
             "models": None if principal.models is None else [*sorted(principal.models)],
         }
         row = {

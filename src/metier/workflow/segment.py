@@ -12,7 +12,7 @@ from typing import Protocol
 
 import orjson
 
-from metier.calls import JSON, KeyId, Principal, ProjectId, RunId, SystemId
+from metier.calls import JSON, KeyId, OrganisationId, Principal, ProjectId, RunId, SystemId
 from metier.errors import Broken, Invalid, MetierError, RateLimited, Unavailable
 from metier.store import Row, Store, Tx
 from metier.vault import Vault
@@ -282,4 +282,5 @@ def _principal(row: Row, rights: Mapping[str, JSON]) -> Principal:
         name=str(rights.get("name") or ""),
         groups=frozenset(str(group) for group in groups) if isinstance(groups, list) else frozenset(),
         models=frozenset(str(model) for model in models) if isinstance(models, list) else None,
+        organisation=OrganisationId(str(rights.get("organisation") or "main")),
     )
