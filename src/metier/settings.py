@@ -58,8 +58,8 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable(
         "METIER_HOST",
-        "IP address `metier serve` listens on: 127.0.0.1 takes this machine's programs only, 0.0.0.0 everybody's; put a "
-        "proxy with TLS before it then.",
+        "IP address `metier serve` listens on: 127.0.0.1 takes this machine's programs only, 0.0.0.0 everybody's; put "
+        "a proxy with TLS before it then.",
         "127.0.0.1",
     ),
     Variable("METIER_PORT", "Port `metier serve` listens on; 0 takes any free one and says which.", "8400"),
@@ -82,7 +82,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("METIER_MAIL_FROM", "Sender address of those e-mails; needed with METIER_SMTP_URL."),
     Variable(
         "METIER_MODEL_HUB",
-        "Where weights of local models are fetched: an address with the paths of Hugging Face, such as your own mirror.",
+        "Where weights of local models are fetched: an address with the paths of Hugging Face, such as a mirror.",
         "https://huggingface.co",
     ),
     Variable(
@@ -94,8 +94,8 @@ VARIABLES: tuple[Variable, ...] = (
         "METIER_CA_FILE",
         "File of certificate authorities (PEM) trusted, instead of the system's, when weights are fetched from "
         "METIER_MODEL_HUB or METIER_PACKAGE_INDEX, and for nothing else: model providers and SMTP trust those of "
-        "SSL_CERT_FILE or the system's, PostgreSQL those of `sslrootcert` in its address. Without it SSL_CERT_FILE, then "
-        "the system's.",
+        "SSL_CERT_FILE or the system's, PostgreSQL those of `sslrootcert` in its address. Without it SSL_CERT_FILE, "
+        "then the system's.",
     ),
 )
 """Every variable, in the order help and reference show them."""
