@@ -171,10 +171,14 @@ def test_a_run_waits_for_a_person_and_ends_when_they_approve(house: House, tmp_p
     assert "Valider : Retour" in shown and MAIL in shown and "Vous avez 14 jours." in shown
     assert house.data("review", "show", task["id"])["task"]["edit"]["subject"] == "Re: Retour"
     assert house.data("review", "list", "--group", "autres")["tasks"] == []
+    assert house.data("review", "list", "--as", "ada", "--group", "autres")["tasks"] == []
     assert "assigned to you" in house.run("review", "approve", task["id"], "--group", "autres", code=2)
     house.run("review", "hand-off", task["id"], "nobody", code=2)
     assert "group:chefs" in house.run("review", "hand-off", task["id"], "group:chefs")
-    house.run("review", "approve", task["id"], code=2)
+    house.run("review", "approve", task["id"], "--as", "ada", code=2)
+    assert task["id"] in [one["id"] for one in house.data("review", "list")["tasks"]], "every group, unless told"
+    (listed,) = house.data("review", "list", "--group", "chefs")["tasks"]
+    assert listed["id"] == task["id"] and house.data("review", "list", "--group", "sav", "--as", "x")["tasks"] == []
     decided = house.data("review", "approve", task["id"], "--group", "chefs", "--as", "ada")
     assert decided["decision"]["decision"] == "approve"
     house.run("review", "reject", task["id"], "--group", "chefs", code=2)

@@ -239,8 +239,10 @@ async def test_tasks_are_listed_by_page_and_for_one_assignee(office: Office) -> 
     first = await office.review.list(ZOE, limit=2)
     rest = await office.review.list(ZOE, after=first[-1].id)
     assert [task.show["inputs.who"] for task in (*first, *rest)] == ["a", "b", "c"]
-    assert len(await office.review.list(ZOE, assignee="group:sav")) == 3
-    assert await office.review.list(ZOE, assignee="group:compta") == ()
+    assert len(await office.review.list(ZOE, assignees=["group:sav"])) == 3
+    assert await office.review.list(ZOE, assignees=["group:compta"]) == ()
+    assert len(await office.review.list(Reviewer("root", everywhere=True), assignees=["group:sav"])) == 3
+    assert len(await office.review.list(Reviewer("root", everywhere=True))) == 3
 
 
 async def test_many_parked_runs_wait_as_rows_and_all_go_on(office: Office) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import json
+import os
+import pwd
 from typing import Any
 
 import click
@@ -19,10 +20,10 @@ from metier.workflow.review import Reviewer, Task, TaskId
 
 __all__ = ["command"]
 
-_as = click.option("--as", "name", default=None, help="Who you are; by default the account you are logged in with.")
-_groups = click.option(
-    "--group", "groups", multiple=True, default=("sav", "juridique"), show_default=True, help="Groups you belong to."
+_as = click.option(
+    "--as", "name", default=None, help="Act in the name of this person, who then only has what is theirs."
 )
+_groups = click.option("--group", "groups", multiple=True, help="Only what this group has; may be given again.")
 
 
 @click.group(invoke_without_command=True)
@@ -30,21 +31,29 @@ _groups = click.option(
 def command(ctx: click.Context) -> None:
     """Answer the tasks that wait for a person: list, show, edit, approve, reject, hand off.
 
-    Without a subcommand, lists what waits.
+    Whoever runs commands on this machine operates it: every task is theirs, whoever it is assigned to. --group and
+    --as narrow that down. Without a subcommand, lists what waits.
     """
     if ctx.invoked_subcommand is None:
-        ctx.invoke(_list, name=None, groups=("sav", "juridique"), as_json=False)
+        ctx.invoke(_list, name=None, groups=(), after=None, limit=50, as_json=False)
 
 
 @command.command(name="list")
 @_as
 @_groups
+@click.option("--after", help="The next page: tasks opened after this one.")
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
 @as_json_option
-def _list(name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
-    """List the tasks that wait for you or your groups, oldest first."""
+def _list(name: str | None, groups: tuple[str, ...], after: str | None, limit: int, as_json: bool) -> None:
+    """List the tasks that wait for a person, of all groups unless told otherwise, oldest first."""
 
     async def work(app: App, terminal: Terminal) -> None:
-        found = await app.review.list(_reviewer(name, groups))
+        found = await app.review.list(
+            None if name is None else _reviewer(name, groups),
+            assignees=[f"group:{group}" for group in groups] if groups and name is None else None,
+            after=None if after is None else TaskId(after),
+            limit=limit,
+        )
         terminal.data({"tasks": found})
         terminal.table(
             ["task", "title", "for", "state", "due", "run"],
@@ -56,7 +65,9 @@ def _list(name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
                 for t in found
             ],
         )  # fmt: skip
-        terminal.say("metier review show TASK" if found else "Nothing waits for you.")
+        terminal.say("metier review show TASK" if found else "Nothing waits for a person here.")
+        if len(found) == limit:
+            terminal.say(f"More: metier review list --after {found[-1].id}")
 
     run(work, as_json=as_json)
 
@@ -140,7 +151,16 @@ def _hand_off(task: str, to: str, name: str | None, groups: tuple[str, ...], as_
 
 
 def _reviewer(name: str | None, groups: tuple[str, ...]) -> Reviewer:
-    return Reviewer(name or getpass.getuser(), frozenset(groups))
+    """Who acts: a person named with --as, a member of the groups given, or the operator, to whom everything is open."""
+    return Reviewer(name or _account(), frozenset(groups), everywhere=name is None and not groups)
+
+
+def _account() -> str:
+    """The account this process runs under, which variables of the environment cannot pretend to be another."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid-{os.geteuid()}"
 
 
 def _choices(task: Task) -> list[str]:

@@ -36,10 +36,16 @@ class Reviewer:
 
     name: str
     groups: frozenset[str] = frozenset()
+    everywhere: bool = False
+    """Whether every task is theirs: the operator of the machine, on the command line."""
 
     def assignees(self) -> list[str]:
         """Every assignee under which a task is theirs."""
         return [f"user:{self.name}", *(f"group:{group}" for group in sorted(self.groups))]
+
+    def may(self, assignee: str) -> bool:
+        """Say whether a task of this assignee is theirs."""
+        return self.everywhere or assignee in self.assignees()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,24 +143,24 @@ class Review:
         self,
         reviewer: Reviewer | None = None,
         *,
-        assignee: str | None = None,
+        assignees: Sequence[str] | None = None,
         run: RunId | None = None,
         after: TaskId | None = None,
         limit: int = 50,
     ) -> tuple[Task, ...]:
-        """Give the tasks that wait for a reviewer, or for one assignee, oldest first."""
+        """Give the tasks that wait for a reviewer, or for some assignees, oldest first."""
         if not 1 <= limit <= _PAGE_MAX:
             raise Invalid(f"cannot list {limit!r} tasks: ask for 1 to {_PAGE_MAX}", param="limit")
-        assignees = None if reviewer is None else reviewer.assignees()
-        if assignee is not None:
-            assignees = [assignee] if assignees is None else [one for one in assignees if one == assignee]
-        filters = {"assignees": assignees, "run": run, "after": after, "limit": limit}
+        theirs = None if reviewer is None or reviewer.everywhere else reviewer.assignees()
+        if assignees is not None:
+            theirs = [one for one in assignees if theirs is None or one in theirs]
+        filters = {"assignees": theirs, "run": run, "after": after, "limit": limit}
         return tuple(self._task(row) for row in await self._queries.all("page", filters))
 
     async def get(self, task: TaskId, reviewer: Reviewer | None = None) -> Task:
         """Give one task; a reviewer sees only what is theirs."""
         found = self._task(await self._row(task))
-        if reviewer is not None and found.assignee not in reviewer.assignees():
+        if reviewer is not None and not reviewer.may(found.assignee):
             raise NotFound(f"no task {task!r} is assigned to you: list your tasks to find its id")
         return found
 
@@ -230,7 +236,7 @@ class Review:
 
     async def _mine(self, task: TaskId, reviewer: Reviewer) -> Row:
         row = await self._row(task)
-        if row["assignee"] not in reviewer.assignees():
+        if not reviewer.may(row["assignee"]):
             raise NotAllowed(
                 f"task {task!r} is assigned to {row['assignee']!r} and {reviewer.name!r} is not among them: "
                 "ask one of them to hand it off"
