@@ -88,6 +88,7 @@ async def test_writers_side_by_side_lose_nothing(store: Store, tmp_path: pathlib
 
     async def write(name: str, principals: list[Principal]) -> None:
         ledger = Ledger(store, tmp_path / name, name, _nothing, _nobody)
+        ledger.open()
         for turn in range(5):
             for principal in principals:
                 for hour in range(4):
