@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Final, TypeVar
 
 import aiohttp
+from yarl import URL
 
 from metier.catalog import Deployment
 from metier.errors import ProviderTimeout, ProviderUnavailable
@@ -34,7 +35,7 @@ class Exchange:
 
     async def post(
         self,
-        url: str,
+        url: str | URL,
         body: bytes | aiohttp.FormData,
         headers: Mapping[str, str],
         deployment: Deployment,
