@@ -1,10 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
+import secrets
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from metier.errors import Broken, ConfigError, Unavailable
+from metier.postgres import Embedded
 from metier.store import Migration, Store
 from tests.conftest import embedded_migrations
 
@@ -46,6 +52,37 @@ async def test_a_wrong_password_is_said_without_showing_it(store: Store) -> None
         async with Store(wrong, size=1):
             pass
     assert "not-the-password" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("owns", "prepared", "said"),
+    [
+        (True, "SELECT 1", "CREATE EXTENSION vector in this database once"),
+        (True, "CREATE EXTENSION vector", None),
+        (False, "CREATE EXTENSION vector", "make the role owner of the database"),
+        (False, "CREATE EXTENSION vector; GRANT CREATE ON SCHEMA public TO tenant", None),
+        (True, "CREATE SCHEMA apart; CREATE EXTENSION vector SCHEMA apart", "search_path of the role"),
+    ],
+)
+async def test_a_role_without_rights_is_told_what_an_administrator_has_to_do(
+    server: Embedded, owns: bool, prepared: str, said: str | None
+) -> None:
+    name = f"tenant_{secrets.token_hex(4)}"
+    async with await psycopg.AsyncConnection.connect(server.url("postgres"), autocommit=True) as admin:
+        with contextlib.suppress(psycopg.errors.DuplicateObject):
+            await admin.execute("CREATE ROLE tenant LOGIN PASSWORD 'tenant'")
+        await admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        if owns:
+            await admin.execute(sql.SQL("ALTER DATABASE {} OWNER TO tenant").format(sql.Identifier(name)))
+    async with await psycopg.AsyncConnection.connect(server.url(name), autocommit=True) as admin:
+        await admin.execute(prepared.encode())
+    url = re.sub(r"//metier:[^@]+@", "//tenant:tenant@", server.url(name))
+    if said is None:
+        assert await _migrate(url)
+    else:
+        with pytest.raises(ConfigError, match=said) as caught:
+            await _migrate(url)
+        assert "docs/howto/external-postgresql.md" in caught.value.message
 
 
 async def _migrate(url: str, *more: Migration) -> list[str]:

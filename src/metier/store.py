@@ -31,6 +31,13 @@ Tx: TypeAlias = psycopg.AsyncConnection[DictRow]
 _HEADER = re.compile(r"^-- ([a-z][a-z0-9_]*) --$", re.MULTILINE)
 _ADVISORY = 0x6D657469657200
 _ATTEMPTS = 3
+_NOT_READY = (
+    psycopg.errors.FeatureNotSupported,
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.UndefinedFile,
+    psycopg.errors.UndefinedObject,
+)
+"""What PostgreSQL says where pgvector is missing or out of reach, or the role may not make tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +243,30 @@ async def _payloads(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[s
         yield notification.payload
 
 
+def _unready(what: str, error: psycopg.Error) -> ConfigError:
+    """Say what an administrator has to do in a database that does not let us make our tables."""
+    reason = str(error).strip().splitlines()[0]
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        advice = (
+            "have an administrator run CREATE EXTENSION vector in this database once"
+            if "extension" in reason
+            else "make the role owner of the database, or have an administrator grant it what is missing"
+        )
+    elif isinstance(error, psycopg.errors.UndefinedObject):
+        advice = "pgvector has to be 0.7 or newer, in a schema that stands in the search_path of the role"
+    else:
+        advice = "is pgvector installed on the server?"
+    return ConfigError(f"{what} failed: {reason}; {advice} (docs/howto/external-postgresql.md)")
+
+
 async def _apply(connection: Tx, known: Sequence[Migration]) -> list[str]:
-    await connection.execute(
-        "CREATE TABLE IF NOT EXISTS migrations ("
-        "name text PRIMARY KEY, digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-    )
+    try:
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS migrations ("
+            "name text PRIMARY KEY, digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise _unready("making the first table", error) from error
     rows = await (await connection.execute("SELECT name, digest FROM migrations")).fetchall()
     done = {row["name"]: row["digest"] for row in rows}
     unknown = sorted(set(done) - {m.name for m in known})
@@ -258,7 +284,7 @@ async def _apply(connection: Tx, known: Sequence[Migration]) -> list[str]:
                 await connection.execute(
                     "INSERT INTO migrations (name, digest) VALUES (%s, %s)", (migration.name, migration.digest)
                 )
-        except psycopg.errors.FeatureNotSupported as error:
-            raise ConfigError(f"migration {migration.name!r} failed: {error}; is pgvector installed?") from error
+        except _NOT_READY as error:
+            raise _unready(f"migration {migration.name!r}", error) from error
         applied.append(migration.name)
     return applied
