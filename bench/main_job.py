@@ -32,7 +32,7 @@ from metier.connectors.smtp import Sink, Smtp
 from metier.providers.base import Provider
 from metier.providers.local import Local
 from metier.providers.openai import OpenAIProvider
-from metier.providers.openai_format import chat_body, embed_body
+from metier.providers.openai_request import chat_body, embed_body
 from metier.workflow.definition import load
 
 
