@@ -1,0 +1,265 @@
+"""Reads the `models:` section of metier.yaml into models, and says by its key path which entry is wrong."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from importlib import resources
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from metier.catalog_sheet import (
+    FREE,
+    AbilitiesEntry,
+    ConditionEntry,
+    DeploymentEntry,
+    ModelEntry,
+    PriceEntry,
+    Sheet,
+)
+from metier.deployment import (
+    Abilities,
+    Condition,
+    DatedPrice,
+    Deployment,
+    EnergyCard,
+    Model,
+    Price,
+    Rule,
+    Share,
+)
+from metier.errors import ConfigError
+
+__all__ = ["read"]
+
+_DEEPEST = 5
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    host: str
+    price: Price
+    energy: EnergyCard | None
+    context_tokens: int
+    max_output_tokens: int
+
+
+def _known_models(eur_per_usd: Decimal | None) -> tuple[Decimal, Mapping[str, _Known]]:
+    """Read the list of public prices and energy cards shipped with Métier, each with its source and day."""
+    raw = tomllib.loads(resources.files("metier").joinpath("data/known_models.toml").read_text("utf-8"))
+    rate = Decimal(raw["eur_per_usd"]) if eur_per_usd is None else eur_per_usd
+    known = {}
+    for row in raw["models"]:
+        usd = {name: Decimal(text) * rate for name, text in row["usd"].items()}
+        card = row.get("energy")
+        known[row["model_id"]] = _Known(
+            host=row["host"],
+            price=Price(
+                input_eur=usd["input"],
+                output_eur=usd["output"],
+                cached_eur=usd["cached"],
+                source=f"{row['source']}; 1 USD counted as {rate:f} EUR",
+                recorded_on=row["recorded_on"],
+            ),
+            energy=EnergyCard(provider=card["provider"], model=card["model"]) if card else None,
+            context_tokens=row["context_tokens"],
+            max_output_tokens=row["max_output_tokens"],
+        )
+    return rate, known
+
+
+def read(data: Mapping[str, Any], eur_per_usd: object = None) -> tuple[Model, ...]:
+    """Build the models of the `models:` section, every name they refer to checked."""
+    try:
+        sheet = Sheet.model_validate({"models": data, "eur_per_usd": eur_per_usd})
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+    rate, known = _known_models(sheet.eur_per_usd)
+    models = {name: _model(name, entry, known, rate) for name, entry in sheet.models.items()}
+    _check_ids(models)
+    for model in models.values():
+        _check_names(model, models)
+    return tuple(_with_choices(model, models) for model in models.values())
+
+
+def _check_ids(models: Mapping[str, Model]) -> None:
+    seen: dict[str, str] = {}
+    for model in models.values():
+        for deployment in model.deployments:
+            if deployment.id in seen:
+                raise ConfigError(
+                    f"models.{model.name}.deployments: the id {deployment.id!r} is already used under "
+                    f"models.{seen[deployment.id]}: give each deployment its own `id`"
+                )
+            seen[deployment.id] = model.name
+
+
+def _check_names(model: Model, models: Mapping[str, Model]) -> None:
+    """What a model hands calls on to must exist and do the same work."""
+    for place, names in (
+        ("fallbacks", model.fallbacks),
+        ("rules", tuple(rule.use for rule in model.rules)),
+        ("split", tuple(share.use for share in model.split)),
+        ("shadow", tuple(share.use for share in model.shadow)),
+    ):
+        for name in names:
+            other = models.get(name)
+            if other is None or name == model.name:
+                raise ConfigError(f"models.{model.name}.{place}: there is no other model {name!r}")
+            if not model.rules and other.rules:
+                raise ConfigError(
+                    f"models.{model.name}.{place}: {name!r} itself chooses by rules: name a model it uses"
+                )
+            if not other.rules and not model.rules and other.operation != model.operation:
+                raise ConfigError(
+                    f"models.{model.name}.{place}: {name!r} is for {other.operation!r}, not {model.operation!r}"
+                )
+
+
+def _with_choices(model: Model, models: Mapping[str, Model]) -> Model:
+    """Give a model of rules what those it may choose have in common."""
+    if not model.rules:
+        return model
+    targets = _targets(model, models, ())
+    operations = {target.operation for target in targets}
+    if len(operations) > 1:
+        raise ConfigError(f"models.{model.name}.rules: the models named do different work ({sorted(operations)})")
+    deployments = tuple(dict.fromkeys(target.name for target in targets))
+    every = tuple(deployment for name in deployments for deployment in models[name].deployments)
+    return replace(model, deployments=every, operation=operations.pop())
+
+
+def _targets(model: Model, models: Mapping[str, Model], above: tuple[str, ...]) -> list[Model]:
+    if not model.rules:
+        return [model]
+    if model.name in above or len(above) >= _DEEPEST:
+        raise ConfigError(f"models.{model.name}.rules: these rules lead back to themselves or too far: name a model")
+    return [found for rule in model.rules for found in _targets(models[rule.use], models, (*above, model.name))]
+
+
+def _model(name: str, entry: ModelEntry, known: Mapping[str, _Known], rate: Decimal) -> Model:
+    ordered = all(d.priority is None and d.weight is None for d in entry.deployments) and entry.affinity is None
+    deployments = tuple(
+        _deployment(name, index, deployment, entry, known, rate, ordered)
+        for index, deployment in enumerate(entry.deployments)
+    )
+    own_machines = not ordered and all(d.hosting != "public" for d in deployments)
+    return Model(
+        name=name,
+        deployments=deployments,
+        operation=entry.operation,
+        description=entry.description,
+        licence=entry.licence,
+        version=entry.version or "",
+        strengths=entry.strengths,
+        quality=entry.quality,
+        fallbacks=entry.fallbacks,
+        rules=tuple(Rule(rule.use, _condition(rule.when)) for rule in entry.rules or ()),
+        split=tuple(Share(share.use, share.percent) for share in entry.split),
+        shadow=tuple(Share(share.use, share.percent) for share in entry.shadow),
+        # A server of ours keeps the prompts it has read: sending it the same beginning again saves most of the wait.
+        affinity=entry.affinity or ("prefix" if own_machines else "none"),
+        retry_percent=entry.retry_percent,
+    )
+
+
+def _condition(entry: ConditionEntry) -> Condition:
+    days = None if entry.weekdays is None else frozenset(_DAYS.index(day) for day in entry.weekdays)
+    return Condition(**{**dict(entry), "weekdays": days})
+
+
+def _deployment(
+    name: str,
+    index: int,
+    entry: DeploymentEntry,
+    model: AbilitiesEntry,
+    known: Mapping[str, _Known],
+    rate: Decimal,
+    ordered: bool,
+) -> Deployment:
+    facts = _facts(entry, known)
+    prices = tuple(DatedPrice(p.since, _money(p, rate)) for p in sorted(entry.prices or (), key=lambda p: p.since))
+    return Deployment(
+        id=entry.id or (name if index == 0 else f"{name}#{index + 1}"),
+        provider=entry.provider,
+        model_id=entry.model_id,
+        base_url=entry.base_url or (f"https://{facts.host}/v1" if facts else None),
+        api_key=entry.api_key,
+        price=None if prices else _price(entry, facts, rate),
+        energy=_energy(entry, facts),
+        context_tokens=entry.context_tokens or (facts.context_tokens if facts else 8192),
+        max_output_tokens=entry.max_output_tokens or (facts.max_output_tokens if facts else 2048),
+        timeout_s=entry.timeout_s,
+        country=entry.country,
+        hosting=entry.runs_on,
+        allow_unpriced=entry.allow_unpriced,
+        options=entry.options,
+        first_token_s=entry.first_token_s,
+        between_s=entry.between_s,
+        window_known=bool(entry.context_tokens or facts),
+        abilities=_abilities(entry, model),
+        priority=index if ordered else entry.priority or 0,
+        weight=entry.weight or 1.0,
+        rpm=entry.rpm,
+        tpm=entry.tpm,
+        sensitivity=entry.sensitivity,
+        version=entry.version or model.version or "",
+        ends_on=entry.ends_on or model.ends_on,
+        replaced_by=entry.replaced_by or model.replaced_by,
+        prices=prices,
+    )
+
+
+def _abilities(entry: AbilitiesEntry, model: AbilitiesEntry) -> Abilities:
+    """What is said of the deployment wins over what is said of its model."""
+    fields = ("modalities", "tools", "structured", "languages")
+    return Abilities(**{f: getattr(model if getattr(entry, f) is None else entry, f) for f in fields})
+
+
+def _facts(entry: DeploymentEntry, known: Mapping[str, _Known]) -> _Known | None:
+    """Published figures hold only at the publisher's own address: a reseller's price is not known."""
+    facts = known.get(entry.model_id) if entry.provider == "openai" else None
+    if facts and entry.base_url and urlsplit(entry.base_url).hostname != facts.host:
+        return None
+    return facts
+
+
+def _price(entry: DeploymentEntry, facts: _Known | None, rate: Decimal) -> Price | None:
+    if entry.price:
+        return _money(entry.price, rate)
+    if entry.provider in FREE:
+        return Price(Decimal(0), Decimal(0), Decimal(0), source="this machine")
+    return facts.price if facts else None
+
+
+def _money(entry: PriceEntry, rate: Decimal) -> Price:
+    factor = rate if entry.currency == "USD" else Decimal(1)
+    return Price(
+        input_eur=entry.input * factor,
+        output_eur=entry.output * factor,
+        cached_eur=(entry.input if entry.cached is None else entry.cached) * factor,
+        cache_write_eur=None if entry.cache_write is None else entry.cache_write * factor,
+        image_eur=entry.image * factor,
+        minute_eur=entry.minute * factor,
+        search_eur=entry.search * factor,
+    )
+
+
+def _energy(entry: DeploymentEntry, facts: _Known | None) -> EnergyCard | None:
+    if entry.energy:
+        return EnergyCard(**entry.energy.model_dump())
+    return facts.energy if facts else None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors(include_url=False, include_context=False):
+        path = ".".join(str(part) for part in fault["loc"])
+        # The rejected value is left out: it may be a credential in the wrong place.
+        lines.append(f"metier.yaml: {path}: {fault['msg']}")
+    return "; ".join(lines)
