@@ -30,9 +30,11 @@ from metier.knowledge.ingest import Ingest
 from metier.knowledge.retrieve import Retrieve
 from metier.policy.admission import Admission
 from metier.policy.keys import Keys
+from metier.providers.azure import AzureDialect
+from metier.providers.anthropic import AnthropicProvider
 from metier.providers.base import Provider
 from metier.providers.local import Local
-from metier.providers.openai import OpenAIProvider
+from metier.providers.openai import MistralDialect, OpenAIProvider
 from metier.record.ledger import Ledger
 from metier.router import Health
 from metier.settings import Settings
@@ -236,7 +238,13 @@ def _origin(context: StepContext) -> Origin:
 
 def _providers(settings: Settings, parts: Parts) -> dict[str, Provider]:
     local = Local(settings.home, OpenAIProvider(first_token_s=600), loading=parts.loading)
-    return {"openai": OpenAIProvider(), "local": local, **parts.providers}
+    served: dict[str, Provider] = {
+        "openai": OpenAIProvider(),
+        "azure": OpenAIProvider(AzureDialect()),
+        "mistral": OpenAIProvider(MistralDialect()),
+        "local": local,
+    }
+    return served | dict(parts.providers)
 
 
 def _outbox(settings: Settings, parts: Parts, store: Store, vault: Vault) -> Outbox | None:

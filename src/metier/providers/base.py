@@ -48,10 +48,9 @@ def failure(status: int, message: str, deployment: Deployment, wait_s: float | N
         return Invalid(f"{said}; change the request, sending it again will not help")
     if status in _TIMEOUTS:
         return ProviderTimeout(f"{said}; try again, or raise the time the deployment is given")
-    if status != 429:
-        return ProviderUnavailable(f"{said}; try again later")
     when = "later" if wait_s is None else f"in {wait_s:g} s"
-    error = ProviderUnavailable(f"{said}; its rate limit is reached, try again {when}")
+    limit = "its rate limit is reached, " if status == 429 else ""
+    error = ProviderUnavailable(f"{said}; {limit}try again {when}")
     if wait_s is not None:
         vars(error)["retry_after_s"] = wait_s
     return error
