@@ -30,8 +30,8 @@ from metier.knowledge.ingest import Ingest
 from metier.knowledge.retrieve import Retrieve
 from metier.policy.admission import Admission
 from metier.policy.keys import Keys
-from metier.providers.azure import AzureDialect
 from metier.providers.anthropic import AnthropicProvider
+from metier.providers.azure import AzureDialect
 from metier.providers.base import Provider
 from metier.providers.local import Local
 from metier.providers.openai import MistralDialect, OpenAIProvider
@@ -239,6 +239,7 @@ def _origin(context: StepContext) -> Origin:
 def _providers(settings: Settings, parts: Parts) -> dict[str, Provider]:
     local = Local(settings.home, OpenAIProvider(first_token_s=600), loading=parts.loading)
     served: dict[str, Provider] = {
+        "anthropic": AnthropicProvider(),
         "openai": OpenAIProvider(),
         "azure": OpenAIProvider(AzureDialect()),
         "mistral": OpenAIProvider(MistralDialect()),
