@@ -184,6 +184,8 @@ class Message:
     """For role "assistant": the thoughts of that turn, which some providers want back."""
     cache: bool = False
     """Asks the provider to keep the prompt up to the end of this message in its cache."""
+    failed: bool = False
+    """For role "tool": the tool failed, and its text says how; told apart where the provider has a word for it."""
 
     @property
     def text(self) -> str:

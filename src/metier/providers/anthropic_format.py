@@ -265,6 +265,8 @@ def _blocks(message: Message, deployment: Deployment) -> list[dict[str, Any]]:
         if said:
             # A plain text is a text; only what text alone does not say is a list.
             result["content"] = said if message.parts else message.content
+        if message.failed:
+            result["is_error"] = True
         return [_marked(result, message.cache)]
     thoughts = [_thought(thought, deployment) for thought in message.reasoning]
     blocks = thoughts + said + [_use(call, deployment) for call in message.tool_calls]
