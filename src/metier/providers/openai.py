@@ -69,6 +69,9 @@ class Dialect:
                     headers[f"openai-{option}"] = deployment.options[option]
         return headers
 
+    def refused(self, status: int, deployment: Deployment) -> None:
+        """Learn that the server refused a call; this one keeps nothing that could be out of date."""
+
     async def close(self) -> None:
         """Give back what the dialect keeps open; this one keeps nothing."""
 
@@ -112,6 +115,7 @@ class OpenAIProvider:
             response = await self._ask(call, deployment, dialect)
             async with response:
                 if response.status >= 300:
+                    dialect.refused(response.status, deployment)
                     data = await exchange.refusal(response, deployment)
                     raise refusal(response.status, data, deployment, wait_s(response))
                 if call.operation != "chat" or response.content_type != "text/event-stream":
