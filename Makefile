@@ -9,7 +9,8 @@ help: ## show this help
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
 install: ## install the platform into .venv, nothing outside it
-	@$(PYTHON) scripts/install.py run
+	@command -v "$(PYTHON)" >/dev/null || { echo "Métier needs Python 3.11, 3.12 or 3.13 and there is no $(PYTHON): apt-get install python3, or make PYTHON=path"; exit 1; }
+	@"$(PYTHON)" scripts/install.py run
 
 demo: install ## do the main job on real e-mails with a real local model (ARGS="--all --approve")
 	@"$(BIN)/metier" demo $(ARGS)

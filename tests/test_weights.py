@@ -263,3 +263,12 @@ def test_every_known_weight_is_pinned_and_says_its_licence() -> None:
         assert weight.size > 0
         assert weight.licence in {"Apache-2.0", "MIT"}
         assert weight.hub or weight.slices
+
+
+async def test_a_disk_that_fills_up_is_told_and_nothing_is_taken_for_whole(tmp_path: pathlib.Path) -> None:
+    weights.folder(tmp_path).mkdir()
+    (weights.folder(tmp_path) / f"{SMALL.file}.part").symlink_to("/dev/full")
+    async with Mirror().open() as sources:
+        with pytest.raises(Unavailable, match=r"'small'.*No space left on device; make room"):
+            await weights.pull(tmp_path, "small", sources=sources, weights=(SMALL,))
+    assert not (weights.folder(tmp_path) / SMALL.file).exists()

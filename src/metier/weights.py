@@ -202,6 +202,11 @@ async def _fetch(weight: Weight, place: _Place, sources: Sources, progress: Prog
                 return await asyncio.to_thread(place.verify, weight)
             except (Unavailable, aiohttp.ClientError, TimeoutError, zipfile.BadZipFile) as failure:
                 failures.append(f"{URL(origin).host}: {str(failure) or type(failure).__name__}")
+            except OSError as failure:
+                raise Unavailable(
+                    f"writing the weights {weight.name!r} to {str(place.part)!r} failed: {failure.strerror}; make room "
+                    "and start again: what was fetched is kept"
+                ) from failure
     raise Unavailable(
         f"fetching the weights {weight.name!r} failed ({'; '.join(failures) or 'no source is configured'}); "
         "try again (what was fetched is kept), set another mirror, or give a file that is already here"

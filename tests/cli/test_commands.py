@@ -134,3 +134,10 @@ def test_a_wrong_metier_yaml_leaves_with_2(house: House, tmp_path: pathlib.Path,
 )  # fmt: skip
 def test_a_wrong_variable_leaves_with_2(house: House, name: str, value: str) -> None:
     assert name in house.run("system", "list", code=2, env={name: value})
+
+
+def test_a_home_that_cannot_be_written_is_told_and_leaves_with_4(house: House, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    env = {"METIER_HOME": f"{tmp_path}/file/home", "METIER_CONFIG": f"{tmp_path}/metier.yaml"}
+    told = house.run("models", "pull", "multilingual-e5-small", code=4, env=env)
+    assert f"writing to '{tmp_path}/file/home" in told and "METIER_HOME" in told

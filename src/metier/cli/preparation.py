@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import yaml
+from rich.progress import Progress
 
 from metier import weights
 from metier.app import App
@@ -95,17 +96,26 @@ def write_config(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 async def fetch(settings: Settings, names: Sequence[str], terminal: Terminal) -> None:
-    """Fetch weights that are not here yet, with a progress bar."""
+    """Fetch weights that are not here yet, telling how far it is."""
     for name in names:
-        if weights.find(settings.home, name) is not None:
-            continue
-        with terminal.progress() as bar:
-            task = bar.add_task(name, total=None)
+        if weights.find(settings.home, name) is None:
+            with terminal.progress() as bar:
+                await weights.pull(settings.home, name, _Fetching(name, bar, terminal), sources=sources(settings))
 
-            def tell(done: int, total: int, what: str, name: str = name, task: Any = task) -> None:
-                bar.update(task, completed=done, total=total, description=f"{name}: {what}")
 
-            await weights.pull(settings.home, name, tell, sources=sources(settings))
+class _Fetching:
+    """Shows a download as a bar, or as a line at each tenth where there is no terminal to draw on."""
+
+    def __init__(self, name: str, bar: Progress, terminal: Terminal) -> None:
+        self._name, self._bar, self._terminal = name, bar, terminal
+        self._task = bar.add_task(name, total=None)
+        self._tenths = -1
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        self._bar.update(self._task, completed=done, total=total, description=f"{self._name}: {what}")
+        if self._bar.disable and 10 * done // total > self._tenths:
+            self._tenths = 10 * done // total
+            self._terminal.note(f"{self._name}: {what}, {done / 1e6:.0f} of {total / 1e6:.0f} MB")
 
 
 async def approved_system(app: App, name: str, purpose: str, owner: str, by: str) -> str:

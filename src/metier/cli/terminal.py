@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import datetime
 import enum
+import errno
 import json
 import logging
 import sys
@@ -31,6 +32,7 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one
 """The option every command has."""
 
 _CODES: tuple[tuple[type[MetierError], int], ...] = ((Mistaken, 2), (Refused, 3), (Unavailable, 4), (Broken, 1))
+_NO_WRITING = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR))
 
 
 class Terminal:
@@ -158,16 +160,24 @@ def _told(error: BaseException) -> MetierError:
     known = _first(error)
     if isinstance(known, MetierError):
         return known
-    if known is not None:
+    if isinstance(known, psycopg.Error):
         reason = str(known).strip().splitlines()[:1]
         return Unavailable(f"the database stopped answering: {' '.join(reason)}; check that it runs, then try again")
+    if known is not None:
+        place = f" to {str(known.filename)!r}" if known.filename else ""
+        return Unavailable(
+            f"writing{place} failed: {known.strerror}; make room or give access, or set METIER_HOME to another folder, "
+            "then try again: what is already there is kept"
+        )
     return Broken(
         f"the command failed unexpectedly ({type(error).__name__}): METIER_LOG_LEVEL=debug shows where; report it"
     )
 
 
-def _first(error: BaseException) -> MetierError | psycopg.Error | None:
+def _first(error: BaseException) -> MetierError | psycopg.Error | OSError | None:
     if isinstance(error, MetierError | psycopg.OperationalError | psycopg.InterfaceError):
+        return error
+    if isinstance(error, OSError) and error.errno in _NO_WRITING:
         return error
     if isinstance(error, BaseExceptionGroup):
         return next((found for one in error.exceptions if (found := _first(one)) is not None), None)
