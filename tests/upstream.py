@@ -33,8 +33,10 @@ class Upstream:
     url: str = ""
     replies: list[Reply] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
+    """What was asked: JSON, or the fields of a form, a file as its name, kind and bytes."""
     headers: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list)
     peers: list[object] = field(default_factory=list)
     """The client's port at each request: equal when a connection was used again."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -43,9 +45,10 @@ class Upstream:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Send the next reply; the last one repeats."""
-        self.requests.append(orjson.loads(await request.read()))
+        self.requests.append(await _asked(request))
         self.headers.append(dict(request.headers))
         self.paths.append(request.path)
+        self.queries.append(request.query_string)
         assert request.transport is not None
         self.peers.append(request.transport.get_extra_info("peername"))
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
@@ -64,6 +67,20 @@ class Upstream:
         else:
             await response.write_eof()
         return response
+
+
+async def _asked(request: web.Request) -> dict[str, Any]:
+    if request.content_type == "application/json":
+        asked: dict[str, Any] = orjson.loads(await request.read())
+        return asked
+    found: dict[str, Any] = {}
+    for name, value in (await request.post()).items():
+        if isinstance(value, web.FileField):
+            found[name] = (value.filename, value.content_type, value.file.read())
+            value.file.close()
+        else:
+            found[name] = value
+    return found
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -299,7 +298,7 @@ def transcription_form(call: Call, deployment: Deployment) -> aiohttp.FormData:
         raise Invalid("a transcription needs a sound: send one as `file`", param="file")
     try:
         data = base64.b64decode(sound.data, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise Invalid("the sound to transcribe is not base64: encode it again", param="file") from error
     form = aiohttp.FormData()
     form.add_field("model", deployment.model_id)
