@@ -15,6 +15,7 @@ from starlette.types import Lifespan
 
 from metier.api import failures
 from metier.api.frame import Frame
+from metier.api.messages import CountTokens, Messages
 from metier.api.openai import ChatCompletions, Embeddings, Keys, Models
 from metier.api.resources import Alive, Ready
 from metier.catalog import Catalog
@@ -52,6 +53,8 @@ def routes(app: AppServices) -> list[BaseRoute]:
     return [
         Route("/v1/chat/completions", ChatCompletions(app.gateway, app.keys), methods=["POST"]),
         Route("/v1/embeddings", Embeddings(app.gateway, app.keys), methods=["POST"]),
+        Route("/v1/messages", Messages(app.gateway, app.keys), methods=["POST"]),
+        Route("/v1/messages/count_tokens", CountTokens(app.catalog, app.keys), methods=["POST"]),
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{name:path}", models, methods=["GET"]),
         Route("/healthz", Alive(), methods=["GET"]),

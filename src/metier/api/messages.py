@@ -1,0 +1,112 @@
+"""Anthropic's API over the one road: messages, whole or streamed, and the count of their tokens."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from metier.api import answers, failures, messages_answers, messages_body
+from metier.api.exchange import BODY_LIMIT, Exchange, Headers
+from metier.api.openai import Keys
+from metier.calls import Call
+from metier.catalog import Catalog
+from metier.errors import MetierError, Mistaken, NotAllowed
+from metier.gateway import Gateway
+from metier.policy.admission import input_estimate
+
+__all__ = ["CountTokens", "Messages"]
+
+
+class _Exchange(Exchange):
+    """An exchange whose refusals have Anthropic's shape, in an answer and inside a stream."""
+
+    def named(self) -> Headers:
+        """Give the id of the request under the name Anthropic's clients look for."""
+        return [(b"request-id", self.id.encode())]
+
+    async def _refuse(self, error: MetierError) -> None:
+        await self._failed(error, messages_answers.status(error), failures.headers(error))
+
+    async def _too_large(self) -> None:
+        error = Mistaken(f"the request body is over {BODY_LIMIT} bytes: send less, or in several requests")
+        await self._failed(error, 413, [(b"connection", b"close"), (b"x-should-retry", b"false")])
+
+    async def _failed(self, error: MetierError, status: int, headers: Headers) -> None:
+        data = messages_answers.failure(error, self.id, status)
+        if self.started:
+            await self.close_stream(b"event: error\ndata: " + data + b"\n\n")
+        else:
+            await self.json(data, [*headers, *self.named()], status)
+
+
+class Messages:
+    """POST /v1/messages, whole or streamed, for any chat model of the catalogue."""
+
+    def __init__(self, gateway: Gateway, keys: Keys) -> None:
+        self._gateway = gateway
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        exchange = _Exchange(scope, receive, send)
+        await exchange.run(lambda _: self._handle(exchange))
+
+    async def _handle(self, exchange: _Exchange) -> None:
+        principal = await self._keys.authenticate(exchange.secret())
+        data = await exchange.body()
+        if data is None:
+            return
+        asked = messages_body.parse(data, principal, exchange.conversation())
+        exchange.name(asked.call.id)
+        if asked.stream:
+            await self._stream(exchange, asked.call)
+            return
+        async with exchange.presence():
+            answer = await self._gateway.collect(asked.call)
+        headers = [*answers.receipt_headers(answer.receipt), *exchange.named()]
+        await exchange.json(messages_answers.message(asked.call, answer), headers)
+
+    async def _stream(self, exchange: _Exchange, call: Call) -> None:
+        events = messages_answers.MessageStream(call, _estimate(call))
+        async with exchange.presence(), aclosing(self._gateway.stream(call)) as chunks:
+            # The first chunk comes before the headers, so that a refusal is an HTTP status.
+            first = await anext(chunks)
+            await exchange.open_stream([(b"x-metier-call-id", call.id.encode()), *exchange.named()])
+            await exchange.write(events.write(first))
+            async for chunk in chunks:
+                data = events.write(chunk)
+                if data:
+                    await exchange.write(data)
+        await exchange.close_stream(events.end())
+
+
+class CountTokens:
+    """POST /v1/messages/count_tokens: how many input tokens a message would have."""
+
+    def __init__(self, catalog: Catalog, keys: Keys) -> None:
+        self._catalog = catalog
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        exchange = _Exchange(scope, receive, send)
+        await exchange.run(lambda _: self._handle(exchange))
+
+    async def _handle(self, exchange: _Exchange) -> None:
+        principal = await self._keys.authenticate(exchange.secret())
+        data = await exchange.body()
+        if data is None:
+            return
+        call = messages_body.parse(data, principal, exchange.conversation(), counting=True).call
+        if principal.models is not None and call.model not in principal.models:
+            raise NotAllowed(f"this key may not use the model {call.model!r}: ask its owner to widen it", param="model")
+        self._catalog.model(call.model)
+        counted = orjson.dumps({"input_tokens": _estimate(call)})
+        await exchange.json(counted, [(b"x-metier-count", b"estimate"), *exchange.named()])
+
+
+def _estimate(call: Call) -> int:
+    """Count three bytes a token, as the ledger does where a provider gives no figure; admission counts two."""
+    return max(1, input_estimate(call) * 2 // 3)
