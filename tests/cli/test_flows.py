@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import pwd
 import signal
 import subprocess
 import sys
@@ -180,6 +182,7 @@ def test_a_run_waits_for_a_person_and_ends_when_they_approve(house: House, tmp_p
     (listed,) = house.data("review", "list", "--group", "chefs")["tasks"]
     assert listed["id"] == task["id"] and house.data("review", "list", "--group", "sav", "--as", "x")["tasks"] == []
     decided = house.data("review", "approve", task["id"], "--group", "chefs", "--as", "ada")
+    assert decided["by"] == f"ada (local, by {pwd.getpwuid(os.geteuid()).pw_name})", "who acts for another is told"
     assert decided["decision"]["decision"] == "approve"
     house.run("review", "reject", task["id"], "--group", "chefs", code=2)
     done = worked(house, run["id"], "done")
@@ -193,7 +196,14 @@ def test_a_rejected_draft_ends_the_run_too(house: House, tmp_path: pathlib.Path)
     assert "nothing is sent" in house.run("review", "reject", task["id"], "--note", "trop court")
     shown = worked(house, run["id"], "done")
     (decision,) = (step["value"] for step in shown["steps"] if step["kind"] == "decision")
-    assert decision["decision"] == "reject"
+    assert decision == {"decision": "reject", "edited": decision["edited"]}
+    (asked,) = shown["tasks"]
+    account = pwd.getpwuid(os.geteuid()).pw_name
+    assert (asked["note"], asked["by"]) == ("trop court", f"{account} (local)")
+    told = house.run("runs", "show", run["id"], env={"LOGNAME": "somebody", "USER": "somebody"})
+    assert f"decided by {account} (local)" in told and "trop court" in told
+    told = house.run("review", "show", task["id"])
+    assert f"decided by {account} (local): trop court" in told
 
 
 def test_personal_values_of_a_run_are_masked_unless_asked_otherwise(house: House, tmp_path: pathlib.Path) -> None:

@@ -26,7 +26,7 @@ from metier.store import Store
 from metier.vault import Vault
 from metier.workflow.definition import Workflow
 from metier.workflow.engine import Engine, StepContext
-from metier.workflow.review import Review, Reviewer, Task, TaskDesk
+from metier.workflow.review import Review, Reviewer, Task, TaskDesk, known_as
 from tests.workflow.flows import WHO, flow, step
 from tests.world import serve
 
@@ -176,6 +176,16 @@ class Office:
         now = await self.engine.get(run)
         assert now.status == "parked", now.failure
         return await self.task(run)
+
+    async def namesake(self, name: str, under: str) -> None:
+        """Issue a second key of the same name."""
+        key = self.issued[name].key
+        self.issued[under] = await self.keys.issue(name, key.project, key.system, by="Camille", groups=[*key.groups])
+
+    def known(self, who: str) -> str:
+        """How records name a reviewer."""
+        key = self.issued[who].key
+        return known_as(key.name, key.id)
 
     async def task(self, run: RunId) -> Task:
         """The open task of a run."""

@@ -92,7 +92,7 @@ async def test_a_corrected_draft_reaches_the_run(here: Office) -> None:
             },
         }
         over = await browser.get(f"/review/tasks/{task.id}")
-        assert "Cette tâche est terminée" in over.text and "zoe a décidé : Approuver" in over.text
+        assert "Cette tâche est terminée" in over.text and f"{here.known('zoe')} a décidé : Approuver" in over.text
         assert "/decide" not in over.source and "/claim" not in over.source
 
 
@@ -127,10 +127,51 @@ async def test_the_second_of_two_people_is_told_and_keeps_what_they_wrote(here: 
         assert (await zoe.post(f"/review/tasks/{task.id}/decide", decision="reject")).status == 200
         page = await max_.post(f"/review/tasks/{task.id}/decide", decision="approve", **{BODY: "Une heure de travail"})
         assert page.status == 409
-        assert "Quelqu'un d'autre a été plus rapide" in page.text and "zoe a décidé : Rejeter" in page.text
+        assert (
+            "Quelqu'un d'autre a été plus rapide" in page.text
+            and f"{here.known('zoe')} a décidé : Rejeter" in page.text
+        )
         assert "Une heure de travail" in page.text
     await here.engine.drain()
     assert [one["decision"] for one in here.sent if isinstance(one, dict)] == ["reject"]
+
+
+async def test_a_reason_is_kept_with_the_decision_and_shown(here: Office) -> None:
+    task = await here.park(approval())
+    async with here.browser("zoe") as zoe, here.browser("max") as max_:
+        page = await zoe.get(f"/review/tasks/{task.id}")
+        await max_.get(f"/review/tasks/{task.id}")
+        assert 'name="task.note"' in page.source and "Motif" in page.text
+        wrong = await zoe.post(f"/review/tasks/{task.id}/decide", decision="reject", **{"task.note": "x" * 10_001})
+        assert wrong.status == 422 and "xxxx" in wrong.source
+        why = "Trop sec.\n<b>À refaire</b>"
+        assert (
+            await zoe.post(f"/review/tasks/{task.id}/decide", decision="reject", **{"task.note": why})
+        ).status == 200
+        late = await max_.post(f"/review/tasks/{task.id}/decide", decision="reject", **{"task.note": "Moi aussi"})
+        assert late.status == 409 and "Moi aussi" in late.text
+        over = await max_.get(f"/review/tasks/{task.id}")
+        assert "Trop sec." in over.text and "&lt;b&gt;À refaire" in over.source
+    await here.engine.drain()
+    assert here.sent == [{"decision": "reject", "letter": LETTER}], "what the run gets is what its task asked for"
+    (kept,) = await here.review.of_run(task.run)
+    assert (kept.note, kept.decided_by, kept.decided_id) == (why, "zoe", here.issued["zoe"].key.id)
+
+
+async def test_two_people_of_one_name_are_two_people(here: Office) -> None:
+    task = await here.park(approval())
+    path = f"/review/tasks/{task.id}"
+    await here.namesake("zoe", "other zoe")
+    async with here.browser("zoe") as zoe, here.browser("other zoe") as other:
+        await other.get(path)
+        await zoe.get(path)
+        await zoe.post(f"{path}/claim")
+        assert (await other.post(f"{path}/decide", decision="approve")).status == 409
+        assert (await other.post(f"{path}/release")).status == 409
+        seen = await other.get(path)
+        assert f"{here.known('zoe')} l'a en main" in seen.text and "/decide" not in seen.source
+        assert here.known("zoe") != here.known("other zoe")
+        assert "vous" not in (await other.get("/review")).text.split("Prise en main")[1]
 
 
 async def test_a_task_in_hand_is_left_alone(here: Office) -> None:
@@ -143,7 +184,7 @@ async def test_a_task_in_hand_is_left_alone(here: Office) -> None:
         assert page.url == path and "Vous l'avez en main" in page.text
         assert (await max_.post(f"{path}/claim")).status == 409
         seen = await max_.get(path)
-        assert "zoe l'a en main" in seen.text and "/decide" not in seen.source
+        assert f"{here.known('zoe')} l'a en main" in seen.text and "/decide" not in seen.source
         assert "Vous avez 14 jours" in seen.text
         refused = await max_.post(f"{path}/decide", token=(await max_.get("/review")).token, decision="approve")
         assert refused.status == 409

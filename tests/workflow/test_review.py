@@ -128,6 +128,34 @@ async def test_a_claimed_task_is_left_to_who_claimed_it(office: Office) -> None:
     await office.review.decide(task.id, MAX, {"decision": "approve"})
 
 
+async def test_people_of_one_name_are_told_apart_by_their_id(office: Office) -> None:
+    one, other = (Reviewer("zoe", frozenset({"sav"}), id) for id in ("key_1", "key_2"))
+    run = await office.parked(approval())
+    (task,) = await office.review.list(one)
+    await office.review.claim(task.id, one)
+    with pytest.raises(Conflict, match=r"zoe \(key_1\)"):
+        await office.review.decide(task.id, other, {"decision": "approve"})
+    for act in (office.review.release(task.id, other), office.review.hand_off(task.id, other, "user:max")):
+        with pytest.raises(Conflict):
+            await act
+    await office.review.decide(task.id, one, {"decision": "reject"}, "  trop court ")
+    (ended,) = await office.review.of_run(run)
+    assert (ended.decider, ended.note, ended.decision) == (
+        "zoe (key_1)", "trop court", {"decision": "reject", "edited": {"path": "draft"}},
+    )  # fmt: skip
+
+
+async def test_the_operator_takes_a_task_from_who_is_away(office: Office) -> None:
+    await office.parked(approval())
+    (task,) = await office.review.list(ZOE)
+    await office.review.claim(task.id, ZOE)
+    operator = Reviewer("root", id="local", everywhere=True)
+    with pytest.raises(Conflict, match="zoe"):
+        await office.review.decide(task.id, operator, {"decision": "reject"})
+    await office.review.hand_off(task.id, operator, "user:max")
+    await office.review.decide(task.id, MAX, {"decision": "reject"})
+
+
 async def test_a_task_belongs_to_those_it_is_assigned_to(office: Office) -> None:
     await office.parked(approval())
     (task,) = await office.review.list(ZOE)

@@ -59,7 +59,7 @@ def _list(name: str | None, groups: tuple[str, ...], after: str | None, limit: i
             ["task", "title", "for", "state", "due", "run"],
             [
                 [
-                    t.id, t.title, t.assignee, t.claimed_by or t.state,
+                    t.id, t.title, t.assignee, t.claimer or t.state,
                     t.due_at and t.due_at.isoformat(" ", "minutes"), t.run,
                 ]
                 for t in found
@@ -91,21 +91,22 @@ def _show(task: str, name: str | None, groups: tuple[str, ...], as_json: bool) -
 @command.command(name="approve")
 @click.argument("task")
 @click.option("--edit", is_flag=True, help="Change the draft in $EDITOR before approving.")
+@click.option("--note", default="", help="Why, kept with the decision for those who read the run later.")
 @_as
 @_groups
 @as_json_option
-def _approve(task: str, edit: bool, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
+def _approve(task: str, edit: bool, note: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
     """Approve a draft, as it is or edited; take a task that has no draft."""
 
     async def work(app: App, terminal: Terminal) -> None:
         reviewer = _reviewer(name, groups)
         found = await app.review.get(TaskId(task), reviewer)
         positive = _choices(found)[0]
-        decision: dict[str, JSON] = {"decision": positive}
+        decision: dict[str, JSON] = {"decision": positive, "note": note}
         if found.edit is not None:
             decision["edited"] = _edited(found.edit) if edit else found.edit
-        await app.review.decide(found.id, reviewer, _fitted(decision, found))
-        terminal.data({"task": found.id, "decision": decision})
+        await app.review.decide(found.id, reviewer, _fitted(decision, found), note)
+        terminal.data({"task": found.id, "decision": decision, "by": reviewer.known_as, "note": note})
         terminal.say(f"{positive}: the run goes on as soon as a worker is free (metier worker).")
 
     run(work, as_json=as_json)
@@ -113,7 +114,7 @@ def _approve(task: str, edit: bool, name: str | None, groups: tuple[str, ...], a
 
 @command.command(name="reject")
 @click.argument("task")
-@click.option("--note", default="", help="Why, for those who read the run later.")
+@click.option("--note", default="", help="Why, kept with the decision for those who read the run later.")
 @_as
 @_groups
 @as_json_option
@@ -126,8 +127,8 @@ def _reject(task: str, note: str, name: str | None, groups: tuple[str, ...], as_
         decision: dict[str, JSON] = {"decision": _choices(found)[-1], "note": note}
         if found.edit is not None:
             decision["edited"] = found.edit
-        await app.review.decide(found.id, reviewer, _fitted(decision, found))
-        terminal.data({"task": found.id, "decision": decision})
+        await app.review.decide(found.id, reviewer, _fitted(decision, found), note)
+        terminal.data({"task": found.id, "decision": decision, "by": reviewer.known_as, "note": note})
         terminal.say(f"{decision['decision']}: nothing is sent.")
 
     run(work, as_json=as_json)
@@ -152,7 +153,13 @@ def _hand_off(task: str, to: str, name: str | None, groups: tuple[str, ...], as_
 
 def _reviewer(name: str | None, groups: tuple[str, ...]) -> Reviewer:
     """Who acts: a person named with --as, a member of the groups given, or the operator, to whom everything is open."""
-    return Reviewer(name or _account(), frozenset(groups), everywhere=name is None and not groups)
+    account = _account()
+    return Reviewer(
+        name or account,
+        frozenset(groups),
+        id="local" if name in (None, account) else f"local, by {account}",
+        everywhere=name is None and not groups,
+    )
 
 
 def _account() -> str:
@@ -173,7 +180,7 @@ def _choices(task: Task) -> list[str]:
 
 
 def _fitted(decision: dict[str, JSON], task: Task) -> dict[str, JSON]:
-    """Keep what the task asks for; a note has nowhere to go where none is asked."""
+    """Keep what the task asks for; a note is kept beside the decision in any case."""
     properties: Any = (task.schema or {}).get("properties")
     asked = properties if isinstance(properties, dict) else {}
     fitted = {key: value for key, value in decision.items() if key in asked}
@@ -205,9 +212,14 @@ def _display(task: Task, terminal: Terminal) -> None:
     for name, value in task.show.items():
         if value in (None, "", [], {}):
             continue
-        out.print(Panel(escape(_readable(value)), title=name, title_align="left", border_style="dim"))
+        out.print(Panel(escape(_readable(value)), title=escape(name), title_align="left", border_style="dim"))
     if task.edit is not None:
         out.print(Panel(escape(_readable(task.edit)), title="draft", title_align="left", border_style="green"))
+    if task.decider:
+        out.print(
+            f"{task.state} by {escape(task.decider)}" + (f": {escape(_readable(task.note))}" if task.note else "")
+        )
+        return
     out.print(f"[dim]metier review approve {task.id} [--edit] · reject {task.id} · hand-off {task.id} group:…[/dim]")
 
 

@@ -13,6 +13,7 @@ from metier.calls import JSON, RunId
 from metier.cli.terminal import Terminal, as_json_option, plain, run
 from metier.guardrails.pii import Table, mask
 from metier.workflow.engine import StepRecord
+from metier.workflow.review import Task
 
 __all__ = ["command"]
 
@@ -73,7 +74,8 @@ def _show(run_id: str, clear: bool, as_json: bool) -> None:
         await app.ledger.flush()
         calls = await app.ledger.of_run(found.id)
         steps = [_masked(step, clear) for step in await app.engine.steps(found.id)]
-        terminal.data({"run": found, "steps": steps, "calls": calls})
+        asked = [_told(task, clear) for task in await app.review.of_run(found.id)]
+        terminal.data({"run": found, "steps": steps, "tasks": asked, "calls": calls})
         terminal.say(
             f"[bold]{found.id}[/bold] {found.workflow} {found.definition[:12]}: {found.status}"
             + (f" ({found.outcome})" if found.outcome else "")
@@ -83,6 +85,8 @@ def _show(run_id: str, clear: bool, as_json: bool) -> None:
             terminal.say(f"[red]{found.failure.code}[/red] at {found.failure.path}: {escape(found.failure.message)}")
         for step in steps:
             _say(step, terminal)
+        for task in asked:
+            _say_task(task, terminal)
         terminal.say("")
         terminal.table(
             ["step", "model", "outcome", "in/out", "€", "Wh", "gCO2e", "masked", "s"],
@@ -139,6 +143,31 @@ def _say(step: dict[str, Any], terminal: Terminal) -> None:
     for label, value in (("given", step["given"]), ("gave", step["value"])):
         if value is not None:
             terminal.say(f"  [dim]{label}[/dim] {escape(_short(value))}")
+
+
+def _say_task(task: dict[str, Any], terminal: Terminal) -> None:
+    """Tell what became of a question to a person: who answered, when, and why."""
+    who = (
+        f"{task['state']} by {escape(task['by'])}" if task["by"] else f"{task['state']}, for {escape(task['assignee'])}"
+    )
+    at = f" {task['decided_at']:%d/%m %H:%M}" if task["decided_at"] else ""
+    note = f": {escape(_short(task['note']))}" if task["note"] else ""
+    terminal.say(f"[bold]{escape(task['path'])}[/bold]  [dim]{task['id']}[/dim] {who}{at}{note}")
+
+
+def _told(task: Task, clear: bool) -> dict[str, Any]:
+    """What is told of a task; the reason is masked like everything people write."""
+    return {
+        "id": task.id,
+        "path": task.path,
+        "state": task.state,
+        "assignee": task.assignee,
+        "by": task.decider,
+        "decided_by": task.decided_by,
+        "decided_id": task.decided_id,
+        "decided_at": task.decided_at,
+        "note": task.note if clear else _hidden(task.note, Table()),
+    }
 
 
 def _masked(step: StepRecord, clear: bool) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from metier.calls import JSON
 from metier.errors import Invalid
 from metier.workflow.review import Task
 
-__all__ = ["Field", "choices", "decision", "fields"]
+__all__ = ["NOTE", "Field", "choices", "decision", "fields", "note", "takes_note"]
+
+NOTE = "task.note"
+"""Name of the field for a reason, where the task itself asks for no note; no name of a workflow has a dot."""
 
 _Kind: TypeAlias = Literal["line", "text", "choice", "flag", "number", "json"]
 
@@ -72,6 +75,16 @@ def decision(task: Task, sent: Mapping[str, str]) -> JSON:
     if "edited" in _schema(task) and task.edit is not None:
         made["edited"] = _edited(task, sent)
     return made
+
+
+def takes_note(task: Task) -> bool:
+    """Say whether the page offers a place for a reason beside what the task asks for."""
+    return "note" not in _schema(task)
+
+
+def note(task: Task, sent: Mapping[str, str]) -> str:
+    """Read why somebody decided: in the note the task asks for, else in the place of the page."""
+    return sent.get(NOTE if takes_note(task) else "note", "")
 
 
 def _schema(task: Task) -> Mapping[str, JSON]:

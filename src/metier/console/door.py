@@ -9,7 +9,7 @@ from typing import TypeAlias
 from starlette.requests import Request
 from starlette.responses import Response
 
-from metier.calls import KeyId
+from metier.calls import KeyId, Principal
 from metier.console import form
 from metier.console.language import Words, choose
 from metier.console.rendering import Renderer
@@ -99,7 +99,7 @@ class Door:
             principal = await self._keys.principal(KeyId(session.key_id))
         except NotAuthenticated:
             return self._guest(request)
-        return Visit(request, self._words(request), session, Reviewer(principal.name, principal.groups))
+        return Visit(request, self._words(request), session, _reviewer(principal))
 
     def _guest(self, request: Request) -> Visit:
         session = self._sessions.read(request.cookies.get(_GUEST))
@@ -160,3 +160,7 @@ class Door:
             name, value, max_age=age_s, path="/review", secure=request.url.scheme == "https", httponly=True,
             samesite="strict",
         )  # fmt: skip
+
+
+def _reviewer(principal: Principal) -> Reviewer:
+    return Reviewer(principal.name, principal.groups, principal.key_id)

@@ -53,6 +53,8 @@ WORDS: Mapping[str, str] = {
     "task.claimed_by": "{name} has it in hand: only they can decide.",
     "task.over": "This task is over.",
     "task.decided_by": "{name} decided: {decision}.",
+    "task.note": "Reason",
+    "task.note_why": "optional, kept with the decision",
     "task.verified": "Verified by code",
     "task.citations": "citations verified",
     "task.citations_count": "{verified} of {cited}",

@@ -54,6 +54,8 @@ WORDS: Mapping[str, str] = {
     "task.claimed_by": "{name} l'a en main : personne d'autre ne peut décider.",
     "task.over": "Cette tâche est terminée.",
     "task.decided_by": "{name} a décidé : {decision}.",
+    "task.note": "Motif",
+    "task.note_why": "facultatif, gardé avec la décision",
     "task.verified": "Vérifié par du code",
     "task.citations": "citations vérifiées",
     "task.citations_count": "{verified} sur {cited}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from metier.console.answer import decision, fields
+from metier.console.answer import NOTE, Field, decision, fields, note, takes_note
 from metier.console.rendering import Renderer
 from metier.console.task_show import TaskShow
 from metier.console.visit import Visit
@@ -26,11 +26,13 @@ class TaskDecide:
         """Decide, or show the form again with what is wrong."""
         task = await self._review.get(visit.task, visit.who)
         try:
-            await self._review.decide(task.id, visit.who, decision(task, visit.form))
+            await self._review.decide(task.id, visit.who, decision(task, visit.form), note(task, visit.form))
         except Invalid as error:
             return await self._show.page(visit, task, visit.form, error)
         except Conflict as error:
             now = await self._review.get(task.id)
             kept = [field for field in fields(task, visit.form) if field.name in visit.form and field.value]
+            if takes_note(task) and (why := note(task, visit.form)):
+                kept.append(Field(NOTE, "note", "text", why))
             return self._renderer.page(visit, "error.html", error.status, error=error, task=now, kept=kept)
         return self._renderer.back("/review", "decided")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from starlette.responses import Response
 
 from metier.calls import RunId
-from metier.console.answer import choices, fields
+from metier.console.answer import NOTE, choices, fields, takes_note
 from metier.console.reading import read
 from metier.console.rendering import Renderer
 from metier.console.visit import Visit
 from metier.errors import Invalid
 from metier.record.ledger import Ledger
-from metier.workflow.review import Review, Task
+from metier.workflow.review import NOTE_MAX, Review, Task
 
 __all__ = ["Footprint", "TaskShow"]
 
@@ -54,6 +54,8 @@ class TaskShow:
             reading=read(task, visit.words.language),
             fields=fields(task, sent),
             choices=choices(task),
+            note_name=NOTE if takes_note(task) else None,
+            note_max=NOTE_MAX,
             fault=fault,
             said=visit.request.query_params.get("said"),
             footprint=await self._footprint(task.run),

@@ -20,12 +20,15 @@ from metier.workflow.engine import Engine, Opening, fits
 from metier.workflow.journal import pack, unpack
 from metier.workflow.quantities import seconds
 
-__all__ = ["Review", "Reviewer", "Swept", "Task", "TaskDesk", "TaskId", "TaskState"]
+__all__ = ["NOTE_MAX", "Review", "Reviewer", "Swept", "Task", "TaskDesk", "TaskId", "TaskState", "known_as"]
 
 TaskId = NewType("TaskId", str)
 TaskState: TypeAlias = Literal["open", "claimed", "decided", "expired", "cancelled"]
 
 _log = logging.getLogger(__name__)
+
+NOTE_MAX = 10_000
+"""Characters a note on a decision may have."""
 
 _PAGE_MAX = 200
 
@@ -36,8 +39,15 @@ class Reviewer:
 
     name: str
     groups: frozenset[str] = frozenset()
+    id: str | None = None
+    """What tells them from another of the same name: the public part of their key, or `local` on the command line."""
     everywhere: bool = False
     """Whether every task is theirs: the operator of the machine, on the command line."""
+
+    @property
+    def known_as(self) -> str:
+        """Their name as records keep it, with what tells them from another of that name."""
+        return known_as(self.name, self.id)
 
     def assignees(self) -> list[str]:
         """Every assignee under which a task is theirs."""
@@ -46,6 +56,10 @@ class Reviewer:
     def may(self, assignee: str) -> bool:
         """Say whether a task of this assignee is theirs."""
         return self.everywhere or assignee in self.assignees()
+
+    def has(self, task: Task) -> bool:
+        """Say whether they are the one who claimed a task."""
+        return task.claimed_by == self.name and task.claimed_id in (None, self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +74,14 @@ class Task:
     title: str
     assignee: str
     claimed_by: str | None
+    claimed_id: str | None
     due_at: datetime | None
     reminded: int
     handed_off: int
     opened_at: datetime
     decided_by: str | None
+    decided_id: str | None
+    """Public part of the key of who decided; names are not unique."""
     decided_at: datetime | None
     show: Mapping[str, JSON]
     """What the reviewer needs to see, by the expression it comes from."""
@@ -73,6 +90,18 @@ class Task:
     schema: Mapping[str, JSON] | None
     """What the decision must look like."""
     decision: JSON
+    note: str
+    """Why, in the words of who decided; empty when they gave none."""
+
+    @property
+    def claimer(self) -> str | None:
+        """Who has it in hand, as shown to people."""
+        return None if self.claimed_by is None else known_as(self.claimed_by, self.claimed_id)
+
+    @property
+    def decider(self) -> str | None:
+        """Who decided it, as shown to people."""
+        return None if self.decided_by is None else known_as(self.decided_by, self.decided_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +186,10 @@ class Review:
         filters = {"assignees": theirs, "run": run, "after": after, "limit": limit}
         return tuple(self._task(row) for row in await self._queries.all("page", filters))
 
+    async def of_run(self, run: RunId) -> tuple[Task, ...]:
+        """Give every task a run has opened, those that are over too, in the order they were opened."""
+        return tuple(self._task(row) for row in await self._queries.all("of_run", {"run": run}))
+
     async def get(self, task: TaskId, reviewer: Reviewer | None = None) -> Task:
         """Give one task; a reviewer sees only what is theirs."""
         found = self._task(await self._row(task))
@@ -166,28 +199,36 @@ class Review:
 
     async def claim(self, task: TaskId, reviewer: Reviewer) -> None:
         """Say that one is on it, so that nobody else decides it meanwhile."""
-        await self._mine(task, reviewer)
-        if not await self._queries.run("claim", {"id": task, "by": reviewer.name}):
+        row = await self._mine(task, reviewer)
+        if not await self._queries.run("claim", {**_by(reviewer), "id": task, "seen": row["assignee"]}):
             raise await self._taken(task)
 
     async def release(self, task: TaskId, reviewer: Reviewer) -> None:
         """Put a claimed task back for the others it is assigned to."""
-        if not await self._queries.run("release", {"id": task, "by": reviewer.name}):
-            raise Conflict(f"task {task!r} is not claimed by {reviewer.name!r}: there is nothing to release")
+        if not await self._queries.run("release", {**_by(reviewer), "id": task}):
+            raise Conflict(f"task {task!r} is not claimed by {reviewer.known_as!r}: there is nothing to release")
 
     async def hand_off(self, task: TaskId, reviewer: Reviewer, to: str) -> None:
-        """Give a task to another group or person."""
-        await self._mine(task, reviewer)
-        row = {"id": task, "by": reviewer.name, "assignee": assignee(to)}
-        if not await self._queries.run("hand_off", row):
+        """Give a task to another group or person; the operator may, whoever claimed it."""
+        row = await self._mine(task, reviewer)
+        change = {
+            **_by(reviewer),
+            "everywhere": reviewer.everywhere,
+            "id": task,
+            "seen": row["assignee"],
+            "assignee": assignee(to),
+        }
+        if not await self._queries.run("hand_off", change):
             raise await self._taken(task)
 
-    async def decide(self, task: TaskId, reviewer: Reviewer, decision: JSON) -> None:
-        """Record a decision and make the run go on, together; the second of two people gets Conflict."""
+    async def decide(self, task: TaskId, reviewer: Reviewer, decision: JSON, note: str = "") -> None:
+        """Record a decision with its reason and make the run go on, together; the second of two gets Conflict."""
         row = await self._mine(task, reviewer)
         if row["state"] not in ("open", "claimed"):
             raise await self._taken(task)
-        await self._settle(row, decision, reviewer.name, "decided")
+        if len(note) > NOTE_MAX:
+            raise Invalid(f"the note has {len(note):,} characters, more than {NOTE_MAX:,}: shorten it", param="note")
+        await self._settle(row, decision, reviewer, note.strip())
 
     async def sweep(self) -> Swept:
         """Remind, reassign and expire by the dates of tasks; any worker may do it at any time."""
@@ -197,7 +238,7 @@ class Review:
         expired: list[TaskId] = []
         for row in await self._queries.all("overdue", now):
             try:
-                await self._settle(row, self._late(row), "due date", "expired")
+                await self._settle(row, self._late(row))
             except Conflict:
                 continue
             except (Invalid, Broken) as error:
@@ -213,7 +254,8 @@ class Review:
         clear: JSON = row["on_timeout"]["output"]
         return payload.get("late", clear) if isinstance(payload, dict) else clear
 
-    async def _settle(self, row: Row, decision: JSON, by: str, state: TaskState) -> None:
+    async def _settle(self, row: Row, decision: JSON, by: Reviewer | None = None, note: str = "") -> None:
+        """Record a decision, by the date that passed when nobody took it."""
         id = TaskId(row["id"])
         payload = _open(self._vault, id, "payload", row["payload"])
         if not isinstance(payload, dict):
@@ -223,10 +265,13 @@ class Review:
         fits(value, schema if isinstance(schema, dict) else None, f"the decision on task {id!r}")
         settled = {
             "id": id,
-            "state": state,
-            "by": by,
+            "state": "expired" if by is None else "decided",
+            "by": "due date" if by is None else by.name,
+            "by_id": None if by is None else by.id,
+            "seen": row["assignee"],
             "now": self._clock(),
             "decision": _seal(self._vault, id, "decision", value),
+            "note": _seal(self._vault, id, "note", note) if note else None,
         }
         # The run before the task, as everywhere: two orders of locking could wait for each other.
         async with self._store.transaction() as tx:
@@ -251,8 +296,10 @@ class Review:
 
     async def _taken(self, task: TaskId) -> Conflict:
         row = await self._row(task)
-        who = row["decided_by"] or row["claimed_by"]
-        by = f" by {who!r}" if who else ""
+        who, id = row["decided_by"], row["decided_id"]
+        if row["state"] == "claimed":
+            who, id = row["claimed_by"], row["claimed_id"]
+        by = f" by {known_as(who, id)!r}" if who else ""
         return Conflict(f"task {task!r} is already {row['state']}{by}: look at it again")
 
     def _task(self, row: Row) -> Task:
@@ -269,17 +316,29 @@ class Review:
             title=str(_open(self._vault, id, "title", row["title"])),
             assignee=row["assignee"],
             claimed_by=row["claimed_by"],
+            claimed_id=row["claimed_id"],
             due_at=row["due_at"],
             reminded=row["reminded"],
             handed_off=row["handed_off"],
             opened_at=row["opened_at"],
             decided_by=row["decided_by"],
+            decided_id=row["decided_id"],
             decided_at=row["decided_at"],
             show=show if isinstance(show, dict) else {},
             edit=contents.get("edit"),
             schema=schema if isinstance(schema, dict) else None,
             decision=None if row["decision"] is None else _open(self._vault, id, "decision", row["decision"]),
+            note="" if row["note"] is None else str(_open(self._vault, id, "note", row["note"])),
         )
+
+
+def known_as(name: str, id: str | None) -> str:
+    """Write who somebody is: names are not unique, ids are."""
+    return name if id is None else f"{name} ({id})"
+
+
+def _by(reviewer: Reviewer) -> dict[str, object]:
+    return {"by": reviewer.name, "by_id": reviewer.id}
 
 
 def _completed(decision: JSON, payload: Mapping[str, JSON]) -> JSON:

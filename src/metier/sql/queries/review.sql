@@ -24,25 +24,40 @@ SELECT * FROM tasks
  ORDER BY id
  LIMIT %(limit)s
 
+-- of_run --
+-- Gives every task a run has opened, those that are over too.
+SELECT * FROM tasks WHERE run = %(run)s ORDER BY id
+
 -- claim --
 -- Marks a task as taken in hand by a person.
-UPDATE tasks SET state = 'claimed', claimed_by = %(by)s
- WHERE id = %(id)s AND (state = 'open' OR (state = 'claimed' AND claimed_by = %(by)s))
+UPDATE tasks SET state = 'claimed', claimed_by = %(by)s, claimed_id = %(by_id)s
+ WHERE id = %(id)s AND assignee = %(seen)s
+   AND (state = 'open' OR (state = 'claimed' AND claimed_by = %(by)s
+                           AND coalesce(claimed_id = %(by_id)s::text, claimed_id IS NULL)))
 
 -- release --
 -- Puts a task back for the others it is assigned to.
-UPDATE tasks SET state = 'open', claimed_by = NULL WHERE id = %(id)s AND state = 'claimed' AND claimed_by = %(by)s
+UPDATE tasks SET state = 'open', claimed_by = NULL, claimed_id = NULL
+ WHERE id = %(id)s AND state = 'claimed' AND claimed_by = %(by)s
+   AND coalesce(claimed_id = %(by_id)s::text, claimed_id IS NULL)
 
 -- hand_off --
--- Gives a task to somebody else, open again.
-UPDATE tasks SET state = 'open', claimed_by = NULL, assignee = %(assignee)s, handed_off = handed_off + 1
- WHERE id = %(id)s AND (state = 'open' OR (state = 'claimed' AND claimed_by = %(by)s))
+-- Gives a task to somebody else, open again; the operator of the machine also takes it from who claimed it.
+UPDATE tasks
+   SET state = 'open', claimed_by = NULL, claimed_id = NULL, assignee = %(assignee)s, handed_off = handed_off + 1
+ WHERE id = %(id)s AND assignee = %(seen)s
+   AND (state = 'open' OR (state = 'claimed' AND (%(everywhere)s OR (
+        claimed_by = %(by)s AND coalesce(claimed_id = %(by_id)s::text, claimed_id IS NULL)))))
 RETURNING pg_notify('metier_tasks', json_build_object('task', id, 'what', 'handed_off')::text) IS NULL AS told
 
 -- settle --
 -- Ends a task with its decision, unless somebody else has it in hand or has ended it.
-UPDATE tasks SET state = %(state)s::task_state, decision = %(decision)s, decided_by = %(by)s, decided_at = %(now)s
- WHERE id = %(id)s AND (state = 'open' OR (state = 'claimed' AND (claimed_by = %(by)s OR %(state)s = 'expired')))
+UPDATE tasks
+   SET state = %(state)s::task_state, decision = %(decision)s, note = %(note)s, decided_by = %(by)s,
+       decided_id = %(by_id)s, decided_at = %(now)s
+ WHERE id = %(id)s AND assignee = %(seen)s
+   AND (state = 'open' OR (state = 'claimed' AND (%(state)s = 'expired' OR (
+        claimed_by = %(by)s AND coalesce(claimed_id = %(by_id)s::text, claimed_id IS NULL)))))
 RETURNING pg_notify('metier_tasks', json_build_object('task', id, 'what', state)::text) IS NULL AS told
 
 -- remind --
@@ -54,8 +69,8 @@ RETURNING id, pg_notify('metier_tasks', json_build_object('task', id, 'what', 'r
 -- reassign --
 -- Gives the tasks past their due date to those the workflow named for that case; once.
 UPDATE tasks
-   SET state = 'open', claimed_by = NULL, assignee = on_timeout->>'reassign', handed_off = handed_off + 1,
-       on_timeout = NULL
+   SET state = 'open', claimed_by = NULL, claimed_id = NULL, assignee = on_timeout->>'reassign',
+       handed_off = handed_off + 1, on_timeout = NULL
  WHERE state IN ('open', 'claimed') AND due_at <= %(now)s AND on_timeout ? 'reassign'
 RETURNING id, pg_notify('metier_tasks', json_build_object('task', id, 'what', 'reassigned')::text) IS NULL AS told
 
@@ -66,6 +81,7 @@ SELECT * FROM tasks WHERE state IN ('open', 'claimed') AND due_at <= %(now)s AND
 -- misfit --
 -- Gives a late task whose ready answer does not fit to those who look after the platform; once.
 UPDATE tasks
-   SET state = 'open', claimed_by = NULL, assignee = %(assignee)s, handed_off = handed_off + 1, on_timeout = NULL
+   SET state = 'open', claimed_by = NULL, claimed_id = NULL, assignee = %(assignee)s, handed_off = handed_off + 1,
+       on_timeout = NULL
  WHERE id = %(id)s AND state IN ('open', 'claimed')
 RETURNING pg_notify('metier_tasks', json_build_object('task', id, 'what', 'reassigned')::text) IS NULL AS told
