@@ -1,0 +1,369 @@
+"""What Amazon Bedrock's Converse says: the bodies of requests on the way out, the events of answers on the way in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import orjson
+
+from metier.calls import (
+    JSON,
+    Call,
+    Chunk,
+    FinishReason,
+    Media,
+    Message,
+    Reasoning,
+    ReasoningDelta,
+    Text,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+from metier.catalog import Deployment
+from metier.errors import Invalid, MetierError, ProviderUnavailable
+from metier.providers.base import failure
+from metier.providers.bedrock_thinking import thinking_fields
+from metier.providers.eventstream import Frame, Frames
+
+__all__ = ["Reading", "converse_body"]
+
+_CACHE_POINT: Final[dict[str, JSON]] = {"cachePoint": {"type": "default"}}
+_FINISHES: Mapping[str, FinishReason] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "tool_use": "tool_calls",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "content_filtered": "content_filter",
+    "guardrail_intervened": "content_filter",
+}
+_STATUSES = {
+    "validationException": 400,
+    "modelTimeoutException": 408,
+    "modelStreamErrorException": 424,
+    "throttlingException": 429,
+    "internalServerException": 500,
+    "serviceUnavailableException": 503,
+}
+# The kind of block a medium becomes, and the word Bedrock has for its format.
+_FORMATS: Mapping[str, tuple[str, str]] = {
+    "image/png": ("image", "png"),
+    "image/jpeg": ("image", "jpeg"),
+    "image/gif": ("image", "gif"),
+    "image/webp": ("image", "webp"),
+    "application/pdf": ("document", "pdf"),
+    "text/csv": ("document", "csv"),
+    "text/html": ("document", "html"),
+    "text/plain": ("document", "txt"),
+    "text/markdown": ("document", "md"),
+    "application/msword": ("document", "doc"),
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": ("document", "docx"),
+    "application/vnd.ms-excel": ("document", "xls"),
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": ("document", "xlsx"),
+    "audio/mpeg": ("audio", "mp3"),
+    "audio/mp3": ("audio", "mp3"),
+    "audio/wav": ("audio", "wav"),
+    "audio/x-wav": ("audio", "wav"),
+    "audio/flac": ("audio", "flac"),
+    "audio/ogg": ("audio", "ogg"),
+    "audio/opus": ("audio", "opus"),
+    "audio/aac": ("audio", "aac"),
+    "audio/mp4": ("audio", "m4a"),
+    "audio/webm": ("audio", "webm"),
+    "video/mp4": ("video", "mp4"),
+    "video/webm": ("video", "webm"),
+    "video/quicktime": ("video", "mov"),
+}
+# What the name of a document may not hold.
+_NOT_NAME = re.compile(r"[^A-Za-z0-9 ()\[\]-]+| {2,}")
+_LONGEST_NAME: Final = 150
+
+
+def converse_body(call: Call, deployment: Deployment) -> dict[str, JSON]:
+    """Write the request for an answer, or refuse by name what Converse has no word for."""
+    for asked, param in ((call.seed, "seed"), (call.frequency_penalty, "frequency_penalty"),
+                         (call.presence_penalty, "presence_penalty")):  # fmt: skip
+        if asked is not None:
+            raise _cannot(deployment, f"{param!r}", param, "leave it out, or choose another model")
+    if call.parallel_tool_calls is False and call.tools:
+        raise _cannot(deployment, "'parallel_tool_calls': false", "parallel_tool_calls", "leave it out")
+    writing = _Writing(deployment)
+    limit = deployment.max_output_tokens
+    tokens = limit if call.max_output_tokens is None else min(call.max_output_tokens, limit)
+    inference: dict[str, JSON] = {"maxTokens": tokens}
+    if call.temperature is not None:
+        inference["temperature"] = call.temperature
+    if call.top_p is not None:
+        inference["topP"] = call.top_p
+    if call.stop:
+        inference["stopSequences"] = list(call.stop)
+    body: dict[str, JSON] = {"messages": writing.messages(call), "inferenceConfig": inference}
+    system = [block for message in call.messages if message.role == "system" for block in writing.system(message)]
+    if system:
+        body["system"] = system
+    tools = _tools(call, deployment)
+    if tools:
+        body["toolConfig"] = tools
+    if call.output is not None:
+        if not call.output.schema:
+            raise _cannot(deployment, "an answer that is any JSON object", "response_format", "give a JSON Schema")
+        schema: JSON = {"schema": orjson.dumps(dict(call.output.schema)).decode(), "name": call.output.name}
+        body["outputConfig"] = {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": schema}}}
+    fields = thinking_fields(call, deployment, tokens)
+    if call.top_k is not None:
+        fields |= _top_k(call.top_k, deployment)
+    if fields:
+        body["additionalModelRequestFields"] = fields
+    return body
+
+
+class _Writing:
+    """The messages of one request while they are written: documents need names that differ."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._names: set[str] = set()
+
+    def system(self, message: Message) -> Iterable[JSON]:
+        """Write a system message; those further down move to the top, where alone Converse has a place for them."""
+        if any(isinstance(part, Media) for part in message.parts):
+            raise _cannot(self._deployment, "media in a system message", "messages", "put them in a user message")
+        yield from self._content(message)
+
+    def messages(self, call: Call) -> list[JSON]:
+        """Write the turns; neighbours of one role become one turn, as Converse wants them to alternate."""
+        turns: list[tuple[str, list[JSON]]] = []
+        for message in call.messages:
+            if message.role == "system":
+                continue
+            role = "assistant" if message.role == "assistant" else "user"
+            blocks = list(self._turn(message))
+            if turns and turns[-1][0] == role:
+                turns[-1][1].extend(blocks)
+            else:
+                turns.append((role, blocks))
+        return [{"role": role, "content": blocks} for role, blocks in turns]
+
+    def _turn(self, message: Message) -> Iterable[JSON]:
+        if message.role == "tool":
+            result: list[JSON] = list(self._content(message, cache=False))
+            yield {"toolResult": {"toolUseId": message.tool_call_id or "", "content": result}}
+            if message.cache or any(part.cache for part in message.parts):
+                yield _CACHE_POINT
+            return
+        if message.name is not None:
+            raise _cannot(self._deployment, f"the name {message.name!r} of a message", "messages", "say it in the text")
+        empty = True
+        for block in (
+            *map(_thought, message.reasoning),
+            *self._content(message, cache=False if message.tool_calls else message.cache),
+            *(self._tool_use(call) for call in message.tool_calls),
+        ):
+            empty = False
+            yield block
+        if empty:
+            raise _cannot(self._deployment, "an empty message", "messages", "leave it out")
+        if message.cache and message.tool_calls:
+            yield _CACHE_POINT
+
+    def _content(self, message: Message, cache: bool | None = None) -> Iterable[JSON]:
+        in_result = message.role == "tool"
+        for part in message.parts or ((Text(message.content),) if message.content else ()):
+            if isinstance(part, Media):
+                yield self._medium(part)
+            elif part.text:
+                yield {"text": part.text}
+            if part.cache and not in_result:
+                yield _CACHE_POINT
+        if message.cache if cache is None else cache:
+            yield _CACHE_POINT
+
+    def _medium(self, medium: Media) -> JSON:
+        kind, form = _FORMATS.get(medium.media_type.partition(";")[0].strip().lower(), ("", ""))
+        if not kind:
+            offer = ", ".join(_FORMATS)
+            raise _cannot(self._deployment, f"media of type {medium.media_type!r}", "messages", f"send one of {offer}")
+        block: dict[str, JSON] = {"format": form, "source": {"bytes": medium.data}}
+        if kind == "document":
+            block["name"] = self._name(medium.name)
+        return {kind: block}
+
+    def _name(self, told: str) -> str:
+        stem = told.rpartition(".")[0] or told
+        clean = " ".join(_NOT_NAME.sub(" ", stem).split())[:_LONGEST_NAME] or "document"
+        name, number = clean, 1
+        while name in self._names:
+            number += 1
+            name = f"{clean} {number}"
+        self._names.add(name)
+        return name
+
+    def _tool_use(self, call: ToolCall) -> JSON:
+        try:
+            arguments = orjson.loads(call.arguments or "{}")
+        except orjson.JSONDecodeError as error:
+            raise _cannot(
+                self._deployment, f"arguments of the tool call {call.id!r} that are no JSON", "messages", "mend them"
+            ) from error
+        return {"toolUse": {"toolUseId": call.id, "name": call.name, "input": arguments}}
+
+
+def _thought(thought: Reasoning) -> JSON:
+    if thought.sealed:
+        return {"reasoningContent": {"redactedContent": thought.signature}}
+    text: dict[str, JSON] = {"text": thought.text}
+    if thought.signature:
+        text["signature"] = thought.signature
+    return {"reasoningContent": {"reasoningText": text}}
+
+
+def _tools(call: Call, deployment: Deployment) -> dict[str, JSON]:
+    if call.tool_choice == "none":
+        if any(message.tool_calls or message.role == "tool" for message in call.messages):
+            way = 'with tool calls in the conversation Converse wants its tools: use "auto", or leave those turns out'
+            raise _cannot(deployment, "'tool_choice': \"none\"", "tool_choice", way)
+        return {}
+    if not call.tools:
+        return {}
+    specs: list[JSON] = []
+    for tool in call.tools:
+        spec: dict[str, JSON] = {"name": tool.name, "inputSchema": {"json": dict(tool.parameters)}}
+        if tool.description:
+            spec["description"] = tool.description
+        if tool.strict:
+            spec["strict"] = True
+        specs.append({"toolSpec": spec})
+        if tool.cache:
+            specs.append(_CACHE_POINT)
+    found: dict[str, JSON] = {"tools": specs}
+    if call.tool_choice is not None:
+        words: Mapping[str, JSON] = {"auto": {"auto": {}}, "required": {"any": {}}}
+        found["toolChoice"] = words.get(call.tool_choice, {"tool": {"name": call.tool_choice}})
+    return found
+
+
+def _top_k(top_k: int, deployment: Deployment) -> dict[str, JSON]:
+    if "claude" in deployment.model_id:
+        return {"top_k": top_k}
+    if "amazon.nova" in deployment.model_id:
+        return {"inferenceConfig": {"topK": top_k}}
+    raise _cannot(deployment, "'top_k'", "top_k", "leave it out; Bedrock takes it for Claude and Nova")
+
+
+class Reading:
+    """One streamed answer while it is read."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._frames = Frames()
+        self._tools: dict[int, int] = {}
+        self._thoughts: dict[int, int] = {}
+        self._finished = False
+        self.done = False
+        """True once everything that ends an answer was seen."""
+
+    def take(self, data: bytes) -> Chunk | None:
+        """Take the next bytes and give what they complete, as one chunk."""
+        try:
+            frames = self._frames.feed(data)
+            return self._joined(frames) if frames else None
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise self._misfit(f"sent bytes that are no event of Converse ({error})") from error
+
+    def end(self) -> Chunk | None:
+        """Say that the answer broke off, where it did."""
+        if self._finished and not self._frames.waiting():
+            return None
+        raise self._misfit("ended its stream before the answer was finished")
+
+    def _joined(self, frames: list[Frame]) -> Chunk | None:
+        texts: list[str] = []
+        tools: dict[int, ToolCallDelta] = {}
+        thoughts: dict[int, ReasoningDelta] = {}
+        finish: FinishReason | None = None
+        usage: Usage | None = None
+        for frame in frames:
+            kind, event = self._event(frame)
+            if kind == "contentBlockStart":
+                start = event["start"].get("toolUse")
+                if start:
+                    self._tool(event["contentBlockIndex"], tools, id=start["toolUseId"], name=start["name"])
+            elif kind == "contentBlockDelta":
+                delta, block = event["delta"], event["contentBlockIndex"]
+                texts.append(delta.get("text") or "")
+                if "toolUse" in delta:
+                    self._tool(block, tools, arguments=delta["toolUse"].get("input") or "")
+                if "reasoningContent" in delta:
+                    self._thought(block, thoughts, delta["reasoningContent"])
+            elif kind == "messageStop":
+                finish = self._finish(event["stopReason"])
+                self._finished = True
+            elif kind == "metadata":
+                usage = _usage(event["usage"])
+                self.done = self._finished
+        said = "".join(texts)
+        if not (said or tools or thoughts or finish or usage):
+            return None
+        return Chunk(said, tuple(tools.values()), finish, usage, reasoning=tuple(thoughts.values()))
+
+    def _event(self, frame: Frame) -> tuple[str, Any]:
+        kind = frame.headers.get(":message-type", "event")
+        if kind == "event":
+            return str(frame.headers[":event-type"]), orjson.loads(frame.payload)
+        if kind == "exception":
+            name = str(frame.headers[":exception-type"])
+            try:
+                said = orjson.loads(frame.payload).get("message") or name
+            except orjson.JSONDecodeError:
+                said = frame.payload.decode("utf-8", "replace")
+            raise failure(_STATUSES.get(name, 502), str(said), self._deployment)
+        code, said = str(frame.headers.get(":error-code", "")), str(frame.headers.get(":error-message", ""))
+        raise failure(_STATUSES.get(code, 502), f"{code}: {said}", self._deployment)
+
+    def _tool(
+        self, block: int, tools: dict[int, ToolCallDelta], *, id: str = "", name: str = "", arguments: str = ""
+    ) -> None:
+        index = self._tools.setdefault(block, len(self._tools))
+        before = tools.get(index, ToolCallDelta(index))
+        tools[index] = ToolCallDelta(index, before.id or id or None, before.name or name or None,
+                                     before.arguments + arguments)  # fmt: skip
+
+    def _thought(self, block: int, thoughts: dict[int, ReasoningDelta], piece: Mapping[str, str]) -> None:
+        index = self._thoughts.setdefault(block, len(self._thoughts))
+        before = thoughts.get(index, ReasoningDelta(index))
+        sealed = piece.get("redactedContent") or ""
+        thoughts[index] = ReasoningDelta(
+            index,
+            before.text + (piece.get("text") or ""),
+            before.signature + (piece.get("signature") or sealed),
+            before.sealed or bool(sealed),
+        )
+
+    def _finish(self, reason: str) -> FinishReason:
+        try:
+            return _FINISHES[reason]
+        except KeyError:
+            raise self._misfit(f"gave up its answer ({reason!r})") from None
+
+    def _misfit(self, what: str) -> ProviderUnavailable:
+        return ProviderUnavailable(
+            f"deployment {self._deployment.id!r} {what}; try again, or check what serves that address"
+        )
+
+
+def _usage(usage: Mapping[str, Any]) -> Usage:
+    """Count the whole input: Bedrock leaves what its cache held or took out of `inputTokens`."""
+    read, written = int(usage.get("cacheReadInputTokens") or 0), int(usage.get("cacheWriteInputTokens") or 0)
+    return Usage(
+        input_tokens=int(usage.get("inputTokens") or 0) + read + written,
+        output_tokens=int(usage.get("outputTokens") or 0),
+        cached_tokens=read,
+        cache_write_tokens=written,
+    )
+
+
+def _cannot(deployment: Deployment, what: str, param: str, way: str) -> MetierError:
+    return Invalid(f"deployment {deployment.id!r} (Amazon Bedrock) cannot take {what}: {way}", param=param)
