@@ -84,9 +84,13 @@ _LONGEST_NAME: Final = 150
 
 def converse_body(call: Call, deployment: Deployment) -> dict[str, JSON]:
     """Write the request for an answer, or refuse by name what Converse has no word for."""
-    for asked, param in ((call.seed, "seed"), (call.frequency_penalty, "frequency_penalty"),
-                         (call.presence_penalty, "presence_penalty")):  # fmt: skip
-        if asked is not None:
+    asked = {
+        "seed": call.seed is not None,
+        "frequency_penalty": bool(call.frequency_penalty),
+        "presence_penalty": bool(call.presence_penalty),
+    }
+    for param, wanted in asked.items():
+        if wanted:
             raise _cannot(deployment, f"{param!r}", param, "leave it out, or choose another model")
     if call.parallel_tool_calls is False and call.tools:
         raise _cannot(deployment, "'parallel_tool_calls': false", "parallel_tool_calls", "leave it out")
@@ -150,7 +154,10 @@ class _Writing:
     def _turn(self, message: Message) -> Iterable[JSON]:
         if message.role == "tool":
             result: list[JSON] = list(self._content(message, cache=False))
-            yield {"toolResult": {"toolUseId": message.tool_call_id or "", "content": result}}
+            answer: dict[str, JSON] = {"toolUseId": message.tool_call_id or "", "content": result}
+            if message.failed:
+                answer["status"] = "error"
+            yield {"toolResult": answer}
             if message.cache or any(part.cache for part in message.parts):
                 yield _CACHE_POINT
             return
@@ -204,10 +211,11 @@ class _Writing:
     def _tool_use(self, call: ToolCall) -> JSON:
         try:
             arguments = orjson.loads(call.arguments or "{}")
-        except orjson.JSONDecodeError as error:
-            raise _cannot(
-                self._deployment, f"arguments of the tool call {call.id!r} that are no JSON", "messages", "mend them"
-            ) from error
+        except orjson.JSONDecodeError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            what = f"arguments of the tool call {call.id!r} that are no JSON object"
+            raise _cannot(self._deployment, what, "messages", "give back what the model wrote")
         return {"toolUse": {"toolUseId": call.id, "name": call.name, "input": arguments}}
 
 
