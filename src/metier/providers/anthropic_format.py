@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -13,6 +14,7 @@ import orjson
 from metier.calls import Call, Effort, Media, Message, OutputSchema, Part, Reasoning, Text, Tool, ToolCall
 from metier.catalog import Deployment
 from metier.errors import Invalid, ProviderUnavailable
+from metier.providers.anthropic_schema import closed, holds
 
 __all__ = ["LEAST_THINKING", "answer_tool", "count_body", "message_body"]
 
@@ -37,14 +39,6 @@ _IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
 _NOT_COUNTED = ("max_tokens", "metadata", "stop_sequences", "stream", "temperature", "top_k", "top_p")
 _MARK: Final[Mapping[str, str]] = {"type": "ephemeral"}
-# What the grammar behind `output_config.format` cannot hold a model to.
-_BEYOND_FORMAT = frozenset(
-    {
-        "contains", "dependentSchemas", "else", "exclusiveMaximum", "exclusiveMinimum", "if", "maxItems", "maxLength",
-        "maxProperties", "maximum", "minLength", "minProperties", "minimum", "multipleOf", "not", "oneOf",
-        "patternProperties", "prefixItems", "propertyNames", "then", "uniqueItems",
-    }
-)  # fmt: skip
 
 
 def message_body(call: Call, deployment: Deployment) -> dict[str, Any]:
@@ -63,11 +57,11 @@ def message_body(call: Call, deployment: Deployment) -> dict[str, Any]:
         if value is not None:
             body[name] = value
     if call.end_user is not None:
-        body["metadata"] = {"user_id": call.end_user}
+        body["metadata"] = {"user_id": _stranger(call)}
     thinking = _thinking(call, deployment, most)
     body |= thinking
     if call.output is not None and answer_tool(call, deployment) is None:
-        form = {"type": "json_schema", "schema": _closed(call.output.schema)}
+        form = {"type": "json_schema", "schema": closed(call.output.schema)}
         body["output_config"] = {**body.get("output_config", {}), "format": form}
     body |= _tools(call, deployment)
     if _thinks(call):
@@ -89,7 +83,7 @@ def answer_tool(call: Call, deployment: Deployment) -> str | None:
     known = not deployment.model_id.startswith(_WITHOUT_FORMAT)
     if _option(deployment, "structured", "format" if known else "tool", ("format", "tool")) == "format":
         wanted = output.strict or _thinks(call)
-        if wanted and output.schema and _holds(dict(output.schema)):
+        if wanted and output.schema and holds(output.schema):
             return None
     if output.schema.get("type", "object") != "object":
         raise Invalid(
@@ -123,6 +117,11 @@ def _expressible(call: Call, deployment: Deployment) -> None:
             raise _inexpressible(name, deployment, "leave it out")
     if call.temperature is not None and call.temperature > 1:
         raise _inexpressible(f"temperature {call.temperature:g}", deployment, "use 0 to 1", "temperature")
+
+
+def _stranger(call: Call) -> str:
+    """Name whom the call serves the same each time and without saying who it is, as Anthropic asks."""
+    return hashlib.blake2b(f"{call.principal.project}\0{call.end_user}".encode(), digest_size=16).hexdigest()
 
 
 def _thinks(call: Call) -> bool:
@@ -268,7 +267,8 @@ def _blocks(message: Message, deployment: Deployment) -> list[dict[str, Any]]:
         if message.failed:
             result["is_error"] = True
         return [_marked(result, message.cache)]
-    thoughts = [_thought(thought, deployment) for thought in message.reasoning]
+    # A thought without a signature is another provider's: no proof of it would be believed here.
+    thoughts = [_thought(thought) for thought in message.reasoning if thought.signature]
     blocks = thoughts + said + [_use(call, deployment) for call in message.tool_calls]
     if blocks and message.cache:
         blocks[-1] = _marked(blocks[-1], True)
@@ -301,16 +301,9 @@ def _plain(part: Media) -> str:
         raise Invalid("a text/plain document is not UTF-8 in base64: encode it anew", param="messages") from None
 
 
-def _thought(thought: Reasoning, deployment: Deployment) -> dict[str, Any]:
+def _thought(thought: Reasoning) -> dict[str, Any]:
     if thought.sealed:
         return {"type": "redacted_thinking", "data": thought.signature}
-    if not thought.signature:
-        raise _inexpressible(
-            "a thought without its signature",
-            deployment,
-            "give thinking_blocks back whole, or leave them out",
-            "messages",
-        )
     return {"type": "thinking", "thinking": thought.text, "signature": thought.signature}
 
 
@@ -336,40 +329,6 @@ def _id(name: str) -> str:
 
 def _marked(block: dict[str, Any], cache: bool) -> dict[str, Any]:
     return {**block, "cache_control": dict(_MARK)} if cache else block
-
-
-def _holds(node: Any) -> bool:
-    """Tell whether a schema says only what `output_config.format` can promise."""
-    if isinstance(node, list):
-        return all(_holds(child) for child in node)
-    if not isinstance(node, dict):
-        return True
-    if _BEYOND_FORMAT & node.keys() or node.get("$ref") == "#" or node.get("additionalProperties") not in (None, False):
-        return False
-    if node.get("minItems") not in (None, 0, 1):
-        return False
-    inner = [node.get(name) for name in ("items", "anyOf", "allOf")]
-    for name in ("properties", "$defs", "definitions"):
-        inner += list((node.get(name) or {}).values())
-    return all(_holds(child) for child in inner)
-
-
-def _closed(node: Any) -> Any:
-    """Say of every object of a schema that it has no other properties, as the format asks; less is allowed, no more."""
-    if isinstance(node, list):
-        return [_closed(child) for child in node]
-    if not isinstance(node, dict):
-        return node
-    closed = dict(node)
-    for name in ("properties", "$defs", "definitions"):
-        if isinstance(node.get(name), dict):
-            closed[name] = {key: _closed(child) for key, child in node[name].items()}
-    for name in ("items", "anyOf", "allOf"):
-        if name in node:
-            closed[name] = _closed(node[name])
-    if node.get("type") == "object" or "properties" in node:
-        closed["additionalProperties"] = False
-    return closed
 
 
 def _option(deployment: Deployment, name: str, usual: str, offer: tuple[str, ...]) -> str:
