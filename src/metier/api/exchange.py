@@ -23,6 +23,7 @@ BODY_LIMIT = 8 * 1024 * 1024
 Headers = list[tuple[bytes, bytes]]
 
 _JSON = (b"content-type", b"application/json")
+_TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _SSE = (b"content-type", b"text/event-stream; charset=utf-8")
 _CONVERSATION = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _UNSAFE = re.compile(rb"[^\x20-\x7e]")
@@ -76,13 +77,17 @@ class Exchange:
             )
         return ConversationId(name)
 
-    async def body(self) -> bytes | None:
+    def content_type(self) -> bytes:
+        """Read what the body is said to be."""
+        return self._headers.get(b"content-type", b"")
+
+    async def body(self, limit: int = BODY_LIMIT) -> bytes | None:
         """Read the request body; None says it was over the limit and has been answered 413."""
         if self._headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise Mistaken("the request body is compressed: send it without content-encoding")
         announced = self._headers.get(b"content-length", b"")
-        if announced.isdigit() and len(announced) <= 18 and int(announced) > BODY_LIMIT:
-            await self._too_large()
+        if announced.isdigit() and len(announced) <= 18 and int(announced) > limit:
+            await self._too_large(limit)
             return None
         parts: list[bytes] = []
         size = 0
@@ -92,8 +97,8 @@ class Exchange:
                 raise ClientDisconnect
             part: bytes = message.get("body", b"")
             size += len(part)
-            if size > BODY_LIMIT:
-                await self._too_large()
+            if size > limit:
+                await self._too_large(limit)
                 return None
             if not message.get("more_body", False):
                 return part if not parts else b"".join([*parts, part])
@@ -107,6 +112,12 @@ class Exchange:
         """Answer with a whole JSON body."""
         await self._start(status, [_JSON, (b"content-length", b"%d" % len(body)), *(headers or ())])
         await self._send({"type": "http.response.body", "body": body})
+
+    async def text(self, body: str, headers: Headers) -> None:
+        """Answer with a plain text."""
+        data = body.encode("utf-8", "replace")
+        await self._start(200, [_TEXT, (b"content-length", b"%d" % len(data)), *headers])
+        await self._send({"type": "http.response.body", "body": data})
 
     async def open_stream(self, headers: Headers) -> None:
         """Answer 200 and begin a stream of server-sent events."""
@@ -144,8 +155,8 @@ class Exchange:
         else:
             await self.json(data, failures.headers(error), error.status)
 
-    async def _too_large(self) -> None:
-        text = f"the request body is over {BODY_LIMIT} bytes: send less, or in several requests"
+    async def _too_large(self, limit: int) -> None:
+        text = f"the request body is over {limit} bytes: send less, or in several requests"
         data = failures.plain_body(413, text, "too_large")
         await self.json(data, [(b"connection", b"close"), (b"x-should-retry", b"false")], 413)
 
