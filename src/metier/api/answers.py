@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 
 from metier.api.exchange import Headers
-from metier.calls import Answer, Call, Chunk, Range, Receipt, ToolCallDelta, Usage
+from metier.calls import Answer, Call, Chunk, Range, Reasoning, ReasoningDelta, Receipt, ToolCallDelta, Usage
 
-__all__ = ["ChatStream", "chat", "embeddings", "receipt_headers"]
+__all__ = ["ChatStream", "chat", "embeddings", "images", "receipt_headers", "rerank", "transcription"]
 
 
 def chat(call: Call, answer: Answer) -> bytes:
@@ -21,9 +21,17 @@ def chat(call: Call, answer: Answer) -> bytes:
     if answer.tool_calls:
         message["content"] = answer.text or None
         message["tool_calls"] = [
-            {"id": tool.id, "type": "function", "function": {"name": tool.name, "arguments": tool.arguments}}
+            {
+                "id": tool.id,
+                "type": "function",
+                "function": {"name": tool.name, "arguments": tool.arguments},
+                **_signed(tool.signature),
+            }
             for tool in answer.tool_calls
         ]
+    if answer.reasoning:
+        message["reasoning_content"] = "\n".join([one.text for one in answer.reasoning if one.text]) or None
+        message["thinking_blocks"] = [_block(one) for one in answer.reasoning]
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish}
     return orjson.dumps(
         {
@@ -47,9 +55,43 @@ def embeddings(call: Call, answer: Answer, as_base64: bool) -> bytes:
         }
         for index, vector in enumerate(answer.vectors)
     ]
-    usage = _usage(answer.usage, answer.receipt)
-    del usage["completion_tokens"], usage["prompt_tokens_details"]
-    return orjson.dumps({"object": "list", "data": rows, "model": call.model, "usage": usage})
+    return orjson.dumps({"object": "list", "data": rows, "model": call.model, "usage": _input_usage(answer)})
+
+
+def rerank(call: Call, answer: Answer, most: int | None, with_documents: bool) -> bytes:
+    """Write the documents of a rerank, best first, in the shape that Jina and Cohere share."""
+    order = sorted(range(len(answer.scores)), key=lambda index: -answer.scores[index])[:most]
+    rows: list[dict[str, Any]] = [{"index": index, "relevance_score": answer.scores[index]} for index in order]
+    if with_documents:
+        for row in rows:
+            row["document"] = {"text": call.inputs[row["index"]]}
+    found = {"id": f"rerank-{call.id}", "model": call.model, "results": rows, "usage": _input_usage(answer)}
+    return orjson.dumps(found)
+
+
+def transcription(answer: Answer) -> bytes:
+    """Write what was said."""
+    usage = answer.usage
+    told = {
+        "type": "tokens",
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+    return orjson.dumps({"text": answer.text, "usage": told | _metier(answer.receipt)})
+
+
+def images(answer: Answer) -> bytes:
+    """Write the images made, whole."""
+    usage = answer.usage
+    told = {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "input_tokens_details": {"text_tokens": usage.input_tokens, "image_tokens": 0},
+    }
+    data = [{"b64_json": media.data} for media in answer.media]
+    return orjson.dumps({"created": int(time.time()), "data": data, "usage": told | _metier(answer.receipt)})
 
 
 def receipt_headers(receipt: Receipt | None) -> Headers:
@@ -90,15 +132,17 @@ class ChatStream:
         self._begun = False
         self._finished = False
         self._tools: set[int] = set()
+        self._thinking: int | None = None
         self._receipt: Receipt | None = None
 
     def write(self, chunk: Chunk) -> bytes:
         """Write one chunk; empty when it holds nothing a client sees yet."""
         if chunk.receipt is not None:
             self._receipt = chunk.receipt
-        if self._begun and chunk.text and not chunk.tool_calls and chunk.finish is None:
+        plain = chunk.text and not chunk.tool_calls and not chunk.reasoning
+        if self._begun and plain and chunk.finish is None:
             return self._open + b'{"content":' + orjson.dumps(chunk.text) + self._text_close
-        events: list[bytes] = []
+        events = [self._event(self._thought(piece)) for piece in chunk.reasoning]
         if chunk.text:
             events.append(self._event({"content": chunk.text}))
         events.extend(self._event({"tool_calls": [self._tool(piece)]}) for piece in chunk.tool_calls)
@@ -125,14 +169,42 @@ class ChatStream:
 
     def _tool(self, piece: ToolCallDelta) -> dict[str, Any]:
         if piece.index in self._tools:
-            return {"index": piece.index, "function": {"arguments": piece.arguments}}
+            more = {"index": piece.index, "function": {"arguments": piece.arguments}}
+            return {**more, **_signed(piece.signature)}
         self._tools.add(piece.index)
         return {
             "index": piece.index,
             "id": piece.id or f"call_{piece.index}",
             "type": "function",
             "function": {"name": piece.name or "", "arguments": piece.arguments},
+            **_signed(piece.signature),
         }
+
+    def _thought(self, piece: ReasoningDelta) -> dict[str, Any]:
+        block = {"index": piece.index, **_block(piece)}
+        if not piece.text:
+            return {"thinking_blocks": [block]}
+        # The text of the whole reads as that of an answer that is not streamed.
+        parted = self._thinking is not None and self._thinking != piece.index
+        self._thinking = piece.index
+        return {"reasoning_content": "\n" + piece.text if parted else piece.text, "thinking_blocks": [block]}
+
+
+def _block(thought: Reasoning | ReasoningDelta) -> dict[str, Any]:
+    if thought.sealed:
+        return {"type": "redacted_thinking", "data": thought.signature}
+    block = {"type": "thinking", "thinking": thought.text}
+    return {**block, "signature": thought.signature} if thought.signature else block
+
+
+def _signed(signature: str) -> dict[str, Any]:
+    return {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
+
+
+def _input_usage(answer: Answer) -> dict[str, Any]:
+    usage = answer.usage
+    told = {"prompt_tokens": usage.input_tokens, "total_tokens": usage.input_tokens}
+    return told | _metier(answer.receipt)
 
 
 def _usage(usage: Usage, receipt: Receipt | None) -> dict[str, Any]:
@@ -140,21 +212,30 @@ def _usage(usage: Usage, receipt: Receipt | None) -> dict[str, Any]:
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            "cache_creation_tokens": usage.cache_write_tokens,
+        },
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
-    if receipt is not None:
-        impact = receipt.impact
-        shown["metier"] = {
-            "call_id": receipt.call_id,
-            "deployment": receipt.deployment,
-            "estimated": usage.estimated,
-            "cost_eur": float(receipt.cost_eur),
-            "energy_kwh": None if impact.energy_kwh is None else [impact.energy_kwh.low, impact.energy_kwh.high],
-            "carbon_g": None if impact.carbon_g is None else [impact.carbon_g.low, impact.carbon_g.high],
-            "impact_method": impact.method,
-            "masked": dict(receipt.masked),
-        }
-    return shown
+    return shown | _metier(receipt)
+
+
+def _metier(receipt: Receipt | None) -> dict[str, Any]:
+    if receipt is None:
+        return {}
+    impact = receipt.impact
+    told = {
+        "call_id": receipt.call_id,
+        "deployment": receipt.deployment,
+        "estimated": receipt.usage.estimated,
+        "cost_eur": float(receipt.cost_eur),
+        "energy_kwh": None if impact.energy_kwh is None else [impact.energy_kwh.low, impact.energy_kwh.high],
+        "carbon_g": None if impact.carbon_g is None else [impact.carbon_g.low, impact.carbon_g.high],
+        "impact_method": impact.method,
+        "masked": dict(receipt.masked),
+    }
+    return {"metier": told}
 
 
 def _range(value: Range) -> bytes:

@@ -9,8 +9,21 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from metier.api.media_parts import cache_mark, joined, parts_of
 from metier.api.parsing import fit, load, refuse_unknown
-from metier.calls import JSON, Call, ConversationId, Message, OutputSchema, Principal, Tool, ToolCall
+from metier.calls import (
+    JSON,
+    Call,
+    ConversationId,
+    Effort,
+    Message,
+    OutputSchema,
+    Part,
+    Principal,
+    Reasoning,
+    Tool,
+    ToolCall,
+)
 from metier.errors import Invalid
 
 __all__ = ["IGNORED", "NEUTRAL", "ChatRequest", "parse"]
@@ -19,25 +32,19 @@ IGNORED: Final = frozenset(
     {
         "metadata",
         "prediction",
-        "prompt_cache_key",
         "prompt_cache_retention",
-        "safety_identifier",
         "service_tier",
-        "user",
     }
 )
 """Parameters accepted without effect: leaving them out of the call changes no promise made to the client."""
 
 NEUTRAL: Final[Mapping[str, tuple[JSON, ...]]] = {
     "n": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "logit_bias": ({},),
     "modalities": (["text"],),
     "functions": ([],),
-    "parallel_tool_calls": (True,),
     "store": (False,),
 }
 """Parameters accepted only with the value that asks for nothing; any other value is refused by name."""
@@ -45,6 +52,9 @@ NEUTRAL: Final[Mapping[str, tuple[JSON, ...]]] = {
 _DEEPEST = 64
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _Text = Annotated[str, StringConstraints(max_length=8_000_000)]
+_Short = Annotated[str, StringConstraints(max_length=512)]
+_Penalty = Annotated[float, Field(ge=-2, le=2)]
+_Count = Annotated[int, Field(gt=0, le=10_000_000)]
 
 
 class _Shape(BaseModel):
@@ -60,6 +70,7 @@ class _ToolCall(_Shape):
     id: Annotated[str, StringConstraints(min_length=1)]
     type: Literal["function"] = "function"
     function: _Function
+    extra_content: dict[str, Any] | None = None
 
 
 class _Message(_Shape):
@@ -68,6 +79,9 @@ class _Message(_Shape):
     name: str | None = None
     tool_calls: list[_ToolCall] | None = None
     tool_call_id: str | None = None
+    reasoning_content: _Text | None = None
+    thinking_blocks: list[dict[str, Any]] | None = None
+    cache_control: dict[str, Any] | None = None
 
 
 class _FunctionOffer(_Shape):
@@ -80,6 +94,7 @@ class _FunctionOffer(_Shape):
 class _Tool(_Shape):
     type: Literal["function"]
     function: _FunctionOffer
+    cache_control: dict[str, Any] | None = None
 
 
 class _JsonSchema(_Shape):
@@ -97,6 +112,11 @@ class _StreamOptions(_Shape):
     include_usage: bool | None = None
 
 
+class _Thinking(_Shape):
+    type: Literal["enabled", "disabled"]
+    budget_tokens: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
+
+
 class _Body(_Shape):
     model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     messages: Annotated[list[_Message], Field(min_length=1, max_length=4096)]
@@ -104,13 +124,22 @@ class _Body(_Shape):
     stream_options: _StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    max_tokens: Annotated[int, Field(gt=0, le=10_000_000)] | None = None
-    max_completion_tokens: Annotated[int, Field(gt=0, le=10_000_000)] | None = None
+    max_tokens: _Count | None = None
+    max_completion_tokens: _Count | None = None
     stop: str | list[str] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     tools: Annotated[list[_Tool], Field(max_length=128)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     response_format: _ResponseFormat | None = None
+    parallel_tool_calls: bool | None = None
+    frequency_penalty: _Penalty | None = None
+    presence_penalty: _Penalty | None = None
+    top_k: _Count | None = None
+    reasoning_effort: Effort | None = None
+    thinking: _Thinking | None = None
+    prompt_cache_key: _Short | None = None
+    safety_identifier: _Short | None = None
+    user: _Short | None = None
 
 
 _KNOWN = frozenset(_Body.model_fields)
@@ -145,6 +174,14 @@ def parse(data: bytes, principal: Principal, conversation: ConversationId | None
         max_output_tokens=body.max_completion_tokens or body.max_tokens,
         stop=() if body.stop is None else _stop(body.stop),
         seed=body.seed,
+        top_k=body.top_k,
+        frequency_penalty=body.frequency_penalty,
+        presence_penalty=body.presence_penalty,
+        parallel_tool_calls=body.parallel_tool_calls,
+        effort=body.reasoning_effort,
+        thinking_tokens=None if body.thinking is None else _thinking(body.thinking),
+        cache_key=body.prompt_cache_key or None,
+        end_user=body.safety_identifier or body.user or None,
         conversation=conversation,
     )
     options = body.stream_options
@@ -154,44 +191,70 @@ def parse(data: bytes, principal: Principal, conversation: ConversationId | None
 def _message(message: _Message, index: int) -> Message:
     where = f"messages[{index}]"
     content = message.content
+    parts: tuple[Part, ...] = ()
     if content is None:
         if not message.tool_calls:
             raise Invalid(f"{where} has neither content nor tool_calls: give it a text", param=f"{where}.content")
         content = ""
     elif not isinstance(content, str):
-        content = _joined(content, where)
+        parts = parts_of(content, f"{where}.content")
+        content = joined(parts)
+        if content is None:
+            content = ""
+        else:
+            parts = ()
     if message.role == "tool" and not message.tool_call_id:
         param = f"{where}.tool_call_id"
         raise Invalid(f"{where} answers a tool call but does not say which: give its tool_call_id", param=param)
+    mark = message.cache_control
     return Message(
         role="system" if message.role == "developer" else message.role,
         content=content,
-        tool_calls=tuple(
-            ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()
-        ),
+        tool_calls=() if message.tool_calls is None else _tool_calls(message.tool_calls, where),
         tool_call_id=message.tool_call_id,
         name=message.name,
+        parts=parts,
+        reasoning=_reasoning(message, where) if message.role == "assistant" else (),
+        cache=mark is not None and cache_mark(mark, f"{where}.cache_control"),
     )
 
 
-def _joined(parts: list[dict[str, Any]], where: str) -> str:
-    texts: list[str] = []
-    for index, part in enumerate(parts):
-        kind, text = part.get("type"), part.get("text")
-        if kind != "text":
-            raise Invalid(
-                f"{where}.content[{index}] is of type {str(kind)[:40]!r}: only 'text' parts are taken for now",
-                param=f"{where}.content[{index}].type",
-            )
-        if not isinstance(text, str):
-            raise Invalid(
-                f"{where}.content[{index}] has no text: put a string in 'text'",
-                param=f"{where}.content[{index}].text",
-            )
-        texts.append(text)
-    if not texts:
-        raise Invalid(f"{where}.content is an empty list: give a text", param=f"{where}.content")
-    return "\n".join(texts)
+def _tool_calls(calls: list[_ToolCall], where: str) -> tuple[ToolCall, ...]:
+    found: list[ToolCall] = []
+    for index, call in enumerate(calls):
+        google = (call.extra_content or {}).get("google")
+        signature = google.get("thought_signature") if isinstance(google, dict) else None
+        if signature is not None and not isinstance(signature, str):
+            param = f"{where}.tool_calls[{index}].extra_content.google.thought_signature"
+            raise Invalid(f"{param} is no string: send back what came with the tool call", param=param)
+        found.append(ToolCall(call.id, call.function.name, call.function.arguments, signature or ""))
+    return tuple(found)
+
+
+def _reasoning(message: _Message, where: str) -> tuple[Reasoning, ...]:
+    """Read the thoughts of a former turn: the blocks with their proofs, or else the text alone."""
+    if not message.thinking_blocks:
+        return (Reasoning(message.reasoning_content),) if message.reasoning_content else ()
+    found: list[Reasoning] = []
+    for index, block in enumerate(message.thinking_blocks):
+        kind, sealed = block.get("type"), block.get("data")
+        text, signature = block.get("thinking", ""), block.get("signature") or ""
+        if kind == "redacted_thinking" and isinstance(sealed, str):
+            found.append(Reasoning(signature=sealed, sealed=True))
+        elif kind == "thinking" and isinstance(text, str) and isinstance(signature, str):
+            found.append(Reasoning(text, signature))
+        else:
+            param = f"{where}.thinking_blocks[{index}]"
+            raise Invalid(f"{param} is no block of thinking: send back what came with the answer", param=param)
+    return tuple(found)
+
+
+def _thinking(wanted: _Thinking) -> int | None:
+    if wanted.type == "disabled":
+        return 0
+    if wanted.budget_tokens is None:
+        raise Invalid("thinking of type 'enabled' needs budget_tokens: say how many", param="thinking.budget_tokens")
+    return wanted.budget_tokens
 
 
 def _tool(tool: _Tool, index: int) -> Tool:
@@ -199,7 +262,8 @@ def _tool(tool: _Tool, index: int) -> Tool:
     _named(function.name, f"{where}.name")
     parameters = function.parameters or {"type": "object", "properties": {}}
     _shallow(parameters, f"{where}.parameters")
-    return Tool(function.name, function.description or "", parameters, bool(function.strict))
+    cache = cache_mark(tool.cache_control, f"tools[{index}].cache_control")
+    return Tool(function.name, function.description or "", parameters, bool(function.strict), cache)
 
 
 def _tool_choice(choice: str | dict[str, Any], tools: tuple[Tool, ...]) -> str:

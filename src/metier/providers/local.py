@@ -16,7 +16,7 @@ from metier.providers.base import Provider
 from metier.providers.embedder import Embedder
 from metier.providers.llama import Llama, Loading
 from metier.providers.llama_files import Launch
-from metier.providers.local_turn import Turn, ask
+from metier.providers.local_turn import Turn, ask, check
 
 __all__ = ["Local"]
 
@@ -47,6 +47,7 @@ class Local:
 
     async def stream(self, call: Call, deployment: Deployment) -> AsyncIterator[Chunk]:
         """Answer with the model's own tokens and counts; leaving the stream stops the model."""
+        check(call, deployment)
         serve = self._embedder.stream if call.operation == "embed" else self._chat
         async with aclosing(cast(AsyncGenerator[Chunk], serve(call, deployment))) as chunks:
             async for chunk in chunks:

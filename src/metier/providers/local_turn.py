@@ -9,15 +9,50 @@ from dataclasses import replace
 
 import orjson
 
-from metier.calls import JSON, Call, Chunk, FinishReason, Message, OutputSchema, Tool, ToolCallDelta, Usage, new_id
+from metier.calls import (
+    JSON,
+    Call,
+    Chunk,
+    FinishReason,
+    Media,
+    Message,
+    OutputSchema,
+    Tool,
+    ToolCallDelta,
+    Usage,
+    new_id,
+)
+from metier.catalog import Deployment
+from metier.errors import Invalid
 
-__all__ = ["Turn", "ask"]
+__all__ = ["Turn", "ask", "check"]
 
 _ANSWER = re.compile(r'\s*\{\s*"answer"\s*:\s*"')
 # The longest piece of a JSON string that can be decoded now: no half escape, no half of a surrogate pair.
 _DECODABLE = re.compile(
     r'(?:[^"\\]|\\[^u]|\\u(?![dD][89abAB])[0-9a-fA-F]{4}|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*'
 )
+
+
+def check(call: Call, deployment: Deployment) -> None:
+    """Refuse by name what the models of this machine cannot take: media, efforts, further operations."""
+    if call.operation not in ("chat", "embed"):
+        raise _cannot(deployment, f"the operation {call.operation!r}", "model", "choose a model that is made for it")
+    if call.dimensions is not None:
+        raise _cannot(deployment, "dimensions", "dimensions", "its vectors have one length, leave it out")
+    if call.effort not in (None, "none"):
+        raise _cannot(deployment, f"the effort {call.effort!r}", "reasoning_effort", "its models do not reason")
+    if call.thinking_tokens:
+        raise _cannot(deployment, "thinking tokens", "thinking", "its models do not reason")
+    for index, message in enumerate(call.messages):
+        for part in message.parts:
+            if isinstance(part, Media):
+                what = f"media of type {part.media_type!r}"
+                raise _cannot(deployment, what, f"messages[{index}].content", "its models read text alone")
+
+
+def _cannot(deployment: Deployment, what: str, param: str, why: str) -> Invalid:
+    return Invalid(f"deployment {deployment.id!r}, on this machine, cannot take {what}: {why}", param=param)
 
 
 def ask(call: Call) -> Call:
@@ -109,14 +144,14 @@ def _messages(call: Call, tools: tuple[Tool, ...]) -> tuple[Message, ...]:
     names = {asked.id: asked.name for message in call.messages for asked in message.tool_calls}
     told = [_told(message, names) for message in call.messages]
     # First of all and always the same, so that the server finds this prefix in its cache.
-    start = told.pop(0).content if told and told[0].role == "system" else ""
+    start = told.pop(0).text if told and told[0].role == "system" else ""
     return (Message("system", f"{start}\n\n{_instructions(tools)}".strip()), *told)
 
 
 def _told(message: Message, names: dict[str, str]) -> Message:
     if message.role == "tool":
         name = names.get(message.tool_call_id or "", message.name or "tool")
-        return Message("user", f"Result of the tool {name}:\n{message.content}")
+        return Message("user", f"Result of the tool {name}:\n{message.text}")
     if message.tool_calls:
         asked = message.tool_calls[0]
         return Message("assistant", f'{{"tool": {json.dumps(asked.name)}, "arguments": {asked.arguments}}}')
