@@ -20,12 +20,15 @@ from metier.gateway import Gateway
 from metier.governance.register import ADMITTED, Register
 from metier.guardrails.base import Chain, Guardrail
 from metier.policy.admission import Admission
+from metier.policy.constraints import Constraints
 from metier.policy.keys import Keys
 from metier.providers.base import Provider
 from metier.record.ledger import Ledger
 from metier.router import Health
 from metier.store import Store
+from metier.tries import Tries
 from metier.vault import Vault
+from metier.ways import Ways
 
 __all__ = ["MODELS", "World", "serve", "world"]
 
@@ -82,6 +85,7 @@ async def world(
     *,
     models: Mapping[str, Any] = MODELS,
     guardrails: Sequence[Guardrail] = (),
+    systems: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[World]:
     """Build it on a migrated store, with one approved system, one project and one key."""
     register = Register(store)
@@ -96,12 +100,11 @@ async def world(
     catalog = Catalog.from_yaml(models)
     health = Health()
     gateway = Gateway(
-        catalog=catalog,
+        ways=Ways(catalog, Constraints.from_yaml(systems or {}, register.names)),
         ledger=ledger,
         admission=admission,
         guardrail=Chain(guardrails),
-        providers={"scripted": provider, "openai": provider},
-        health=health,
+        tries=Tries({"scripted": provider, "openai": provider}, health),
     )
     principal = await keys.authenticate(issued.secret)
     made = World(store, register, keys, catalog, admission, ledger, gateway, issued.secret, principal, health)

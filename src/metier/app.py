@@ -9,6 +9,7 @@ import logging
 import pathlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from metier.knowledge.embedding import Embed, Embedder, Purpose, Vectors
 from metier.knowledge.ingest import Ingest
 from metier.knowledge.retrieve import Retrieve
 from metier.policy.admission import Admission
+from metier.policy.constraints import Constraints
 from metier.policy.keys import Keys
 from metier.providers.anthropic import AnthropicProvider
 from metier.providers.azure import AzureDialect
@@ -36,11 +38,12 @@ from metier.providers.base import Provider
 from metier.providers.local import Local
 from metier.providers.openai import MistralDialect, OpenAIProvider
 from metier.record.ledger import Ledger
-from metier.router import Health
 from metier.settings import Settings
 from metier.store import Store
+from metier.tries import Tries
 from metier.tuning.classifier import Classifiers
 from metier.vault import Vault, master_key_file
+from metier.ways import Ways, typical_carbon
 from metier.workflow.dispatch import Pace, migrations
 from metier.workflow.engine import Engine, StepContext, StepFunction
 from metier.workflow.review import Review, TaskDesk
@@ -173,14 +176,16 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     )
     ledger = Ledger(store, settings.home / "spool", worker, admission.charge, admission.settle_worker)
     personal_data = PersonalData(store, vault)
+    constraints = Constraints.from_yaml(settings.config.get("systems") or {}, register.names, typical_carbon)
     gateway = Gateway(
-        catalog=catalog,
+        ways=Ways(catalog, constraints),
         ledger=ledger,
         admission=admission,
         guardrail=Chain([personal_data, *parts.guardrails]),
-        providers=providers,
-        health=Health(),
+        tries=Tries(providers),
     )
+    for ending in catalog.endings(datetime.now(UTC).date()):
+        _log.warning("%s", ending.message)
     classifiers = Classifiers(store)
     outbox = _outbox(settings, parts, store, vault)
     roles = {**DEFAULT_ROLES, **(parts.roles or settings.config.get("roles") or {})}
@@ -298,6 +303,7 @@ async def _background(app: App) -> AsyncIterator[None]:
             group.create_task(sweep()),
             group.create_task(app.admission.run()),
             group.create_task(app.ledger.run()),
+            group.create_task(app.gateway.run()),
         ]
         try:
             yield

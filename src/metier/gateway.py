@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from metier.calls import (
@@ -19,14 +18,12 @@ from metier.calls import (
     ToolCallDelta,
     Usage,
 )
-from metier.catalog import Catalog, Model
-from metier.errors import NoDeployment, Unavailable
 from metier.guardrails.base import Guardrail, OutputFilter
 from metier.policy.admission import Admission
-from metier.providers.base import Provider, retry_after_s
-from metier.record.entry import Entry
 from metier.record.ledger import Ledger
-from metier.router import Health, plan
+from metier.shadow import Shadows
+from metier.tries import Tries
+from metier.ways import Ways
 
 __all__ = ["Gateway", "Thoughts", "Tools"]
 
@@ -37,35 +34,39 @@ class Gateway:
     def __init__(
         self,
         *,
-        catalog: Catalog,
+        ways: Ways,
         ledger: Ledger,
         admission: Admission,
         guardrail: Guardrail,
-        providers: Mapping[str, Provider],
-        health: Health,
-        clock: Callable[[], float] = time.monotonic,
+        tries: Tries,
+        shadows: Shadows | None = None,
     ) -> None:
-        self._catalog = catalog
+        self._ways = ways
         self._ledger = ledger
         self._admission = admission
         self._guardrail = guardrail
-        self._providers = providers
-        self._health = health
-        self._clock = clock
+        self._tries = tries
+        self._shadows = shadows or Shadows()
 
     async def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Yield the answer to `call` piece by piece, its receipt last; close the generator to leave early."""
         async with self._ledger.entry(call) as entry:
-            model = self._catalog.model(call.model)
-            await self._admission.admit(call, model, entry)
+            way = await self._ways.find(call)
+            await self._admission.admit(call, way.model, entry)
             checked = await self._guardrail.check_input(call)
             entry.masked = checked.counts
-            answer = self._answer(checked.call, model, entry)
+            if way.shadows:
+                self._shadows.copy(call, way.shadows)
+            answer = self._tries.answer(checked.call, way, entry)
             shown = answer if checked.output is None else _released(answer, checked.output)
             async with aclosing(answer), aclosing(shown):
                 async for chunk in shown:
                     yield chunk
             yield Chunk(receipt=entry.receipt())
+
+    async def run(self) -> None:
+        """Make the copies that models ask for, for ever; owned by the lifespan of the process."""
+        await self._shadows.run(self.collect)
 
     async def collect(self, call: Call) -> Answer:
         """Give the whole answer to `call`: the stream, collected."""
@@ -88,38 +89,6 @@ class Gateway:
                 receipt = chunk.receipt
         usage = Usage() if receipt is None else receipt.usage
         return Answer("".join(texts), tools.whole(), finish, usage, receipt, vectors, thoughts.whole(), scores, media)
-
-    async def _answer(self, call: Call, model: Model, entry: Entry) -> AsyncGenerator[Chunk, None]:
-        """Ask the deployments in order; once one has begun to answer, its failure is the call's."""
-        failure: Unavailable | None = None
-        for deployment in plan(call, model, self._health, self._clock()):
-            provider = self._providers.get(deployment.provider)
-            if provider is None:
-                failure = failure or NoDeployment(
-                    f"deployment {deployment.id!r} needs the provider {deployment.provider!r}, "
-                    "which is not installed here: install its extra or remove the deployment"
-                )
-                continue
-            entry.deployment = deployment
-            begun = False
-            chunks = provider.stream(call, deployment)
-            try:
-                async for chunk in chunks:
-                    begun = True
-                    entry.observe(chunk)
-                    yield chunk
-                self._health.answered(deployment)
-                return
-            except Unavailable as error:
-                self._health.failed(deployment, self._clock(), retry_after_s(error))
-                # Text that was shown cannot be taken back: from here on the failure is the caller's to see.
-                if begun:
-                    raise
-                failure = error
-            finally:
-                if isinstance(chunks, AsyncGenerator):
-                    await chunks.aclose()
-        raise failure or NoDeployment(f"no deployment of model {model.name!r} can take the call")
 
 
 class Tools:

@@ -105,6 +105,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "eur_per_usd", "Euros one dollar is counted as in the list of known prices; 1.00, a convention, without it."
     ),
+    Section("systems", "Per AI system: how sensitive its data is, where it may go, and what it prefers."),
     Section("roles", "Which model the workflows mean by writer, judge and embedder."),
     Section("customers", "Customer file (JSON Lines) that the tool crm.find_contact reads."),
 )

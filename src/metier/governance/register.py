@@ -134,6 +134,11 @@ class Register:
         rows = await self._queries.all("statuses", {"ids": [*systems]})
         return {row["id"]: row["status"] for row in rows}
 
+    async def names(self, systems: Sequence[str]) -> dict[str, str]:
+        """Read the names of several systems at once, by id; those unknown are left out."""
+        rows = await self._queries.all("names", {"ids": [*systems]})
+        return {row["id"]: row["name"] for row in rows}
+
     async def _note(self, after: System, before: Status | None, by: str, reason: str, *, tx: Tx) -> None:
         params = {
             "system": after.id,

@@ -33,3 +33,7 @@ SELECT old_status, new_status, by_whom, reason, at FROM approvals WHERE system =
 -- statuses --
 -- The present status of several systems.
 SELECT id, status FROM systems WHERE id = ANY(%(ids)s::text[]);
+
+-- names --
+-- The names of several systems.
+SELECT id, name FROM systems WHERE id = ANY(%(ids)s::text[]);

@@ -1,0 +1,10 @@
+"""Which deployment answers a call: pure in the call, the model, what this worker has seen, the time and a die."""
+
+from __future__ import annotations
+
+from metier.router.choice import Chooser, arm, shadows
+from metier.router.health import Flight, Health
+from metier.router.plan import Group, affinity_key, groups, plan
+from metier.router.retries import Retries
+
+__all__ = ["Chooser", "Flight", "Group", "Health", "Retries", "affinity_key", "arm", "groups", "plan", "shadows"]

@@ -1,0 +1,111 @@
+"""Asks the deployments of a way in turn until one begins to answer; from then on its answer is the answer."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+
+from metier.calls import Call, Chunk
+from metier.errors import NoDeployment, Unavailable
+from metier.providers.base import Provider, retry_after_s
+from metier.record.entry import Entry
+from metier.router import Health, Retries, plan
+from metier.ways import Way
+
+__all__ = ["Tries"]
+
+_MOST_TRIES = 5
+_ADMISSION_MARGIN = 2
+"""Admission counts a token per two bytes, about twice what prose costs."""
+
+
+class Tries:
+    """Holds the providers, and what this worker has seen of their deployments."""
+
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        health: Health | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        dice: Callable[[], float] = random.random,
+    ) -> None:
+        self._providers = providers
+        self._health = health or Health()
+        self._retries = Retries()
+        self._clock = clock
+        self._dice = dice
+
+    async def answer(self, call: Call, way: Way, entry: Entry) -> AsyncGenerator[Chunk, None]:
+        """Yield the answer of the first deployment that gives content; once it has, its failure is the call's."""
+        clock, health, began = self._clock, self._health, self._clock()
+        tokens = max(1, entry.input_tokens // _ADMISSION_MARGIN)
+        self._retries.called(way.model.name, began)
+        failure: Unavailable | None = None
+        tried = 0
+        for deployment in plan(way.groups, health, clock, self._dice, call, tokens):
+            provider = self._providers.get(deployment.provider)
+            if provider is None:
+                failure = failure or NoDeployment(
+                    f"deployment {deployment.id!r} needs the provider {deployment.provider!r}, "
+                    "which is not installed here: install its extra or remove the deployment"
+                )
+                continue
+            if tried and not self._may_try_again(way, tried, clock() - began):
+                break
+            tried += 1
+            entry.deployment = deployment
+            flight = health.began(deployment, tokens, clock())
+            begun = landed = False
+            early: list[Chunk] = []
+            chunks = provider.stream(call, deployment)
+            try:
+                async for chunk in chunks:
+                    if not begun:
+                        if not _says_something(chunk):
+                            early.append(chunk)
+                            continue
+                        begun = True
+                        health.first(flight, clock())
+                        for held in early:
+                            entry.observe(held)
+                            yield held
+                    entry.observe(chunk)
+                    yield chunk
+                landed = True
+                health.answered(flight, entry.usage.output_tokens if entry.usage else 0, clock())
+                return
+            except Unavailable as error:
+                landed = True
+                health.failed(flight, clock(), retry_after_s(error))
+                # Text that was shown cannot be taken back: from here on the failure is the caller's to see.
+                if begun:
+                    raise
+                failure = error
+            finally:
+                if not landed:
+                    health.left(flight, clock())
+                if isinstance(chunks, AsyncGenerator):
+                    await chunks.aclose()
+        raise failure or NoDeployment(f"no deployment of model {way.model.name!r} can take the call")
+
+    def _may_try_again(self, way: Way, tried: int, waited_s: float) -> bool:
+        """A call tries a few times, within the patience of its first deployment and the retries its model has left."""
+        patience_s = way.model.deployments[0].timeout_s
+        if tried >= _MOST_TRIES or waited_s >= patience_s:
+            return False
+        return self._retries.allow(way.model.name, way.model.retry_percent, self._clock())
+
+
+def _says_something(chunk: Chunk) -> bool:
+    """Tell content from what may be thrown away with a failed try: openings, keep-alives and early counts."""
+    return bool(
+        chunk.text
+        or chunk.finish
+        or chunk.tool_calls
+        or chunk.reasoning
+        or chunk.vectors
+        or chunk.scores
+        or chunk.media
+    )
