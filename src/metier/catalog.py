@@ -14,6 +14,9 @@ from metier.errors import NotFound
 __all__ = ["PROVIDERS", "Catalog", "Deployment", "Ending", "EnergyCard", "Hosting", "Model", "Price"]
 
 
+_HERE = frozenset({"local", "scripted"})
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """A deployment whose provider ends it soon, or has ended it."""
@@ -42,6 +45,7 @@ class Catalog:
 
     def __init__(self, models: Iterable[Model], *, changes_on: date | None = None) -> None:
         self._models = {model.name: model for model in models}
+        self._aliases = _aliases(self._models)
         self.changes_on = changes_on
         """The next day on which a price changes; from that day on, ask `on` for the catalogue."""
 
@@ -54,10 +58,12 @@ class Catalog:
         return cls(read(data, eur_per_usd)).on(today or datetime.now(UTC).date())
 
     def model(self, name: str) -> Model:
-        """Find a model by its public name."""
+        """Find a model by its public name, or by provider/model as providers call it."""
         try:
             return self._models[name]
         except KeyError:
+            if name in self._aliases:
+                return self._aliases[name]
             offer = ", ".join(sorted(self._models)) or "none is declared"
             raise NotFound(
                 f"there is no model {name!r} here: use one of those listed by /v1/models ({offer})", param="model"
@@ -70,6 +76,10 @@ class Catalog:
     def models(self) -> tuple[Model, ...]:
         """List the models in the order they are declared."""
         return tuple(self._models.values())
+
+    def aliases(self) -> tuple[Model, ...]:
+        """List the models as provider/model too: each with the deployments of that provider alone."""
+        return tuple(self._aliases.values())
 
     def on(self, day: date) -> Catalog:
         """Give the catalogue with the prices of a day."""
@@ -93,6 +103,24 @@ class Catalog:
             if d.ends_on is not None and (d.ends_on - today).days <= within_days
         ]  # fmt: skip
         return tuple(sorted(found, key=lambda ending: ending.ends_on))
+
+
+def _aliases(models: Mapping[str, Model]) -> dict[str, Model]:
+    """Name what providers serve by provider/model; a public name comes first, what runs here has no such name."""
+    found: dict[str, Model] = {}
+    for model in models.values():
+        if model.rules:
+            continue
+        for deployment in model.deployments:
+            name = f"{deployment.provider}/{deployment.model_id}"
+            if name in models or deployment.provider in _HERE:
+                continue
+            before = found.get(name)
+            if before is None:
+                found[name] = replace(model, name=name, deployments=(deployment,), fallbacks=(), split=(), shadow=())
+            elif before.operation == model.operation:
+                found[name] = replace(before, deployments=(*before.deployments, deployment))
+    return found
 
 
 def _on(deployment: Deployment, day: date) -> Deployment:

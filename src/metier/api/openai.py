@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Annotated, Any, Literal, Protocol
 
 import orjson
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.types import Receive, Scope, Send
 
 from metier.api import answers, chat_body
@@ -91,7 +91,15 @@ class Embeddings:
         texts = (body.input,) if isinstance(body.input, str) else tuple(body.input)
         if not texts or len(texts) > _MOST_INPUTS or not all(texts):
             raise Invalid(f"input takes 1 to {_MOST_INPUTS} texts, none of them empty", param="input")
-        call = Call(principal, body.model, "embed", inputs=texts, conversation=exchange.conversation())
+        call = Call(
+            principal,
+            body.model,
+            "embed",
+            inputs=texts,
+            dimensions=body.dimensions,
+            end_user=body.user or None,
+            conversation=exchange.conversation(),
+        )
         exchange.name(call.id)
         async with exchange.presence():
             answer = await self._gateway.collect(call)
@@ -113,7 +121,8 @@ class Models:
     async def _handle(self, exchange: Exchange) -> None:
         principal = await self._keys.authenticate(exchange.secret())
         allowed = principal.models
-        models = [m for m in self._catalog.models() if allowed is None or m.name in allowed]
+        every = (*self._catalog.models(), *self._catalog.aliases())
+        models = [m for m in every if allowed is None or m.name in allowed]
         name = exchange.path.partition("/v1/models/")[2]
         if not name:
             await exchange.json(orjson.dumps({"object": "list", "data": [_card(model) for model in models]}))
@@ -131,11 +140,13 @@ class _EmbeddingBody(BaseModel):
     model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     input: str | list[str]
     encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(gt=0, le=65_536)] | None = None
+    user: Annotated[str, StringConstraints(max_length=512)] | None = None
 
 
 def _embedding_body(data: bytes) -> _EmbeddingBody:
     raw = load(data)
-    refuse_unknown(raw, _EmbeddingBody.model_fields, {"user"}, {})
+    refuse_unknown(raw, _EmbeddingBody.model_fields, (), {})
     given = raw.get("input")
     if isinstance(given, list) and any(isinstance(item, int | list) for item in given):
         raise Invalid("input holds token numbers: send texts, each model has its own tokens", param="input")

@@ -15,9 +15,12 @@ from starlette.types import Lifespan
 
 from metier.api import failures
 from metier.api.frame import Frame
+from metier.api.image import Images
 from metier.api.messages import CountTokens, Messages
 from metier.api.openai import ChatCompletions, Embeddings, Keys, Models
+from metier.api.rerank import Rerank
 from metier.api.resources import Alive, Ready
+from metier.api.transcription import Transcriptions
 from metier.catalog import Catalog
 from metier.gateway import Gateway
 
@@ -55,6 +58,9 @@ def routes(app: AppServices) -> list[BaseRoute]:
         Route("/v1/embeddings", Embeddings(app.gateway, app.keys), methods=["POST"]),
         Route("/v1/messages", Messages(app.gateway, app.keys), methods=["POST"]),
         Route("/v1/messages/count_tokens", CountTokens(app.catalog, app.keys), methods=["POST"]),
+        Route("/v1/rerank", Rerank(app.gateway, app.keys), methods=["POST"]),
+        Route("/v1/audio/transcriptions", Transcriptions(app.gateway, app.keys), methods=["POST"]),
+        Route("/v1/images/generations", Images(app.gateway, app.keys), methods=["POST"]),
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{name:path}", models, methods=["GET"]),
         Route("/healthz", Alive(), methods=["GET"]),

@@ -1,0 +1,113 @@
+"""OpenAI's transcriptions over the one road: a sound in, what was said out."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import Field as Bounds
+from starlette.types import Receive, Scope, Send
+
+from metier.api import answers, multipart
+from metier.api.exchange import Exchange
+from metier.api.openai import Keys
+from metier.api.parsing import fit, refuse_unknown
+from metier.calls import Call, Media, Principal
+from metier.errors import Invalid
+from metier.gateway import Gateway
+
+__all__ = ["FORM_LIMIT", "Transcriptions"]
+
+FORM_LIMIT: Final = 25 * 1024 * 1024 + 64 * 1024
+"""Bytes of a form above which it is refused with 413: a sound of 25 MiB and what stands around it."""
+
+_KINDS: Final[Mapping[str, str]] = {
+    "wav": "audio/wav",
+    "mp3": "audio/mpeg",
+    "mpga": "audio/mpeg",
+    "mpeg": "audio/mpeg",
+    "m4a": "audio/mp4",
+    "mp4": "audio/mp4",
+    "flac": "audio/flac",
+    "ogg": "audio/ogg",
+    "oga": "audio/ogg",
+    "opus": "audio/opus",
+    "webm": "audio/webm",
+}
+_NEUTRAL: Final = {"stream": ("false",), "timestamp_granularities[]": ("segment",)}
+
+
+class Transcriptions:
+    """POST /v1/audio/transcriptions: a form with a sound, held in memory and never written to a file."""
+
+    def __init__(self, gateway: Gateway, keys: Keys) -> None:
+        self._gateway = gateway
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await Exchange(scope, receive, send).run(self._handle)
+
+    async def _handle(self, exchange: Exchange) -> None:
+        principal = await self._keys.authenticate(exchange.secret())
+        data = await exchange.body(FORM_LIMIT)
+        if data is None:
+            return
+        form = _form(multipart.read(data, exchange.content_type()))
+        call = _call(form, principal)
+        del data
+        exchange.name(call.id)
+        async with exchange.presence():
+            answer = await self._gateway.collect(call)
+        headers = answers.receipt_headers(answer.receipt)
+        if form.body.response_format == "text":
+            await exchange.text(answer.text + "\n", headers)
+        else:
+            await exchange.json(answers.transcription(answer), headers)
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    language: Annotated[str, StringConstraints(pattern=r"^([a-z]{2,3})?$")] = ""
+    prompt: Annotated[str, StringConstraints(max_length=8_000)] = ""
+    response_format: Literal["json", "text"] = "json"
+    temperature: Annotated[float, Bounds(ge=0, le=1, allow_inf_nan=False)] | None = None
+    user: Annotated[str, StringConstraints(max_length=512)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    body: _Body
+    sound: multipart.Field
+
+
+def _form(fields: Mapping[str, list[multipart.Field]]) -> _Form:
+    sounds = fields.get("file", [])
+    if len(sounds) != 1 or not sounds[0].data:
+        raise Invalid("file is missing, empty or there twice: send one sound as the field 'file'", param="file")
+    values = {name: found[-1].text for name, found in fields.items() if name != "file"}
+    refuse_unknown(values, _Body.model_fields, (), _NEUTRAL)
+    return _Form(fit(_Body, values), sounds[0])
+
+
+def _call(form: _Form, principal: Principal) -> Call:
+    body, sound = form.body, form.sound
+    ending = (sound.filename or "").rpartition(".")[2].lower()
+    media_type = _KINDS.get(ending) or (sound.media_type if sound.media_type.startswith("audio/") else None)
+    if media_type is None:
+        raise Invalid(f"file is of no kind that is known: name it with one of {', '.join(_KINDS)}", param="file")
+    return Call(
+        principal,
+        body.model,
+        "transcribe",
+        audio=Media(media_type, base64.b64encode(sound.data).decode()),
+        query=body.prompt,
+        language=body.language,
+        temperature=body.temperature,
+        end_user=body.user or None,
+    )
