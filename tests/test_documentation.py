@@ -32,9 +32,12 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 READMES = (ROOT / "README.md", ROOT / "README.fr.md")
 BIN = pathlib.Path(sys.executable).parent
 
+TWO_LANGUAGES = [DOCS / "quickstart.md", *sorted((DOCS / "howto").glob("*.md"))]
+
 # A command that needs neither model nor database, as it may stand in an example.
 _OFFLINE = re.compile(r"^(?:\.venv/bin/)?metier (?:--help|(?:lint|test) \S+)$")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_TWIN = re.compile(r"\[(?:En français|In English)\]\(([^)\s]+)\)")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -77,6 +80,33 @@ def anchors(page: pathlib.Path) -> set[str]:
 
 def examples(page: pathlib.Path, language: str) -> list[str]:
     return [body for name, body in _FENCE.findall(page.read_text(encoding="utf-8")) if name == language]
+
+
+def twin(page: pathlib.Path) -> pathlib.Path | None:
+    """The same page in the other language, which it names by a link."""
+    if page.suffix != ".md":
+        return None
+    found = _TWIN.search(page.read_text(encoding="utf-8"))
+    return (page.parent / found[1]).resolve() if found else None
+
+
+def steps(block: str) -> str:
+    """The commands of a block, without remarks, names to fill in, and words said to people."""
+    bare = re.sub(r"[ \t]+#.*|<.*?>", "", block)
+    return re.sub(r'"[^"$]*"', '"…"', bare)
+
+
+def shape(page: pathlib.Path) -> list[str]:
+    """The kinds of lines a page is made of: headings by level, points of lists, rows of tables."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    return re.findall(r"^(#+ |- |\|)", text, re.MULTILINE)
+
+
+def reached(page: pathlib.Path) -> set[pathlib.Path]:
+    """The pages of the documentation a page links to, but for its twin."""
+    targets = (target.partition("#")[0] for target in _LINK.findall(page.read_text(encoding="utf-8")))
+    found = {(page.parent / target).resolve() for target in targets if target and ":" not in target}
+    return found - {twin(page)}
 
 
 def test_the_generated_parts_are_up_to_date() -> None:
@@ -246,16 +276,32 @@ def test_both_readmes_say_the_same() -> None:
         block for kind, block in _FENCE.findall(french) if kind == "yaml"
     ]
     assert len(re.findall(r"^## ", english, re.MULTILINE)) == len(re.findall(r"^## ", french, re.MULTILINE))
-    assert {t for t in _LINK.findall(english) if t.startswith("docs/")} - {"docs/quickstart.md"} == {
-        t for t in _LINK.findall(french) if t.startswith("docs/")
-    } - {"docs/fr/demarrage.md"}
+    named_there = {(ROOT / t).resolve() for t in _LINK.findall(english) if t.startswith("docs/")}
+    assert {twin(page) or page for page in named_there} == {
+        (ROOT / t).resolve() for t in _LINK.findall(french) if t.startswith("docs/")
+    }
 
 
-def test_both_quick_starts_take_the_same_steps() -> None:
-    english, french = DOCS / "quickstart.md", DOCS / "fr" / "demarrage.md"
-    without = [[re.sub(r"\s+#.*|<.*?>", "", b) for b in examples(page, "sh")] for page in (english, french)]
-    assert without[0] == without[1]
-    assert len(anchors(english)) == len(anchors(french))
+@pytest.mark.parametrize("english", TWO_LANGUAGES, ids=named)
+def test_every_page_people_work_with_has_a_french_twin_that_says_the_same(english: pathlib.Path) -> None:
+    french = twin(english)
+    assert french is not None, "no link named 'En français' leads to its twin"
+    assert french.parent == DOCS / "fr"
+    assert twin(french) == english, "its twin does not lead back by a link named 'In English'"
+    assert [steps(block) for block in examples(english, "sh")] == [steps(block) for block in examples(french, "sh")]
+    assert examples(english, "yaml") == examples(french, "yaml")
+    assert examples(english, "") == examples(french, "")
+    for language in ("python", "sql"):
+        without = [[re.sub(r"\s*(?:#|--).*", "", b) for b in examples(page, language)] for page in (english, french)]
+        assert without[0] == without[1]
+    assert shape(english) == shape(french)
+    assert reached(english) == {twin(page) or page for page in reached(french)}
+
+
+def test_every_french_page_has_an_english_twin() -> None:
+    french = {twin(page) for page in TWO_LANGUAGES}
+    assert set((DOCS / "fr").glob("*.md")) == french
+    assert len(french) == len(TWO_LANGUAGES)
 
 
 def test_examples_of_the_readme_run(tmp_path: pathlib.Path) -> None:
