@@ -18,6 +18,7 @@ import psycopg
 from metier.calls import Call, Origin, Principal, new_id
 from metier.catalog import Catalog
 from metier.connectors.customers import Customers
+from metier.connectors.deliveries import Deliveries
 from metier.connectors.outbox import Confirm, Outbox, Transport
 from metier.connectors.smtp import Smtp, account_from_url
 from metier.connectors.tools import tools
@@ -100,6 +101,7 @@ class App:
     classifiers: Classifiers
     engine: Engine
     review: Review
+    deliveries: Deliveries
     outbox: Outbox | None
 
     def embed(self, principal: Principal, origin: Origin | None = None) -> Embed:
@@ -199,6 +201,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     )
     steps = {kind: parts.around(function) for kind, function in functions.items()}
     engine = Engine(store, vault, steps, desk=TaskDesk(store, vault), pace=parts.pace)
+    review = Review(store, vault, engine)
     handed["app"] = App(
         settings=settings,
         store=store,
@@ -213,7 +216,8 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         personal_data=personal_data,
         classifiers=classifiers,
         engine=engine,
-        review=Review(store, vault, engine),
+        review=review,
+        deliveries=Deliveries(store, vault, engine, review),
         outbox=outbox,
     )
     app: App = handed["app"]

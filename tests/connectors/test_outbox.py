@@ -1,19 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.message
 import pathlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 import pytest
-from aiosmtpd.smtp import SMTP
 
 from metier.connectors.outbox import Outbox, message_id
 from metier.connectors.smtp import Account, Sink, Smtp, account_from_url
 from metier.errors import ConfigError, Conflict, Invalid, StepFailed, Unavailable
 from metier.store import Store
 from metier.vault import Vault
+from tests.connectors.mailserver import Server, serving
 
 
 @pytest.fixture
@@ -23,40 +23,17 @@ async def sink(tmp_path: pathlib.Path) -> AsyncIterator[Sink]:
     await made.stop()
 
 
-Serve = Callable[["Server"], Awaitable[Account]]
-
-
-class Server:
-    """A real SMTP server whose answers to DATA are scripted; it counts the messages it took."""
-
-    def __init__(self, *answers: str) -> None:
-        self.answers = list(answers)
-        self.taken: list[str] = []
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        answer = self.answers.pop(0) if self.answers else "250 ok"
-        if answer == "cut":
-            server.transport.abort()
-            return "250 never heard"
-        if answer.startswith("250"):
-            self.taken.append(envelope.content.decode())
-        if answer == "250 then cut":
-            server.transport.abort()
-        return answer
+Serve = Callable[[Server], Awaitable[Account]]
 
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    started: list[asyncio.Server] = []
+    async with contextlib.AsyncExitStack() as stack:
 
-    async def start(handler: Server) -> Account:
-        loop = asyncio.get_running_loop()
-        started.append(await loop.create_server(lambda: SMTP(handler, hostname="localhost"), "127.0.0.1", 0))
-        return Account("127.0.0.1", started[-1].sockets[0].getsockname()[1], starttls=False)
+        async def start(handler: Server) -> Account:
+            return await stack.enter_async_context(serving(handler))
 
-    yield start
-    for server in started:
-        server.close()
+        yield start
 
 
 def letter(body: str = "Bonjour,\n\nVotre colis part demain. Coût : 4,90 €.\n") -> email.message.EmailMessage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email
 import email.message
 import email.policy
@@ -9,7 +10,7 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from metier.errors import Conflict, StepFailed
+from metier.errors import Conflict, StepFailed, Unavailable
 from metier.store import Store
 from metier.vault import Vault
 
@@ -49,7 +50,7 @@ class Outbox:
         assert row is not None
         if row["state"] == "sent":
             return identity
-        if row["state"] in ("sending", "unsure") and not await self._settled(key, row["state"], identity):
+        if row["state"] in ("sending", "unsure") and await self._delivered(key, row["state"], identity):
             return identity
         # What was written down first is what leaves, whatever the caller brings on a second try.
         await self._transmit(key, self._vault.open("outbox", row["content"], key))
@@ -75,19 +76,27 @@ class Outbox:
             if claimed:
                 await self._move(key, "sending", "prepared", str(refusal.cause))
             raise refusal.cause from None
-        await self._move(key, "sending", "sent")
+        except (Unavailable, asyncio.CancelledError) as error:
+            if claimed:
+                # Shielded: a step that ran out of time still says that its message is in doubt.
+                await asyncio.shield(self._move(key, "sending", "unsure", str(error)))
+            raise
+        await self._queries.run("taken", {"key": key})
 
-    async def _settled(self, key: str, state: str, identity: str) -> bool:
-        """A sender died while the message was on the wire: find out. True means it was not delivered."""
+    async def _delivered(self, key: str, state: str, identity: str) -> bool:
+        """Whether a message that was on the wire arrived: ask the server, then whoever settled it meanwhile."""
         delivered = await self._confirm(identity)
-        if delivered is None:
-            await self._move(key, state, "unsure")
-            raise StepFailed(
-                f"the e-mail {identity!r} may or may not have been delivered when the process stopped: "
-                "look for it in the sent messages, then resume or cancel the run"
-            )
-        await self._move(key, state, "sent" if delivered else "prepared")
-        return not delivered
+        if delivered is not None:
+            await self._move(key, state, "sent" if delivered else "prepared")
+            return delivered
+        await self._move(key, state, "unsure")
+        now = await self.state(key)
+        if now in ("sent", "prepared"):
+            return now == "sent"
+        raise StepFailed(
+            f"the e-mail {identity!r} may or may not have been delivered when its connection broke: look for it among "
+            f"the messages that left, then `metier review settle {key}` or the review page"
+        )
 
     async def _move(self, key: str, before: str, after: str, error: str | None = None) -> None:
         await self._queries.run("move", {"key": key, "from": before, "to": after, "error": error})

@@ -170,19 +170,27 @@ class Engine:
     async def resume(self, run: RunId) -> None:
         """Let a failed run try its failed step once more, and a dead one go on where it stopped."""
         async with self._store.transaction() as tx:
-            row = await self._queries.one("lock", {"id": run}, tx)
-            if row is None:
-                raise NotFound(f"no run {run!r}: list the runs to find its id")
-            if row["status"] not in ("failed", "dead"):
-                raise Conflict(f"run {run!r} is {row['status']!r}: only failed or dead runs are resumed")
-            failure = self._failure(run, row["error"])
-            if failure is not None and failure.path:
-                broke = failure.code == "run_budget_exceeded"
-                key = (failure.path, failure.attempt, ASK_BUDGET if broke else ASK_HUMAN)
-                decision: JSON = {"decision": "continue" if broke else "retry"}
-                await self._journal.decide(tx, run, key, decision, replace=True)
-            await self._queries.run("revive", {"id": run}, tx)
-            await self._dispatch.defer(tx, run)
+            if not await self.retry(tx, run):
+                found = await self.get(run)
+                raise Conflict(f"run {run!r} is {found.status!r}: only failed or dead runs are resumed")
+
+    async def retry(self, tx: Tx, run: RunId, path: str | None = None, told: Mapping[str, JSON] | None = None) -> bool:
+        """Resume a run in the transaction given if it failed, at `path` where one is given, or is dead."""
+        row = await self._queries.one("lock", {"id": run}, tx)
+        if row is None:
+            raise NotFound(f"no run {run!r}: list the runs to find its id")
+        failure = self._failure(run, row["error"])
+        failed = row["status"] == "failed" and path in (None, failure.path if failure else None)
+        if not failed and row["status"] != "dead":
+            return False
+        if failure is not None and failure.path:
+            broke = failure.code == "run_budget_exceeded"
+            key = (failure.path, failure.attempt, ASK_BUDGET if broke else ASK_HUMAN)
+            decision: JSON = {"decision": "continue" if broke else "retry", **(told or {})}
+            await self._journal.decide(tx, run, key, decision, replace=True)
+        await self._queries.run("revive", {"id": run}, tx)
+        await self._dispatch.defer(tx, run)
+        return True
 
     async def cancel(self, run: RunId) -> None:
         """End a run whatever it does; the step in progress is interrupted and can write nothing more."""

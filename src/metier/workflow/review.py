@@ -14,7 +14,7 @@ from metier.calls import JSON, RunId, new_id
 from metier.errors import Broken, Conflict, Invalid, NotAllowed, NotFound
 from metier.store import Row, Store, Tx
 from metier.vault import Vault
-from metier.workflow.commands import FALLBACK, assignee
+from metier.workflow.commands import ASK_HUMAN, FALLBACK, assignee
 from metier.workflow.context import Clock, utc
 from metier.workflow.engine import Engine, Opening, fits
 from metier.workflow.journal import pack, unpack
@@ -230,6 +230,14 @@ class Review:
             raise Invalid(f"the note has {len(note):,} characters, more than {NOTE_MAX:,}: shorten it", param="note")
         await self._settle(row, decision, reviewer, note.strip())
 
+    async def retry(self, tx: Tx, run: RunId, path: str, by: Reviewer, told: Mapping[str, JSON]) -> bool:
+        """Answer the question a failed step has open with another try, in the transaction given; say if it had one."""
+        for row in await self._queries.all("of_run", {"run": run}, tx):
+            if (row["path"], row["name"]) == (path, ASK_HUMAN) and row["state"] in ("open", "claimed"):
+                await self._end(tx, row, {"decision": "retry", **told}, by)
+                return True
+        return False
+
     async def sweep(self) -> Swept:
         """Remind, reassign and expire by the dates of tasks; any worker may do it at any time."""
         now = {"now": self._clock()}
@@ -263,6 +271,13 @@ class Review:
         value = _completed(decision, payload)
         schema = payload.get("schema")
         fits(value, schema if isinstance(schema, dict) else None, f"the decision on task {id!r}")
+        # The run before the task, as everywhere: two orders of locking could wait for each other.
+        async with self._store.transaction() as tx:
+            await self._end(tx, row, value, by, note)
+
+    async def _end(self, tx: Tx, row: Row, value: JSON, by: Reviewer | None, note: str = "") -> None:
+        id = TaskId(row["id"])
+        await self._engine.signal(tx, RunId(row["run"]), (row["path"], row["attempt"], row["name"]), value)
         settled = {
             "id": id,
             "state": "expired" if by is None else "decided",
@@ -273,11 +288,8 @@ class Review:
             "decision": _seal(self._vault, id, "decision", value),
             "note": _seal(self._vault, id, "note", note) if note else None,
         }
-        # The run before the task, as everywhere: two orders of locking could wait for each other.
-        async with self._store.transaction() as tx:
-            await self._engine.signal(tx, RunId(row["run"]), (row["path"], row["attempt"], row["name"]), value)
-            if not await self._queries.run("settle", settled, tx):
-                raise await self._taken(id)
+        if not await self._queries.run("settle", settled, tx):
+            raise await self._taken(id)
 
     async def _mine(self, task: TaskId, reviewer: Reviewer) -> Row:
         row = await self._row(task)
