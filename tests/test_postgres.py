@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from metier.errors import ConfigError
+from metier.errors import ConfigError, Unavailable
 from metier.postgres import Embedded
 
 
@@ -37,6 +37,17 @@ def test_it_starts_with_a_password_in_a_private_folder_and_the_last_user_stops_i
     assert second.pid() == pid
     second.stop()
     assert second.pid() is None
+
+
+def test_a_disk_too_full_is_said_before_anything_is_made(home: pathlib.Path) -> None:
+    with pytest.raises(Unavailable, match="MB of free disk, there are"):
+        Embedded(home, room=1 << 60).start()
+    again = Embedded(home)
+    assert not again.layout.data.exists()
+    again.start()
+    with pytest.raises(Unavailable, match="MB of free disk"):
+        again.stop()
+        Embedded(home, room=1 << 60).start()
 
 
 def test_committed_rows_survive_kill_9_of_the_server(home: pathlib.Path) -> None:

@@ -26,6 +26,7 @@ from metier.errors import Broken, ConfigError, Unavailable
 __all__ = ["Embedded", "Layout"]
 
 _START_SECONDS = 60
+_ROOM = 256 << 20
 _ACCOUNTS = ("metier", "postgres", "nobody")
 _INITDB = (
     *("--username=metier", "--auth=scram-sha-256", "--encoding=UTF8", "--data-checksums"),
@@ -68,10 +69,12 @@ class Layout:
 class Embedded:
     """One process's hold on the embedded server of a home folder; `start`, then `stop` when done."""
 
-    def __init__(self, home: pathlib.Path, *, options: Sequence[str] = ()) -> None:
+    def __init__(self, home: pathlib.Path, *, options: Sequence[str] = (), room: int = _ROOM) -> None:
         self.layout = Layout(home)
         self._options = tuple(options)
         """Further settings, each `name=value`, for this start only."""
+        self._room = room
+        """Bytes that must be free to make a database; a quarter of it to start one."""
         self._users: int | None = None
 
     def start(self) -> str:
@@ -160,6 +163,7 @@ class Embedded:
                 f"{str(layout.data)!r} is not empty and holds no PostgreSQL data: "
                 "move it away, or set METIER_HOME elsewhere"
             )
+        _require_room(layout.home, self._room)
         password = secrets.token_urlsafe(32)
         _write_private(layout.password, password)
         building = layout.data.with_name("database.new")
@@ -180,6 +184,8 @@ class Embedded:
 
     def _launch(self, programs: pathlib.Path, account: pwd.struct_passwd | None) -> None:
         layout, folder = self.layout, self._socket_folder()
+        # A server whose disk is full dies half way; one that is not started is told about in a line.
+        _require_room(layout.home, self._room // 4)
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.stat().st_uid not in (os.geteuid(), account.pw_uid if account else os.geteuid()):
             raise ConfigError(f"{str(folder)!r} belongs to somebody else: set METIER_HOME to another folder")
@@ -269,6 +275,15 @@ def _require_reachable(home: pathlib.Path, account: pwd.struct_passwd) -> None:
         raise ConfigError(
             f"running as root, the database runs as {account.pw_name!r}, who cannot enter {str(home)!r}: "
             "set METIER_HOME to a folder others may enter, such as /var/lib/metier, or run as an ordinary user"
+        )
+
+
+def _require_room(home: pathlib.Path, needed: int) -> None:
+    free = shutil.disk_usage(home).free
+    if free < needed:
+        raise Unavailable(
+            f"starting the database under {str(home)!r} needs {needed >> 20} MB of free disk, there are {free >> 20}: "
+            "make room, or set METIER_HOME to another folder, then try again"
         )
 
 
