@@ -204,7 +204,7 @@ async def test_arguments_that_are_no_object_are_never_passed_off_as_one(door: Do
 
 async def test_everything_a_request_can_say_reaches_the_call(door: Door) -> None:
     mark = {"type": "ephemeral"}
-    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    schema: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}}}
     response = await door.asked(
         system=[{"type": "text", "text": "Sois bref.", "cache_control": mark}],
         messages=[

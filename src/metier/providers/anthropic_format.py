@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -297,7 +296,7 @@ def _part(part: Part, message: Message, deployment: Deployment) -> dict[str, Any
 def _plain(part: Media) -> str:
     try:
         return base64.b64decode(part.data, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         raise Invalid("a text/plain document is not UTF-8 in base64: encode it anew", param="messages") from None
 
 
