@@ -104,17 +104,17 @@ async def fetch(settings: Settings, names: Sequence[str], terminal: Terminal) ->
 
 
 class _Fetching:
-    """Shows a download as a bar, or as a line at each tenth where there is no terminal to draw on."""
+    """Shows a download as a bar, or as a line for each 100 MB where there is no terminal to draw on."""
 
     def __init__(self, name: str, bar: Progress, terminal: Terminal) -> None:
         self._name, self._bar, self._terminal = name, bar, terminal
         self._task = bar.add_task(name, total=None)
-        self._tenths = -1
+        self._told = -1
 
     def __call__(self, done: int, total: int, what: str) -> None:
         self._bar.update(self._task, completed=done, total=total, description=f"{self._name}: {what}")
-        if self._bar.disable and 10 * done // total > self._tenths:
-            self._tenths = 10 * done // total
+        if self._bar.disable and done // 100_000_000 > self._told:
+            self._told = done // 100_000_000
             self._terminal.note(f"{self._name}: {what}, {done / 1e6:.0f} of {total / 1e6:.0f} MB")
 
 
