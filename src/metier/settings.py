@@ -45,7 +45,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("METIER_CONFIG", "Path of metier.yaml: models, roles, customer file.", "$METIER_HOME/metier.yaml"),
     Variable(
         "METIER_DATABASE_URL",
-        "PostgreSQL to use, version 15 or newer with pgvector: postgresql://user:password@host:5432/database. "
+        "PostgreSQL to use, 15 or newer with pgvector 0.7 or newer: postgresql://user:password@host:5432/database. "
         "Without it an embedded one runs under METIER_HOME.",
         secret=True,
     ),

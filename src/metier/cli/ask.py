@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 
 from metier.app import App, Parts
-from metier.calls import JSON, Call, Message, OutputSchema
+from metier.calls import JSON, Call, Message, OutputSchema, Receipt
 from metier.cli import preparation
 from metier.cli.terminal import Terminal, as_json_option, run
 from metier.errors import StepFailed
@@ -109,29 +109,32 @@ def command(collection: str, question: str, top: int, search_only: bool, as_json
         answer = await app.gateway.collect(call)
         draft = _draft(answer.text)
         checked = check_draft(draft, extracts, [question], spoken)
-        good, bad, limit = _verdict(checked if isinstance(checked, dict) else {}, _SAID[spoken])
-        terminal.data(
-            {
-                "answer": draft,
-                "check": checked,
-                "checked": [*good, *bad],
-                "not_checked": limit,
-                "hits": extracts,
-                "receipt": answer.receipt,
-            }
-        )
-        terminal.say(escape(str(draft["body"])))
-        for citation in draft["citations"]:
-            cited = escape(f"[{citation['id']}] « {citation['quote']} »")
-            terminal.say(f"[dim]{cited}[/dim]")
-        for colour, lines in (("green", good), ("red", bad)):
-            for line in lines:
-                terminal.say(f"[{colour}]{escape(line)}[/{colour}]")
-        if isinstance(checked, dict) and checked["critique"]:
-            terminal.say(escape(str(checked["critique"])))
-        terminal.say(limit)
+        _show(terminal, draft, checked if isinstance(checked, dict) else {}, extracts, answer.receipt, spoken)
 
     run(work, as_json=as_json, parts=Parts(loading=preparation.Loading(Terminal(as_json))))
+
+
+def _show(
+    terminal: Terminal,
+    draft: dict[str, Any],
+    checked: dict[str, Any],
+    extracts: list[JSON],
+    receipt: Receipt | None,
+    spoken: str,
+) -> None:
+    good, bad, limit = _verdict(checked, _SAID[spoken])
+    said = {"answer": draft, "check": checked, "checked": [*good, *bad], "not_checked": limit}
+    terminal.data({**said, "hits": extracts, "receipt": receipt})
+    terminal.say(escape(str(draft["body"])))
+    for citation in draft["citations"]:
+        cited = escape(f"[{citation['id']}] « {citation['quote']} »")
+        terminal.say(f"[dim]{cited}[/dim]")
+    for colour, lines in (("green", good), ("red", bad)):
+        for line in lines:
+            terminal.say(f"[{colour}]{escape(line)}[/{colour}]")
+    if checked.get("critique"):
+        terminal.say(escape(str(checked["critique"])))
+    terminal.say(limit)
 
 
 def _verdict(checked: dict[str, Any], words: Mapping[str, str]) -> tuple[list[str], list[str], str]:
