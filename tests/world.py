@@ -104,7 +104,7 @@ async def world(
         ledger=ledger,
         admission=admission,
         guardrail=Chain(guardrails),
-        tries=Tries({"scripted": provider, "openai": provider}, health),
+        tries=Tries({"scripted": provider, "openai": provider, "anthropic": provider}, health),
     )
     principal = await keys.authenticate(issued.secret)
     made = World(store, register, keys, catalog, admission, ledger, gateway, issued.secret, principal, health)
