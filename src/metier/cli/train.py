@@ -20,7 +20,7 @@ __all__ = ["command"]
 @click.argument("messages", required=False, type=click.Path(path_type=pathlib.Path))
 @click.option(
     "--features", type=click.Choice(["best", "embeddings", "tfidf"]), default="best", show_default=True,
-    help="What the classifier looks at; best keeps the better of both on the validation split.",
+    help="What the classifier looks at; best keeps what cross-validation finds more often right.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Measure and keep nothing.")
 @click.option("--list", "list_", is_flag=True, help="List the versions that were trained.")
@@ -46,7 +46,7 @@ def command(
         if "embeddings" in kinds and app.roles["embedder"] not in app.catalog.names() and features == "best":
             kinds.remove("embeddings")
         trained: dict[str, Trained] = {kind: await fit(examples, kind, embed, terminal.note) for kind in kinds}
-        chosen = max(trained, key=lambda kind: trained[kind].validation.accuracy)
+        chosen = max(trained, key=lambda kind: trained[kind].cross_validation.accuracy)
         version = None if dry_run else await app.classifiers.add(name, trained[chosen].classifier, trained[chosen].card)
         terminal.data(
             {"name": name, "version": version, "chosen": chosen, "cards": {k: t.card for k, t in trained.items()}}

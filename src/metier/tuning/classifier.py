@@ -6,8 +6,9 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +18,25 @@ from metier.errors import Broken, ConfigError, NotFound
 from metier.store import Store
 from metier.tuning import features
 
-__all__ = ["Classifier", "Classifiers", "Embed", "Features", "Prediction"]
+__all__ = ["Classifier", "Classifiers", "Embed", "Features", "Prediction", "Reading", "read"]
 
 Features = Literal["embeddings", "tfidf"]
 
 Embed = Callable[[Sequence[str], Literal["query", "passage"]], Awaitable[NDArray[np.float32]]]
 """Turns texts into vectors, shape (n, d); handed in, because it takes the one road."""
+
+_BATCH = 64
+"""Texts embedded at a time, so that one call stays far from its time limit."""
+
+_READ = 2_000
+"""Characters read of a text: what somebody wants stands at the start, and an embedding model reads no further."""
+
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, zlib.error, zipfile.BadZipFile)
+"""What numpy raises on bytes that are no .npz file, or not a whole one."""
+
+
+def _nothing() -> NDArray[np.float32]:
+    return np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,44 +50,85 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read of some texts before any training: a classifier turns it into its own columns."""
+
+    frequencies: NDArray[np.float32]
+    """Shape (n, WIDTH)."""
+    vectors: NDArray[np.float32]
+    """Shape (n, d); d is 0 without embeddings."""
+
+    def part(self, rows: NDArray[np.int64]) -> Reading:
+        """Give the reading of some of the texts, by their places."""
+        return Reading(self.frequencies[rows], self.vectors[rows])
+
+
+async def read(texts: Sequence[str], kind: Features, embed: Embed | None) -> Reading:
+    """Read texts for one kind of features; embeddings are asked for a batch at a time."""
+    starts = [text[:_READ] for text in texts]
+    vectors = np.zeros((len(starts), 0), np.float32)
+    if kind == "embeddings":
+        if embed is None:
+            raise ConfigError(
+                "this classifier works on embeddings and no embedding model is configured: `metier models`"
+            )
+        batches = [await embed(starts[i : i + _BATCH], "query") for i in range(0, len(starts), _BATCH)]
+        vectors = np.concatenate(batches) if batches else vectors
+    return Reading(features.frequencies(starts), vectors)
+
+
+@dataclass(frozen=True, slots=True)
 class Classifier:
     """Multinomial logistic regression on one kind of features, with a temperature that calibrates it."""
 
     labels: tuple[str, ...]
     features: Features
+    """tfidf: terms alone; embeddings: vectors, and beside them the terms when `idf` is given."""
     weights: NDArray[np.float32]
     """Shape (labels, columns)."""
     bias: NDArray[np.float32]
     """Shape (labels,)."""
     idf: NDArray[np.float32]
-    """Shape (WIDTH,) for tfidf, empty for embeddings."""
+    """Shape (WIDTH,); empty when terms are not looked at."""
     temperature: float = 1.0
+    centre: NDArray[np.float32] = field(default_factory=_nothing)
+    """Shape (d,): mean vector of the training messages, taken away from every vector; empty when nothing is."""
 
     async def predict(self, texts: Sequence[str], embed: Embed | None = None) -> tuple[Prediction, ...]:
         """Classify texts; `embed` is needed when the classifier was trained on embeddings."""
         if not texts:
             return ()
-        matrix = await self.matrix(texts, embed)
-        scores = (matrix @ self.weights.T + self.bias) / self.temperature
-        scores -= scores.max(axis=1, keepdims=True)
-        odds = np.exp(scores)
-        odds /= odds.sum(axis=1, keepdims=True)
-        return tuple(self._prediction(row) for row in odds)
+        return self.predictions(self.scores(await read(texts, self.features, embed)))
 
-    async def matrix(self, texts: Sequence[str], embed: Embed | None) -> NDArray[np.float32]:
-        """Compute the feature rows of texts, shape (n, columns)."""
-        if self.features == "tfidf":
-            return features.tfidf(texts, self.idf)
-        if embed is None:
+    def predictions(self, scores: NDArray[np.float32]) -> tuple[Prediction, ...]:
+        """Turn scores into calibrated probabilities."""
+        heated = scores / self.temperature
+        odds = np.exp(heated - heated.max(axis=1, keepdims=True))
+        return tuple(self._prediction(row / row.sum()) for row in odds)
+
+    def scores(self, reading: Reading) -> NDArray[np.float32]:
+        """Score every label for every text, before the temperature, shape (n, labels)."""
+        return self.columns(reading) @ self.weights.T + self.bias
+
+    def columns(self, reading: Reading) -> NDArray[np.float32]:
+        """Turn a reading into the rows the weights multiply, shape (n, columns)."""
+        vectors = reading.vectors
+        if vectors.shape[1] + self.idf.size != self.weights.shape[1]:
             raise ConfigError(
-                "this classifier works on embeddings and no embedding model is configured: `metier models`"
+                f"this classifier was trained on vectors of {self.weights.shape[1] - self.idf.size} numbers and the "
+                f"embedding model gives {vectors.shape[1]}: train it again with `metier train`"
             )
-        return await embed(texts, "query")
+        if self.centre.size:
+            # E5 vectors all point the same way: the mean taken away, what tells them apart is left
+            vectors = features.unit(vectors - self.centre)
+        if not self.idf.size:
+            return vectors
+        return np.hstack([vectors, features.unit(reading.frequencies * self.idf)])
 
     def to_bytes(self) -> bytes:
         """Write the arrays as an .npz file."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, weights=self.weights, bias=self.bias, idf=self.idf)
+        np.savez_compressed(buffer, weights=self.weights, bias=self.bias, idf=self.idf, centre=self.centre)
         return buffer.getvalue()
 
     def _prediction(self, row: NDArray[np.float32]) -> Prediction:
@@ -141,6 +196,7 @@ def _from_bytes(weights: bytes, card: dict[str, Any]) -> Classifier:
             bias=arrays["bias"],
             idf=arrays["idf"],
             temperature=float(card["temperature"]),
+            centre=arrays.get("centre", _nothing()),
         )
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise Broken(f"a stored classifier cannot be read: {error}") from error
+    except _UNREADABLE as error:
+        raise Broken(f"a stored classifier cannot be read ({error}): train it again") from error

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WIDTH", "counts", "fold", "tfidf"]
+__all__ = ["WIDTH", "counts", "fold", "frequencies", "idf", "unit"]
 
 WIDTH = 1 << 14
 """Number of columns terms are hashed into."""
@@ -39,13 +39,24 @@ def counts(text: str) -> Counter[int]:
     return Counter(zlib.crc32(term.encode()) % WIDTH for term in terms)
 
 
-def tfidf(texts: Sequence[str], idf: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give one L2-normalised row per text: (1 + log count) × idf, shape (len(texts), WIDTH)."""
+def frequencies(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Give 1 + log(count) of every hashed term of every text, shape (len(texts), WIDTH)."""
     rows = np.zeros((len(texts), WIDTH), np.float32)
     for row, text in zip(rows, texts, strict=True):
         for column, count in counts(text).items():
-            row[column] = (1 + math.log(count)) * idf[column]
-        length = float(np.linalg.norm(row))
-        if length:
-            row /= length
+            row[column] = 1 + math.log(count)
     return rows
+
+
+def idf(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Smooth inverse document frequency, ln((1 + n) / (1 + df)) + 1; terms never seen weigh nothing."""
+    seen = (rows > 0).sum(axis=0)
+    weights = np.log((1 + len(rows)) / (1 + seen)) + 1
+    weights[seen == 0] = 0
+    return np.asarray(weights, np.float32)
+
+
+def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring every row to length 1, so that long texts weigh no more than short ones; a row of zeros stays."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1), np.float32)
