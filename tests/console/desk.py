@@ -16,6 +16,7 @@ import aiohttp
 from starlette.applications import Starlette
 
 from metier.calls import JSON, RunId
+from metier.connectors.deliveries import Deliveries
 from metier.console import pages
 from metier.governance.register import ADMITTED, Register
 from metier.policy.admission import Admission
@@ -24,7 +25,7 @@ from metier.record.ledger import Ledger
 from metier.settings import Settings
 from metier.store import Store
 from metier.vault import Vault
-from metier.workflow.definition import Workflow
+from metier.workflow.definition import Kind, Workflow
 from metier.workflow.engine import Engine, StepContext
 from metier.workflow.review import Review, Reviewer, Task, TaskDesk, known_as
 from tests.workflow.flows import WHO, flow, step
@@ -160,6 +161,7 @@ class Office:
     vault: Vault
     keys: Keys
     review: Review
+    deliveries: Deliveries
     ledger: Ledger
     engine: Engine
     given: dict[str, JSON]
@@ -176,6 +178,14 @@ class Office:
         now = await self.engine.get(run)
         assert now.status == "parked", now.failure
         return await self.task(run)
+
+    async def doubt(self, task: Task) -> str:
+        """Approve a task whose letter then leaves on a line that breaks, and give the letter's id."""
+        await self.review.decide(task.id, reviewer("zoe", "sav"), {"decision": "approve"})
+        await self.engine.drain()
+        (found,) = await self.deliveries.of_run(task.run)
+        assert found.doubtful
+        return found.message_id
 
     async def namesake(self, name: str, under: str) -> None:
         """Issue a second key of the same name."""
@@ -233,7 +243,9 @@ def handoff() -> Workflow:
 
 
 @asynccontextmanager
-async def office(store: Store, vault: Vault, folder: pathlib.Path, now: Callable[[], float]) -> AsyncIterator[Office]:
+async def office(
+    store: Store, vault: Vault, folder: pathlib.Path, now: Callable[[], float], more: Mapping[Kind, Any] | None = None
+) -> AsyncIterator[Office]:
     """Open it: three reviewers with keys, a worker, and the pages on a real server."""
     register = Register(store)
     keys = Keys(store, vault, register.statuses, frozenset(ADMITTED))
@@ -250,10 +262,19 @@ async def office(store: Store, vault: Vault, folder: pathlib.Path, now: Callable
             sent.append(with_)
         return given.get(context.path, dict(with_))
 
-    engine = Engine(store, vault, {"code": work}, desk=TaskDesk(store, vault))
+    engine = Engine(store, vault, {"code": work, **(more or {})}, desk=TaskDesk(store, vault))
     review = Review(store, vault, engine)
     made = Office(
-        Settings(home=folder, config_path=folder), vault, keys, review, ledger, engine, given, [0.0], sent=sent
+        Settings(home=folder, config_path=folder),
+        vault,
+        keys,
+        review,
+        Deliveries(store, vault, engine, review),
+        ledger,
+        engine,
+        given,
+        [0.0],
+        sent=sent,
     )
     for name, groups in (("zoe", ["sav"]), ("max", ["sav"]), ("eve", ["compta"])):
         made.issued[name] = await keys.issue(name, project.id, system.id, by="Camille", groups=groups)

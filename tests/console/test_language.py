@@ -18,7 +18,7 @@ from tests.console.desk import Office, approval
 
 FOLDER = pathlib.Path(metier.console.__file__).parent
 TEMPLATES = sorted((FOLDER / "templates").glob("*.html"))
-BUILT = {"sign_in.": ("ended", "wrong", "slow"), "said.": ("decided", "handed_off", "claimed", "released")}
+BUILT = {"sign_in.": ("ended", "wrong", "slow"), "said.": ("decided", "handed_off", "claimed", "released", "settled")}
 """Keys that templates put together, with what they may end with."""
 
 
@@ -58,7 +58,18 @@ def test_every_string_is_used() -> None:
     source = "\n".join(path.read_text(encoding="utf-8") for path in [*FOLDER.glob("*.py"), *TEMPLATES])
     source = source.replace(FOLDER.joinpath("french.py").read_text(encoding="utf-8"), "")
     source = source.replace(FOLDER.joinpath("english.py").read_text(encoding="utf-8"), "")
-    looked_up = ("decision.", "field.", "shown.", "priority.", "state.", "error.", "assignee.", "sign_in.", "said.")
+    looked_up = (
+        "decision.",
+        "field.",
+        "shown.",
+        "priority.",
+        "state.",
+        "error.",
+        "assignee.",
+        "sign_in.",
+        "said.",
+        "settlement.",
+    )
     unused = [key for key in LANGUAGES["fr"] if f'"{key}"' not in source and not key.startswith(looked_up)]
     assert unused == []
 

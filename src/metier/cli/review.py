@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from rich.panel import Panel
 from metier.app import App
 from metier.calls import JSON
 from metier.cli.terminal import Terminal, as_json_option, run
+from metier.connectors.deliveries import Delivery, Settlement
 from metier.errors import Invalid
 from metier.workflow.review import Reviewer, Task, TaskId
 
@@ -54,7 +56,8 @@ def _list(name: str | None, groups: tuple[str, ...], after: str | None, limit: i
             after=None if after is None else TaskId(after),
             limit=limit,
         )
-        terminal.data({"tasks": found})
+        doubtful = [] if after else await app.deliveries.list(None if name is None else _reviewer(name, groups))
+        terminal.data({"tasks": found, "deliveries": doubtful})
         terminal.table(
             ["task", "title", "for", "state", "due", "run"],
             [
@@ -68,6 +71,13 @@ def _list(name: str | None, groups: tuple[str, ...], after: str | None, limit: i
         terminal.say("metier review show TASK" if found else "Nothing waits for a person here.")
         if len(found) == limit:
             terminal.say(f"More: metier review list --after {found[-1].id}")
+        if doubtful:
+            terminal.table(
+                ["e-mail", "to", "subject", "in doubt since"],
+                [[d.key, d.recipient, d.subject, d.since.isoformat(" ", "minutes")] for d in doubtful],
+                title="E-mails that may or may not have left:",
+            )
+            terminal.say(f"metier review settle {doubtful[0].key}")
 
     run(work, as_json=as_json)
 
@@ -151,6 +161,51 @@ def _hand_off(task: str, to: str, name: str | None, groups: tuple[str, ...], as_
     run(work, as_json=as_json)
 
 
+@command.command(name="settle")
+@click.argument("email")
+@click.option("--delivered", "found", flag_value="delivered", help="You found it among the messages that left.")
+@click.option("--send-again", "found", flag_value="again", help="It never left: the run sends it once more.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@_as
+@_groups
+@as_json_option
+def _settle(
+    email: str, found: Settlement | None, yes: bool, name: str | None, groups: tuple[str, ...], as_json: bool
+) -> None:
+    """Say whether an e-mail in doubt was delivered; its run goes on with what you found.
+
+    The line broke after the letter was handed over and before the mail server answered: nobody but a person can tell
+    whether it left. Look for its Message-ID in the log or the sent messages of the mail server, then say --delivered,
+    or --send-again. Without either, shows the e-mail and changes nothing. What you said is kept with your name and
+    the time; EMAIL is what `metier review list` shows.
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        reviewer = _reviewer(name, groups)
+        given = await app.deliveries.get(email, reviewer)
+        if found is not None and not yes and as_json:
+            raise Invalid("nobody can be asked for confirmation with --json: add --yes")
+        if not as_json:
+            _display_delivery(given, terminal)
+        if found is None:
+            terminal.data({"delivery": given})
+            return
+        asked = _ASKED[found].format(recipient=given.recipient)
+        if not yes and not click.confirm(asked):
+            terminal.say("Nothing was changed.")
+            return
+        terminal.data({"delivery": await app.deliveries.settle(given.key, reviewer, found)})
+        terminal.say("Settled: the run goes on as soon as a worker is free (metier worker).")
+
+    run(work, as_json=as_json)
+
+
+_ASKED: Mapping[Settlement, str] = {
+    "delivered": "Mark it as delivered to {recipient}? It is then never sent again.",
+    "again": "Send it once more to {recipient}? If it did leave the first time, they get it twice.",
+}
+
+
 def _reviewer(name: str | None, groups: tuple[str, ...]) -> Reviewer:
     """Who acts: a person named with --as, a member of the groups given, or the operator, to whom everything is open."""
     account = _account()
@@ -221,6 +276,17 @@ def _display(task: Task, terminal: Terminal) -> None:
         )
         return
     out.print(f"[dim]metier review approve {task.id} [--edit] · reject {task.id} · hand-off {task.id} group:…[/dim]")
+
+
+def _display_delivery(given: Delivery, terminal: Terminal) -> None:
+    out = terminal.out
+    state = f"in doubt since {given.since.isoformat(' ', 'minutes')}" if given.doubtful else given.state
+    out.print(f"[bold]{escape(_readable(given.subject))}[/bold]\n[dim]{escape(given.key)}, {state}[/dim]")
+    out.print(f"To: {escape(given.recipient)}\nMessage-ID: <{escape(given.message_id)}>")
+    if given.settled_by and given.settled_at:
+        at = given.settled_at.isoformat(" ", "minutes")
+        out.print(f"settled as {given.settled_as} by {escape(given.settled_by)}, {at}")
+    out.print(Panel(escape(_readable(given.body)), border_style="dim"))
 
 
 def _readable(value: JSON) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 from metier.app import App
 from metier.calls import JSON, RunId
 from metier.cli.terminal import Terminal, as_json_option, plain, run
+from metier.connectors.deliveries import Delivery
 from metier.guardrails.pii import Table, mask
 from metier.workflow.engine import StepRecord
 from metier.workflow.review import Task
@@ -75,7 +77,8 @@ def _show(run_id: str, clear: bool, as_json: bool) -> None:
         calls = await app.ledger.of_run(found.id)
         steps = [_masked(step, clear) for step in await app.engine.steps(found.id)]
         asked = [_told(task, clear) for task in await app.review.of_run(found.id)]
-        terminal.data({"run": found, "steps": steps, "tasks": asked, "calls": calls})
+        letters = [_letter(each, clear) for each in await app.deliveries.of_run(found.id)]
+        terminal.data({"run": found, "steps": steps, "tasks": asked, "deliveries": letters, "calls": calls})
         terminal.say(
             f"[bold]{found.id}[/bold] {found.workflow} {found.definition[:12]}: {found.status}"
             + (f" ({found.outcome})" if found.outcome else "")
@@ -87,6 +90,8 @@ def _show(run_id: str, clear: bool, as_json: bool) -> None:
             _say(step, terminal)
         for task in asked:
             _say_task(task, terminal)
+        for letter in letters:
+            _say_letter(letter, terminal)
         terminal.say("")
         terminal.table(
             ["step", "model", "outcome", "in/out", "€", "Wh", "gCO2e", "masked", "s"],
@@ -153,6 +158,24 @@ def _say_task(task: dict[str, Any], terminal: Terminal) -> None:
     at = f" {task['decided_at']:%d/%m %H:%M}" if task["decided_at"] else ""
     note = f": {escape(_short(task['note']))}" if task["note"] else ""
     terminal.say(f"[bold]{escape(task['path'])}[/bold]  [dim]{task['id']}[/dim] {who}{at}{note}")
+
+
+def _say_letter(letter: dict[str, Any], terminal: Terminal) -> None:
+    """Tell where an e-mail of the run is, and what somebody found out about it."""
+    state = f"in doubt: metier review settle {letter['key']}" if letter["doubtful"] else letter["state"]
+    settled = f", settled as {letter['settled_as']} by {letter['settled_by']}" if letter["settled_by"] else ""
+    at = f" {letter['settled_at']:%d/%m %H:%M}" if letter["settled_at"] else ""
+    name, to = escape(letter["path"]), escape(letter["recipient"])
+    terminal.say(f"[bold]{name}[/bold]  [dim]e-mail to {to}[/dim] {escape(state + settled)}{at}")
+
+
+def _letter(given: Delivery, clear: bool) -> dict[str, Any]:
+    """What is told of an e-mail; its text is among the steps already."""
+    shown: dict[str, Any] = {f.name: getattr(given, f.name) for f in dataclasses.fields(given) if f.name != "body"}
+    if not clear:
+        table = Table()
+        shown["recipient"], shown["subject"] = _hidden(given.recipient, table), _hidden(given.subject, table)
+    return shown
 
 
 def _told(task: Task, clear: bool) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from starlette.routing import BaseRoute, Route
 
 from metier.console.asset import Asset
 from metier.console.attempts import Attempts
+from metier.console.delivery_settle import DeliverySettle
+from metier.console.delivery_show import DeliveryShow
 from metier.console.door import Door
 from metier.console.rendering import Renderer
 from metier.console.services import ConsoleServices
@@ -33,12 +35,15 @@ def pages(app: ConsoleServices, *, now: Callable[[], float] = time.time) -> list
     door = Door(app.keys, sessions, renderer, app.settings.lang)
     show = TaskShow(app.review, app.ledger, renderer)
     task, members, guests = "/review/tasks/{task}", door.members, door.guests
+    delivery = "/review/deliveries/{delivery}"
     sign_in = SignIn(app.keys, door, renderer, Attempts(now))
     return [
-        Route("/review", members(TaskList(app.review, renderer)), methods=["GET"]),
+        Route("/review", members(TaskList(app.review, app.deliveries, renderer)), methods=["GET"]),
         Route("/review/sign-in", guests(sign_in), methods=["POST"]),
         Route("/review/sign-out", members(SignOut(door, renderer)), methods=["POST"]),
         Route("/review/static/{name}", guests(Asset(renderer)), methods=["GET"]),
+        Route(delivery, members(DeliveryShow(app.deliveries, renderer)), methods=["GET"]),
+        Route(f"{delivery}/settle", members(DeliverySettle(app.deliveries, renderer)), methods=["POST"]),
         Route(task, members(show), methods=["GET"]),
         Route(f"{task}/claim", members(TaskClaim(app.review, renderer)), methods=["POST"]),
         Route(f"{task}/decide", members(TaskDecide(app.review, show, renderer)), methods=["POST"]),

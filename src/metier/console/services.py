@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from metier.connectors.deliveries import Deliveries
 from metier.policy.keys import Keys
 from metier.record.ledger import Ledger
 from metier.settings import Settings
@@ -34,6 +35,11 @@ class ConsoleServices(Protocol):
     @property
     def review(self) -> Review:
         """The tasks."""
+        ...
+
+    @property
+    def deliveries(self) -> Deliveries:
+        """The e-mails of which nobody knows whether they left."""
         ...
 
     @property
