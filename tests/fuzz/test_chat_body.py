@@ -22,6 +22,16 @@ words = st.sampled_from(
     [
         "type",
         "text",
+        "image_url",
+        "input_audio",
+        "file",
+        "url",
+        "data",
+        "data:image/png;base64,AAAA",
+        "cache_control",
+        "ephemeral",
+        "thinking_blocks",
+        "reasoning_content",
         "function",
         "name",
         "arguments",
@@ -53,7 +63,9 @@ def judged(data: bytes) -> None:
     assert call.messages
     for tool in call.tools:
         orjson.dumps(dict(tool.parameters))
-    orjson.dumps([message.content for message in call.messages])
+    orjson.dumps([message.text for message in call.messages])
+    for message in call.messages:
+        assert not (message.content and message.parts)
     if call.output is not None:
         orjson.dumps(dict(call.output.schema))
 
@@ -102,8 +114,9 @@ def test_no_depth_of_nesting_breaks_anything(depth: int, place: str) -> None:
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].tool_call_id"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-            "messages[0].content[0].type",
+            "messages[0].content[0].image_url.url",
         ),
+        ({"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}, "messages[0].content[0].type"),
         ({"model": None}, "model"),
         ({"temperature": 3}, "temperature"),
         ({"temperature": "0"}, "temperature"),
@@ -112,8 +125,12 @@ def test_no_depth_of_nesting_breaks_anything(depth: int, place: str) -> None:
         ({"n": 2}, "n"),
         ({"n": True}, "n"),
         ({"logprobs": True}, "logprobs"),
-        ({"parallel_tool_calls": False}, "parallel_tool_calls"),
-        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+        ({"reasoning_effort": "huge"}, "reasoning_effort"),
+        ({"top_k": 0}, "top_k"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
+        ({"user": 5}, "user"),
         ({"audio": {}}, "audio"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "any"}, "tool_choice"),

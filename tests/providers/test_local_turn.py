@@ -13,17 +13,21 @@ from metier.calls import (
     Call,
     Chunk,
     KeyId,
+    Media,
     Message,
     OutputSchema,
     Principal,
     ProjectId,
     SystemId,
+    Text,
     Tool,
     ToolCall,
     ToolCallDelta,
     Usage,
 )
-from metier.providers.local_turn import Turn, ask
+from metier.errors import Invalid
+from metier.providers.local_turn import Turn, ask, check
+from tests.providers.deployments import deployment
 
 WEATHER = Tool(
     "weather",
@@ -113,3 +117,28 @@ def test_earlier_tool_calls_and_results_are_told_in_the_same_form() -> None:
     said: JSON = orjson.loads(told[2].content)
     assert said == {"tool": "weather", "arguments": {"unit": "C"}}
     assert told[3] == Message("user", "Result of the tool weather:\n21")
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"operation": "rerank"}, "model"),
+        ({"operation": "image"}, "model"),
+        ({"dimensions": 64}, "dimensions"),
+        ({"effort": "high"}, "reasoning_effort"),
+        ({"thinking_tokens": 100}, "thinking"),
+        ({"messages": (Message("user", parts=(Text("a"), Media("image/png", "AAAA"))),)}, "messages[0].content"),
+    ],
+)
+def test_what_models_of_this_machine_cannot_take_is_refused_by_name(change: dict[str, Any], param: str) -> None:
+    with pytest.raises(Invalid, match=r"'petit-a', on this machine, cannot take") as caught:
+        check(replace(CALL, **change), deployment(None))
+    assert caught.value.param == param
+
+
+def test_what_asks_for_nothing_they_lack_is_taken() -> None:
+    told = Message("user", parts=(Text("a", cache=True), Text("b")))
+    call = replace(CALL, effort="none", thinking_tokens=0, parallel_tool_calls=True, messages=(told,))
+    check(call, deployment(None))
+    system = replace(CALL, messages=(Message("system", parts=(Text("Sois bref.", cache=True),)), told))
+    assert ask(system).messages[0].content.startswith("Sois bref.")
