@@ -13,6 +13,8 @@ import pwd
 import secrets
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -26,6 +28,8 @@ from metier.errors import Broken, ConfigError, Unavailable
 __all__ = ["Embedded", "Layout"]
 
 _START_SECONDS = 60
+_MAY_WE_ENCRYPT = struct.pack("!ii", 8, 80877103)
+"""The first message of PostgreSQL's protocol that is answered, by yes or no, without a password."""
 _ROOM = 256 << 20
 _ACCOUNTS = ("metier", "postgres", "nobody")
 _INITDB = (
@@ -145,7 +149,7 @@ class Embedded:
             lines = (self.layout.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return False
-        return len(lines) >= 8 and lines[7].strip() == "ready" and (self._socket_folder() / ".s.PGSQL.5432").exists()
+        return len(lines) >= 8 and lines[7].strip() == "ready" and _answers(self._socket_folder() / ".s.PGSQL.5432")
 
     def _initialise(self, programs: pathlib.Path, account: pwd.struct_passwd | None) -> None:
         layout, version_file = self.layout, self.layout.data / "PG_VERSION"
@@ -247,6 +251,18 @@ def _alive(number: int) -> bool:
         return False
     except (FileNotFoundError, PermissionError):
         return True  # no /proc on this system, or somebody else's process
+
+
+def _answers(path: pathlib.Path) -> bool:
+    """Whether a server replies on a socket; one killed a moment ago still has its process, its files and its socket."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(5)
+        try:
+            asking.connect(str(path))
+            asking.sendall(_MAY_WE_ENCRYPT)
+            return asking.recv(1) in (b"N", b"S")
+        except OSError:
+            return False
 
 
 def _account() -> pwd.struct_passwd | None:
