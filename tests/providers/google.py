@@ -86,6 +86,8 @@ class Google:
     lasts_s: int = 3599
     down: bool = False
     """Whether the exchange of claims is out of order."""
+    mute: bool = False
+    """Whether a token comes without the time it lasts."""
     clock: Callable[[], float] = time.time
     valid: set[str] = field(default_factory=set)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -105,6 +107,8 @@ class Google:
             return web.json_response(told, status=400, headers=date)
         token = f"ya29.{self.exchanges}"
         self.valid.add(token)
+        if self.mute:
+            return web.json_response({"access_token": token})
         return web.json_response({"access_token": token, "expires_in": self.lasts_s, "token_type": "Bearer"})
 
     def _reason(self, assertion: str, grant: str) -> str:
