@@ -36,6 +36,8 @@ from metier.policy.keys import Keys
 from metier.providers.anthropic import AnthropicProvider
 from metier.providers.azure import AzureDialect
 from metier.providers.base import Provider
+from metier.providers.bedrock import BedrockProvider
+from metier.providers.gemini import GeminiProvider, VertexProvider
 from metier.providers.local import Local
 from metier.providers.openai import MistralDialect, OpenAIProvider
 from metier.record.ledger import Ledger
@@ -251,6 +253,9 @@ def _providers(settings: Settings, parts: Parts) -> dict[str, Provider]:
         "anthropic": AnthropicProvider(),
         "openai": OpenAIProvider(),
         "azure": OpenAIProvider(AzureDialect()),
+        "bedrock": BedrockProvider(),
+        "gemini": GeminiProvider(),
+        "vertex": VertexProvider(),
         "mistral": OpenAIProvider(MistralDialect()),
         "local": local,
     }
