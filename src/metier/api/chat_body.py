@@ -50,6 +50,7 @@ NEUTRAL: Final[Mapping[str, tuple[JSON, ...]]] = {
 """Parameters accepted only with the value that asks for nothing; any other value is refused by name."""
 
 _DEEPEST = 64
+_TEXTERS = frozenset({"system", "developer", "user", "assistant"})
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _Text = Annotated[str, StringConstraints(max_length=8_000_000)]
 _Short = Annotated[str, StringConstraints(max_length=512)]
@@ -189,8 +190,10 @@ def parse(data: bytes, principal: Principal, conversation: ConversationId | None
 
 
 def _message(message: _Message, index: int) -> Message:
-    where = f"messages[{index}]"
     content = message.content
+    if type(content) is str and message.role in _TEXTERS and len(message.model_fields_set) == 2:
+        return Message("system" if message.role == "developer" else message.role, content)
+    where = f"messages[{index}]"
     parts: tuple[Part, ...] = ()
     if content is None:
         if not message.tool_calls:

@@ -160,9 +160,10 @@ def chat_body(call: Call, deployment: Deployment, words: Words | None = None) ->
         body["frequency_penalty"] = call.frequency_penalty
     if call.presence_penalty is not None:
         body["presence_penalty"] = call.presence_penalty
-    effort = call.effort or _effort(call.thinking_tokens)
-    if effort is not None:
-        body["reasoning_effort"] = effort
+    if call.effort is not None:
+        body["reasoning_effort"] = call.effort
+    elif call.thinking_tokens is not None:
+        body["reasoning_effort"] = _effort(call.thinking_tokens)
     if call.tools:
         _offer(call, body, words)
     if call.output is not None:
@@ -170,10 +171,8 @@ def chat_body(call: Call, deployment: Deployment, words: Words | None = None) ->
     return body
 
 
-def _effort(tokens: int | None) -> str | None:
-    """Say in OpenAI's four words what other providers count in tokens."""
-    if tokens is None:
-        return None
+def _effort(tokens: int) -> str:
+    """Say in OpenAI's words what other providers count in tokens."""
     if tokens == 0:
         return "none"
     return "low" if tokens <= _LOW_TOKENS else "medium" if tokens <= _MEDIUM_TOKENS else "high"
