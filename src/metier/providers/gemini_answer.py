@@ -165,7 +165,8 @@ def embedded(data: bytes, deployment: Deployment) -> tuple[tuple[tuple[float, ..
             rows = [row["values"] for row in found]
             counts = [(row.get("statistics") or {}).get("token_count") for row in found]
         vectors = tuple(tuple(map(float, row)) for row in rows)
-        return vectors, None if None in counts else int(sum(counts))
+        known = [int(count) for count in counts if count is not None]
+        return vectors, sum(known) if len(known) == len(counts) else None
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise _misfit(deployment, "sent embeddings that do not fit their format") from error
 
