@@ -189,6 +189,20 @@ def test_a_run_waits_for_a_person_and_ends_when_they_approve(house: House, tmp_p
     assert [step["kind"] for step in done["steps"] if step["path"] == "approve"] == ["decision"]
 
 
+def test_what_a_customer_wrote_is_not_obeyed_by_the_terminal(house: House, tmp_path: pathlib.Path) -> None:
+    allowed(house, "echappe")
+    text = "\x1b]0;owned\x07\x1b[2J[red]Retour\x9b31m"
+    run = house.data("run", written(tmp_path, "echappe"), f"text={text}", "from=a@b.example")["run"]
+    (task,) = (task for task in house.data("review", "list")["tasks"] if task["run"] == run["id"])
+    for told in (
+        house.run("review", "list"),
+        house.run("review", "show", task["id"]),
+        house.run("runs", "show", run["id"]),
+    ):
+        assert "[red]Retour" in told and not [odd for odd in ("\x1b", "\x07", "\x9b") if odd in told]
+    house.run("review", "reject", task["id"])
+
+
 def test_a_rejected_draft_ends_the_run_too(house: House, tmp_path: pathlib.Path) -> None:
     allowed(house, "rejet")
     run = house.data("run", written(tmp_path, "rejet"), "text=Retour", "from=a@b.example")["run"]

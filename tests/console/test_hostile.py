@@ -78,6 +78,19 @@ async def test_a_form_that_is_too_large_or_no_text_is_refused(here: Office) -> N
     assert (await here.review.get(task.id)).state == "open"
 
 
+async def test_an_address_that_is_none_is_an_answer_and_no_crash(here: Office) -> None:
+    task = await here.park(approval())
+    async with here.browser("zoe") as browser:
+        for path in ("/review/tasks/a%00b", "/review/deliveries/a%00b", "/review/deliveries/none"):
+            assert (await browser.get(path)).status == 404, path
+        assert (await browser.get("/review?after=%00")).status == 422
+        await browser.get(f"/review/tasks/{task.id}")
+        for name in ("a\x00b", "\x1b[31mred", "\u202egro"):
+            sent = await browser.post(f"/review/tasks/{task.id}/hand-off", kind="group", name=name)
+            assert sent.status == 422, name
+    assert (await here.review.get(task.id)).assignee == "group:sav"
+
+
 async def test_what_is_shown_may_have_any_shape(here: Office) -> None:
     deep: JSON = "fond"
     for _ in range(100):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,18 @@ async def test_a_decision_that_does_not_fit_leaves_the_task_open(office: Office,
         await office.review.decide(task.id, ZOE, odd)
     assert (await office.review.get(task.id)).state == "open"
     assert (await office.engine.get(run)).status == "parked"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"path": "x" * (17 << 20)}, {1: "a number is no name"}, {"path": {"a set"}}, {"path": 1 << 70}, {"\ud800": 1}],
+)
+async def test_an_edit_that_is_too_large_or_no_json_is_refused_and_the_task_stays(office: Office, odd: Any) -> None:
+    run = await office.parked(approval())
+    (task,) = await office.review.list(ZOE)
+    with pytest.raises(Invalid):
+        await office.review.decide(task.id, ZOE, {"decision": "approve", "edited": odd})
+    assert ((await office.review.get(task.id)).state, (await office.engine.get(run)).status) == ("open", "parked")
 
 
 async def test_of_two_people_at_once_one_decides(office: Office) -> None:

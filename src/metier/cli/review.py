@@ -62,7 +62,7 @@ def _list(name: str | None, groups: tuple[str, ...], after: str | None, limit: i
             ["task", "title", "for", "state", "due", "run"],
             [
                 [
-                    t.id, t.title, t.assignee, t.claimer or t.state,
+                    t.id, _readable(t.title), t.assignee, t.claimer or t.state,
                     t.due_at and t.due_at.isoformat(" ", "minutes"), t.run,
                 ]
                 for t in found
@@ -74,7 +74,10 @@ def _list(name: str | None, groups: tuple[str, ...], after: str | None, limit: i
         if doubtful:
             terminal.table(
                 ["e-mail", "to", "subject", "in doubt since"],
-                [[d.key, d.recipient, d.subject, d.since.isoformat(" ", "minutes")] for d in doubtful],
+                [
+                    [d.key, _readable(d.recipient), _readable(d.subject), d.since.isoformat(" ", "minutes")]
+                    for d in doubtful
+                ],
                 title="E-mails that may or may not have left:",
             )
             terminal.say(f"metier review settle {doubtful[0].key}")
@@ -263,7 +266,9 @@ def _display(task: Task, terminal: Terminal) -> None:
         return
     out = terminal.out
     due = f", due {task.due_at.isoformat(' ', 'minutes')}" if task.due_at else ""
-    out.print(f"[bold]{escape(task.title)}[/bold]\n[dim]{task.id}, {task.workflow}, {task.assignee}{due}[/dim]")
+    out.print(
+        f"[bold]{escape(_readable(task.title))}[/bold]\n[dim]{task.id}, {task.workflow}, {task.assignee}{due}[/dim]"
+    )
     for name, value in task.show.items():
         if value in (None, "", [], {}):
             continue
@@ -282,7 +287,7 @@ def _display_delivery(given: Delivery, terminal: Terminal) -> None:
     out = terminal.out
     state = f"in doubt since {given.since.isoformat(' ', 'minutes')}" if given.doubtful else given.state
     out.print(f"[bold]{escape(_readable(given.subject))}[/bold]\n[dim]{escape(given.key)}, {state}[/dim]")
-    out.print(f"To: {escape(given.recipient)}\nMessage-ID: <{escape(given.message_id)}>")
+    out.print(f"To: {escape(_readable(given.recipient))}\nMessage-ID: <{escape(given.message_id)}>")
     if given.settled_by and given.settled_at:
         at = given.settled_at.isoformat(" ", "minutes")
         out.print(f"settled as {given.settled_as} by {escape(given.settled_by)}, {at}")
@@ -290,6 +295,12 @@ def _display_delivery(given: Delivery, terminal: Terminal) -> None:
 
 
 def _readable(value: JSON) -> str:
+    """Write a value for a terminal, which must not obey the control characters a customer or a model wrote."""
+    text = _written(value)
+    return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)
+
+
+def _written(value: JSON) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(isinstance(v, dict) and "text" in v for v in value):

@@ -165,7 +165,7 @@ def _say_letter(letter: dict[str, Any], terminal: Terminal) -> None:
     state = f"in doubt: metier review settle {letter['key']}" if letter["doubtful"] else letter["state"]
     settled = f", settled as {letter['settled_as']} by {letter['settled_by']}" if letter["settled_by"] else ""
     at = f" {letter['settled_at']:%d/%m %H:%M}" if letter["settled_at"] else ""
-    name, to = escape(letter["path"]), escape(letter["recipient"])
+    name, to = escape(letter["path"]), escape(_short(letter["recipient"]))
     terminal.say(f"[bold]{name}[/bold]  [dim]e-mail to {to}[/dim] {escape(state + settled)}{at}")
 
 
@@ -226,7 +226,7 @@ def _hidden(value: JSON, table: Table) -> JSON:
 def _short(value: JSON) -> str:
     if value is None:
         return ""
-    text = json.dumps(value, ensure_ascii=False)
+    text = "".join(one if one.isprintable() else "\ufffd" for one in json.dumps(value, ensure_ascii=False))
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 

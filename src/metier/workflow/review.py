@@ -15,7 +15,7 @@ from metier.errors import Broken, Conflict, Invalid, NotAllowed, NotFound
 from metier.store import Row, Store, Tx
 from metier.vault import Vault
 from metier.workflow.commands import ASK_HUMAN, FALLBACK, assignee
-from metier.workflow.context import Clock, utc
+from metier.workflow.context import Clock, plain, utc
 from metier.workflow.engine import Engine, Opening, fits
 from metier.workflow.journal import pack, unpack
 from metier.workflow.quantities import seconds
@@ -31,6 +31,7 @@ NOTE_MAX = 10_000
 """Characters a note on a decision may have."""
 
 _PAGE_MAX = 200
+_DECISION_MAX = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,8 @@ class Review:
         theirs = None if reviewer is None or reviewer.everywhere else reviewer.assignees()
         if assignees is not None:
             theirs = [one for one in assignees if theirs is None or one in theirs]
+        if after is not None and not after.isprintable():
+            raise Invalid(f"cannot list the tasks after {after[:80]!r}: give the id of a task", param="after")
         filters = {"assignees": theirs, "run": run, "after": after, "limit": limit}
         return tuple(self._task(row) for row in await self._queries.all("page", filters))
 
@@ -268,7 +271,9 @@ class Review:
         payload = _open(self._vault, id, "payload", row["payload"])
         if not isinstance(payload, dict):
             raise Broken(f"the contents of task {id!r} are damaged")
-        value = _completed(decision, payload)
+        value = plain(_completed(decision, payload))
+        if (size := len(orjson.dumps(value))) > _DECISION_MAX:
+            raise Invalid(f"the decision has {size:,} bytes, more than {_DECISION_MAX:,}: shorten what was edited")
         schema = payload.get("schema")
         fits(value, schema if isinstance(schema, dict) else None, f"the decision on task {id!r}")
         # The run before the task, as everywhere: two orders of locking could wait for each other.
@@ -301,7 +306,7 @@ class Review:
         return row
 
     async def _row(self, task: TaskId) -> Row:
-        row = await self._queries.one("get", {"id": task})
+        row = await self._queries.one("get", {"id": task}) if task.isprintable() else None
         if row is None:
             raise NotFound(f"no task {task!r}: list your tasks to find its id")
         return row
