@@ -54,7 +54,8 @@ def test_places_do_not_depend_on_the_process() -> None:
 
 def test_frequencies_are_logarithmic() -> None:
     rows = frequencies(["colis", "colis " * 8])
-    assert (rows.shape, rows.dtype) == ((2, WIDTH), np.float32)
+    assert rows.shape == (2, WIDTH)
+    assert rows.dtype == np.float32
     assert set(np.unique(rows[0])) == {0.0, 1.0}
     assert rows[1].max() == pytest.approx(1 + math.log(8))
 
