@@ -63,12 +63,12 @@ class FakeAnthropic:
         refused = _refused(body, request)
         if refused is not None:
             return _error(*refused)
-        if request.path.endswith("/count_tokens"):
-            return web.json_response({"input_tokens": 3 + len(str(body["messages"]))})
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if reply.status != 200:
             kind = {429: "rate_limit_error", 529: "overloaded_error"}.get(reply.status, "api_error")
             return _error(reply.status, kind, f"refused with {reply.status}", reply.headers)
+        if request.path.endswith("/count_tokens"):
+            return web.json_response({"input_tokens": 3 + len(str(body["messages"]))})
         return await self._answer(request, body, reply)
 
     async def _answer(self, request: web.Request, body: dict[str, Any], reply: Said) -> web.StreamResponse:

@@ -22,7 +22,7 @@ from metier.guardrails.base import Chain, Guardrail
 from metier.policy.admission import Admission
 from metier.policy.constraints import Constraints
 from metier.policy.keys import Keys
-from metier.providers.base import Provider
+from metier.providers.base import Counter, Provider
 from metier.record.ledger import Ledger
 from metier.router import Health
 from metier.store import Store
@@ -105,6 +105,7 @@ async def world(
         admission=admission,
         guardrail=Chain(guardrails),
         tries=Tries({"scripted": provider, "openai": provider, "anthropic": provider}, health),
+        counters={"anthropic": provider} if isinstance(provider, Counter) else None,
     )
     principal = await keys.authenticate(issued.secret)
     made = World(store, register, keys, catalog, admission, ledger, gateway, issued.secret, principal, health)

@@ -35,7 +35,7 @@ from metier.policy.constraints import Constraints
 from metier.policy.keys import Keys
 from metier.providers.anthropic import AnthropicProvider
 from metier.providers.azure import AzureDialect
-from metier.providers.base import Provider
+from metier.providers.base import Counter, Provider
 from metier.providers.bedrock import BedrockProvider
 from metier.providers.gemini import GeminiProvider, VertexProvider
 from metier.providers.local import Local
@@ -187,6 +187,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         admission=admission,
         guardrail=Chain([personal_data, *parts.guardrails]),
         tries=Tries(providers),
+        counters={name: provider for name, provider in providers.items() if isinstance(provider, Counter)},
     )
     for ending in catalog.endings(datetime.now(UTC).date()):
         _log.warning("%s", ending.message)

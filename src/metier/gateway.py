@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from metier.calls import (
@@ -20,6 +20,7 @@ from metier.calls import (
 )
 from metier.guardrails.base import Guardrail, OutputFilter
 from metier.policy.admission import Admission
+from metier.providers.base import Counter
 from metier.record.ledger import Ledger
 from metier.shadow import Shadows
 from metier.tries import Tries
@@ -40,6 +41,7 @@ class Gateway:
         guardrail: Guardrail,
         tries: Tries,
         shadows: Shadows | None = None,
+        counters: Mapping[str, Counter] | None = None,
     ) -> None:
         self._ways = ways
         self._ledger = ledger
@@ -47,6 +49,7 @@ class Gateway:
         self._guardrail = guardrail
         self._tries = tries
         self._shadows = shadows or Shadows()
+        self._counters = counters or {}
 
     async def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Yield the answer to `call` piece by piece, its receipt last; close the generator to leave early."""
@@ -63,6 +66,18 @@ class Gateway:
                 async for chunk in shown:
                     yield chunk
             yield Chunk(receipt=entry.receipt())
+
+    async def count(self, call: Call) -> int | None:
+        """Have the input tokens of `call` counted by the first deployment it may go to; None where that cannot."""
+        way = await self._ways.find(call)
+        await self._admission.approved(call.principal)
+        deployment = way.groups[0].deployments[0]
+        counter = self._counters.get(deployment.provider)
+        if counter is None:
+            return None
+        # The count is made elsewhere: what is sent for it is masked as for any call.
+        checked = await self._guardrail.check_input(call)
+        return await counter.count(checked.call, deployment)
 
     async def run(self) -> None:
         """Make the copies that models ask for, for ever; owned by the lifespan of the process."""

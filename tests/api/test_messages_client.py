@@ -257,3 +257,18 @@ async def test_tokens_are_counted(store: Store, vault: Vault, folder: pathlib.Pa
         assert (await response.parse()).input_tokens > 10
         assert response.headers["x-metier-count"] == "estimate"
         assert await here.rows() == []
+
+
+async def test_tokens_of_an_anthropic_deployment_are_its_own_count(
+    store: Store, vault: Vault, folder: pathlib.Path
+) -> None:
+    async with through(store, vault, folder, Said()) as (made, behind, here):
+        asked = made.messages.with_raw_response
+        response = await asked.count_tokens(model=MODEL, messages=HELLO)
+        assert response.headers["x-metier-count"] == "provider"
+        assert (await response.parse()).input_tokens == 3 + len(str(behind.requests[0]["messages"]))
+        assert behind.paths == ["/v1/messages/count_tokens"]
+        behind.replies = [Said(status=529)]
+        response = await asked.count_tokens(model=MODEL, messages=HELLO)
+        assert response.headers["x-metier-count"] == "estimate"
+        assert await here.rows() == []

@@ -8,11 +8,10 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from metier.api import answers, failures, messages_answers, messages_body
-from metier.api.exchange import BODY_LIMIT, Exchange, Headers
+from metier.api.exchange import Exchange, Headers
 from metier.api.openai import Keys
 from metier.calls import Call
-from metier.catalog import Catalog
-from metier.errors import MetierError, Mistaken, NotAllowed
+from metier.errors import MetierError, Mistaken, Unavailable
 from metier.gateway import Gateway
 from metier.policy.admission import input_estimate
 
@@ -29,8 +28,8 @@ class _Exchange(Exchange):
     async def _refuse(self, error: MetierError) -> None:
         await self._failed(error, messages_answers.status(error), failures.headers(error))
 
-    async def _too_large(self) -> None:
-        error = Mistaken(f"the request body is over {BODY_LIMIT} bytes: send less, or in several requests")
+    async def _too_large(self, limit: int) -> None:
+        error = Mistaken(f"the request body is over {limit} bytes: send less, or in several requests")
         await self._failed(error, 413, [(b"connection", b"close"), (b"x-should-retry", b"false")])
 
     async def _failed(self, error: MetierError, status: int, headers: Headers) -> None:
@@ -85,8 +84,8 @@ class Messages:
 class CountTokens:
     """POST /v1/messages/count_tokens: how many input tokens a message would have."""
 
-    def __init__(self, catalog: Catalog, keys: Keys) -> None:
-        self._catalog = catalog
+    def __init__(self, gateway: Gateway, keys: Keys) -> None:
+        self._gateway = gateway
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,11 +99,15 @@ class CountTokens:
         if data is None:
             return
         call = messages_body.parse(data, principal, exchange.conversation(), counting=True).call
-        if principal.models is not None and call.model not in principal.models:
-            raise NotAllowed(f"this key may not use the model {call.model!r}: ask its owner to widen it", param="model")
-        self._catalog.model(call.model)
-        counted = orjson.dumps({"input_tokens": _estimate(call)})
-        await exchange.json(counted, [(b"x-metier-count", b"estimate"), *exchange.named()])
+        async with exchange.presence():
+            try:
+                counted, whose = await self._gateway.count(call), b"provider"
+            except Unavailable:
+                counted = None
+        if counted is None:
+            counted, whose = _estimate(call), b"estimate"
+        body = orjson.dumps({"input_tokens": counted})
+        await exchange.json(body, [(b"x-metier-count", whose), *exchange.named()])
 
 
 def _estimate(call: Call) -> int:

@@ -57,7 +57,7 @@ def routes(app: AppServices) -> list[BaseRoute]:
         Route("/v1/chat/completions", ChatCompletions(app.gateway, app.keys), methods=["POST"]),
         Route("/v1/embeddings", Embeddings(app.gateway, app.keys), methods=["POST"]),
         Route("/v1/messages", Messages(app.gateway, app.keys), methods=["POST"]),
-        Route("/v1/messages/count_tokens", CountTokens(app.catalog, app.keys), methods=["POST"]),
+        Route("/v1/messages/count_tokens", CountTokens(app.gateway, app.keys), methods=["POST"]),
         Route("/v1/rerank", Rerank(app.gateway, app.keys), methods=["POST"]),
         Route("/v1/audio/transcriptions", Transcriptions(app.gateway, app.keys), methods=["POST"]),
         Route("/v1/images/generations", Images(app.gateway, app.keys), methods=["POST"]),

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Protocol
 
-from metier.calls import Call, Part, ProjectId, Text
+from metier.calls import Call, Part, Principal, ProjectId, Text
 from metier.catalog import Model
 from metier.errors import BudgetExceeded, Invalid, NotAllowed, SystemNotApproved
 from metier.policy.leases import Budget, Leases, Period, Reservation, period_start
@@ -81,16 +81,20 @@ class Admission:
             )
         if call.operation != model.operation:
             raise Invalid(f"the model {model.name!r} is for {model.operation!r}, not {call.operation!r}", param="model")
+        await self.approved(principal)
+        input_tokens = input_estimate(call)
+        need = _worst(call, model, input_tokens)
+        hold = await self._reserve(principal.project, need) if need else None
+        entry.hold(hold, input_tokens)
+
+    async def approved(self, principal: Principal) -> None:
+        """Let the system behind a key pass, or say in which state the register has it."""
         status = await self._systems.get(principal.system)
         if status not in self._admitted:
             raise SystemNotApproved(
                 f"the system {principal.system!r} is {status or 'unknown'!r} in the register: calls pass once it is "
                 f"approved ({' or '.join(sorted(self._admitted))})"
             )
-        input_tokens = input_estimate(call)
-        need = _worst(call, model, input_tokens)
-        hold = await self._reserve(principal.project, need) if need else None
-        entry.hold(hold, input_tokens)
 
     async def set_budget(self, project: str, limit_eur: Decimal, period: Period = "month") -> Budget:
         """Limit what a project may spend per period; raising or lowering keeps what is spent."""

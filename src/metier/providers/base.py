@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from metier.calls import Call, Chunk
 from metier.catalog import Deployment
 from metier.errors import Invalid, MetierError, ProviderTimeout, ProviderUnavailable
 
-__all__ = ["Provider", "failure", "retry_after_s"]
+__all__ = ["Counter", "Provider", "failure", "retry_after_s"]
 
 _TIMEOUTS = frozenset({408, 504, 524})
 _OUR_CREDENTIAL = frozenset({401, 403})
@@ -28,6 +28,15 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Give back connections and processes; the provider is not used afterwards."""
+        ...
+
+
+@runtime_checkable
+class Counter(Protocol):
+    """A provider that also counts the input tokens of a call before it is made."""
+
+    async def count(self, call: Call, deployment: Deployment) -> int:
+        """Give the deployment's own count, for which nothing is charged."""
         ...
 
 
