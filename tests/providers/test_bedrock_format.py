@@ -173,7 +173,7 @@ def test_how_many_words_to_choose_from_is_asked_of_those_who_know() -> None:
         ("anthropic.claude-3-7-sonnet-20250219-v1:0", {"thinking_tokens": 4000}, 4000),
         ("eu.anthropic.claude-sonnet-4-20250514-v1:0", {"effort": "low"}, 2048),
         ("anthropic.claude-haiku-4-5-20251001-v1:0", {"effort": "minimal"}, 1024),
-        ("anthropic.claude-opus-4-5-20251101-v1:0", {"effort": "high"}, 24576),
+        ("anthropic.claude-opus-4-5-20251101-v1:0", {"effort": "high"}, 16000),
         ("anthropic.claude-opus-4-6-v1", {"thinking_tokens": 2000}, 2000),
     ],
 )
@@ -184,7 +184,7 @@ def test_a_claude_that_counts_is_given_a_number(model_id: str, fields: dict[str,
 @pytest.mark.parametrize("name", ["opus-4-6-v1", "opus-4-7", "sonnet-5", "fable-5-1", "mythos-preview"])
 def test_a_claude_that_decides_itself_is_given_an_effort(name: str) -> None:
     assert thinking(f"anthropic.claude-{name}", effort="medium") == {
-        "thinking": {"type": "adaptive"},
+        "thinking": {"type": "adaptive", "display": "summarized"},
         "output_config": {"effort": "medium"},
     }
 
@@ -201,8 +201,8 @@ def test_other_families_are_told_in_their_own_words() -> None:
 
 
 def test_what_is_left_of_a_short_answer_bounds_the_thinking() -> None:
-    assert thinking("anthropic.claude-sonnet-4-5-20250929-v1:0", 2000, effort="high") == {
-        "thinking": {"type": "enabled", "budget_tokens": 1744}
+    assert thinking("anthropic.claude-sonnet-4-5-20250929-v1:0", 3000, effort="high") == {
+        "thinking": {"type": "enabled", "budget_tokens": 1500}
     }
 
 
@@ -212,7 +212,7 @@ def test_what_is_left_of_a_short_answer_bounds_the_thinking() -> None:
         ("anthropic.claude-opus-4-7", {"thinking_tokens": 2000}),
         ("anthropic.claude-sonnet-4-5-20250929-v1:0", {"thinking_tokens": 2000, "effort": "low"}),
         ("anthropic.claude-sonnet-4-5-20250929-v1:0", {"thinking_tokens": 40_000}),
-        ("anthropic.claude-sonnet-4-5-20250929-v1:0", {"effort": "low", "max_output_tokens": 1000}),
+        ("anthropic.claude-sonnet-4-5-20250929-v1:0", {"effort": "low", "max_output_tokens": 2000}),
         ("openai.gpt-oss-120b-1:0", {"effort": "none"}),
         ("openai.gpt-oss-120b-1:0", {"thinking_tokens": 2000}),
         ("mistral.mistral-large-2402-v1:0", {"effort": "low"}),

@@ -16,8 +16,7 @@ _CLAUDE = re.compile(r"claude-(?:[a-z]+-)?(\d+)(?:-(\d{1,2})(?!\d))?")
 _ADAPTIVE_SINCE: Final = (4, 6)
 """From this version on Claude decides how much to think; after it, it takes no number of tokens."""
 _LEAST: Final = 1024
-_ROOM: Final = 256
-_TOKENS: Mapping[Effort, int] = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24576}
+_TOKENS: Mapping[Effort, int] = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384}
 # The three words these models have; "minimal" is nearest to the first.
 _WORDS: Mapping[Effort, str] = {"minimal": "low", "low": "low", "medium": "medium", "high": "high"}
 
@@ -50,10 +49,13 @@ def _claude(call: Call, deployment: Deployment, max_tokens: int) -> dict[str, JS
         return {"thinking": {"type": "disabled"}}
     version = _version(deployment.model_id)
     if call.effort is not None and version >= _ADAPTIVE_SINCE:
-        return {"thinking": {"type": "adaptive"}, "output_config": {"effort": _WORDS[call.effort]}}
+        # Without the word, some models keep what they thought to themselves.
+        thinking: JSON = {"type": "adaptive", "display": "summarized"}
+        return {"thinking": thinking, "output_config": {"effort": _WORDS[call.effort]}}
     if version > _ADAPTIVE_SINCE:
         raise _cannot(deployment, f"a number of thinking tokens for {deployment.model_id!r}", "give 'reasoning_effort'")
-    tokens = call.thinking_tokens or min(_TOKENS[call.effort or "low"], max_tokens - _ROOM)
+    # An effort is a wish: half of what may be written stays for the answer.
+    tokens = call.thinking_tokens or min(_TOKENS[call.effort or "low"], max_tokens // 2)
     if not _LEAST <= tokens < max_tokens:
         way = f"allow at least {_LEAST} for thinking and more than that for the whole answer (it may have {max_tokens})"
         raise _cannot(deployment, f"{tokens} thinking tokens", way)
