@@ -43,6 +43,7 @@ RICH = Call(
             reasoning=(
                 Reasoning("Il faut l'heure.", "proof"),
                 Reasoning("D'un autre fournisseur."),
+                Reasoning("De Google.", "google:c2ln"),
                 Reasoning(signature="hidden", sealed=True),
             ),
         ),

@@ -35,6 +35,7 @@ _WITH_EFFORT = tuple(f"claude-{name}-4-{minor}" for name in ("opus", "sonnet", "
 _WITHOUT_FORMAT = ("claude-3-", "claude-opus-4-0", "claude-opus-4-1", "claude-opus-4-2025", "claude-sonnet-4-0",
                    "claude-sonnet-4-2025")  # fmt: skip
 _IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+_FOREIGN = "google:"
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9_-]")
 _NOT_COUNTED = ("max_tokens", "metadata", "stop_sequences", "stream", "temperature", "top_k", "top_p")
 _MARK: Final[Mapping[str, str]] = {"type": "ephemeral"}
@@ -266,8 +267,9 @@ def _blocks(message: Message, deployment: Deployment) -> list[dict[str, Any]]:
         if message.failed:
             result["is_error"] = True
         return [_marked(result, message.cache)]
-    # A thought without a signature is another provider's: no proof of it would be believed here.
-    thoughts = [_thought(thought) for thought in message.reasoning if thought.signature]
+    # A thought of another provider has no proof that would be believed here.
+    own = (thought for thought in message.reasoning if thought.signature and not thought.signature.startswith(_FOREIGN))
+    thoughts = [_thought(thought) for thought in own]
     blocks = thoughts + said + [_use(call, deployment) for call in message.tool_calls]
     if blocks and message.cache:
         blocks[-1] = _marked(blocks[-1], True)
