@@ -33,29 +33,29 @@ WHERE key = %(key)s AND state <> 'sent';
 -- messages a person must look for: known to be unsure, or on the wire for longer than any server answers
 SELECT key, message_id, state, true AS doubtful, content, updated_at, settled_as, settled_by, settled_at
 FROM outbox
-WHERE state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s - interval '10 minutes')
+WHERE state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s::timestamptz - interval '10 minutes')
 ORDER BY updated_at, key;
 
 -- find --
 -- one message by its key or its Message-ID
 SELECT key, message_id, state, content, updated_at, settled_as, settled_by, settled_at,
-       state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s - interval '10 minutes') AS doubtful
+       state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s::timestamptz - interval '10 minutes') AS doubtful
 FROM outbox
 WHERE key = %(name)s OR message_id = %(name)s;
 
 -- of_run --
 -- every message of a run
 SELECT key, message_id, state, content, updated_at, settled_as, settled_by, settled_at,
-       state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s - interval '10 minutes') AS doubtful
+       state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s::timestamptz - interval '10 minutes') AS doubtful
 FROM outbox
-WHERE starts_with(key, %(run)s || '/')
+WHERE starts_with(key, %(run)s::text || '/')
 ORDER BY created_at, key;
 
 -- settle --
 -- record what a person found out about a doubtful message, once
 UPDATE outbox
-SET state = CASE %(as)s WHEN 'delivered' THEN 'sent' ELSE 'prepared' END, error = NULL, updated_at = now(),
-    settled_as = %(as)s, settled_by = %(by)s, settled_at = %(now)s
+SET state = CASE %(as)s::text WHEN 'delivered' THEN 'sent' ELSE 'prepared' END, error = NULL, updated_at = now(),
+    settled_as = %(as)s::text, settled_by = %(by)s, settled_at = %(now)s::timestamptz
 WHERE key = %(key)s
-  AND (state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s - interval '10 minutes'))
+  AND (state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s::timestamptz - interval '10 minutes'))
 RETURNING key;
