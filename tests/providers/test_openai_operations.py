@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import pytest
 
-from metier.calls import Call, Chunk, Media, Usage
+from metier.calls import Call, Chunk, Media, ProjectId, Usage
+from metier.catalog import Deployment
 from metier.errors import Invalid, ProviderUnavailable
-from metier.providers.openai import MistralDialect
+from metier.providers.openai import Dialect, MistralDialect
+from metier.providers.openai_request import Words
 from tests.providers.deployments import CALL, WHO, ask, deployment, reply, serving
 from tests.upstream import Reply, answer
 
@@ -135,6 +137,33 @@ async def test_who_is_served_and_what_a_prefix_is_called_stay_here() -> None:
         await ask(provider, deployment(server.url), call)
         assert "prompt_cache_key" not in server.requests[0], "an unknown server is not told at all"
         assert "Camille" not in str(server.requests) + str(server.headers)
+
+
+class Told(Dialect):
+    """A server that reads somewhere which calls share a prefix."""
+
+    def __init__(self, where: Literal["body", "header"]) -> None:
+        self.where: Literal["body", "header"] = where
+
+    def words(self, deployment: Deployment) -> Words:
+        return Words(cache_key=self.where)
+
+
+@pytest.mark.parametrize("where", ["body", "header"])
+async def test_calls_that_share_a_prefix_are_told_by_a_keyed_hash(where: Literal["body", "header"]) -> None:
+    keys = ("dossier de Camille", "dossier de Camille", "autre")
+    other = replace(WHO, project=ProjectId("q"))
+    calls = [replace(CALL, cache_key=key) for key in keys] + [replace(CALL, cache_key=keys[0], principal=other)]
+    async with serving(Reply([answer("ok")]), dialect=Told(where)) as (provider, server):
+        for call in calls:
+            await ask(provider, deployment(server.url), call)
+        names = [
+            asked.get("prompt_cache_key") if where == "body" else headers.get("x-grok-conv-id")
+            for asked, headers in zip(server.requests, server.headers, strict=True)
+        ]
+    assert names[0] == names[1]
+    assert len({*names}) == 3, "another key or another project has another name"
+    assert "Camille" not in str(server.requests) + str(server.headers)
 
 
 async def test_mistral_is_asked_in_its_own_words() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from metier.calls import Chunk, ToolCall, Usage
 from metier.errors import GuardrailBlocked, Invalid, MetierError, ProviderTimeout, ProviderUnavailable
 from metier.gateway import Thoughts, Tools
-from metier.providers.openai_answer import Reading
-from tests.providers.deployments import ask, deployment, reply, serving
+from metier.providers.openai_answer import Reading, refusal, whole
+from tests.providers.deployments import CALL, ask, deployment, reply, serving
 from tests.upstream import Reply, event
 
 DONE = b"data: [DONE]\n\n"
@@ -227,6 +228,49 @@ def test_a_stream_cut_short_is_never_taken_for_whole(name: str, end: int) -> Non
     except ProviderUnavailable:
         return
     assert finished or any(chunk.finish for chunk in chunks)
+
+
+NAMES = (
+    "choices delta content tool_calls index id function name arguments usage error finish_reason prompt_tokens "
+    "total_tokens reasoning thinking type text stop code message extra_content google thought_signature x_groq refusal "
+    "innererror content_filter data b64_json embedding results relevance_score"
+)
+words = st.sampled_from(NAMES.split())
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=5),
+    max_leaves=25,
+)
+
+
+@given(anything, anything, anything)
+@settings(max_examples=300, deadline=None)
+def test_no_answer_breaks_the_reading(delta: Any, choice: Any, event: Any) -> None:
+    shaped = {"choices": [{"delta": delta, "message": delta, "finish_reason": "stop"}, choice], "usage": choice}
+    for body in (event, shaped, {**shaped, "choices": [choice]}, {"data": [delta], "results": [choice], "text": event}):
+        data = orjson.dumps(body)
+        for operation in ("chat", "embed", "rerank", "transcribe", "image"):
+            try:
+                chunk = whole(data, replace(CALL, operation=operation, inputs=("a",)), WHERE)
+                assert isinstance(chunk.text, str)
+            except MetierError as error:
+                assert error.message
+        try:
+            for one in read(b"data: " + data + b"\n\n" + DONE):
+                assert isinstance(one.text, str)
+                assert all(isinstance(piece.id, str) for piece in one.tool_calls if piece.id is not None)
+        except MetierError as error:
+            assert error.message
+        assert refusal(400, data, WHERE, None).message
+
+
+@pytest.mark.parametrize("count", [-5, 10**18, 1e300])
+def test_a_count_beyond_reason_is_bounded(count: float) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": count}}
+    [chunk] = read(event({}, "stop", usage={**usage, "total_tokens": count}) + DONE)
+    assert chunk.usage is not None
+    assert 0 <= chunk.usage.reasoning_tokens <= chunk.usage.output_tokens + 10**9
+    assert 2 <= chunk.usage.output_tokens <= 10**9
 
 
 def test_a_call_without_an_id_gets_one_of_its_own() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
@@ -56,14 +56,14 @@ class Transcriptions:
         data = await exchange.body(FORM_LIMIT)
         if data is None:
             return
-        form = _form(multipart.read(data, exchange.content_type()))
-        call = _call(form, principal)
+        # A long sound takes its time to cut out and to encode.
+        call, plain = await asyncio.to_thread(_asked, data, exchange.content_type(), principal)
         del data
         exchange.name(call.id)
         async with exchange.presence():
             answer = await self._gateway.collect(call)
         headers = answers.receipt_headers(answer.receipt)
-        if form.body.response_format == "text":
+        if plain:
             await exchange.text(answer.text + "\n", headers)
         else:
             await exchange.json(answers.transcription(answer), headers)
@@ -80,34 +80,31 @@ class _Body(BaseModel):
     user: Annotated[str, StringConstraints(max_length=512)] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    body: _Body
-    sound: multipart.Field
-
-
-def _form(fields: Mapping[str, list[multipart.Field]]) -> _Form:
+def _asked(data: bytes, content_type: bytes, principal: Principal) -> tuple[Call, bool]:
+    """Read the form: the call, and whether the answer shall be a plain text."""
+    fields = multipart.read(data, content_type)
     sounds = fields.get("file", [])
     if len(sounds) != 1 or not sounds[0].data:
         raise Invalid("file is missing, empty or there twice: send one sound as the field 'file'", param="file")
     values = {name: found[-1].text for name, found in fields.items() if name != "file"}
     refuse_unknown(values, _Body.model_fields, (), _NEUTRAL)
-    return _Form(fit(_Body, values), sounds[0])
-
-
-def _call(form: _Form, principal: Principal) -> Call:
-    body, sound = form.body, form.sound
-    ending = (sound.filename or "").rpartition(".")[2].lower()
-    media_type = _KINDS.get(ending) or (sound.media_type if sound.media_type.startswith("audio/") else None)
-    if media_type is None:
-        raise Invalid(f"file is of no kind that is known: name it with one of {', '.join(_KINDS)}", param="file")
-    return Call(
+    body = fit(_Body, values)
+    call = Call(
         principal,
         body.model,
         "transcribe",
-        audio=Media(media_type, base64.b64encode(sound.data).decode()),
+        audio=_sound(sounds[0]),
         query=body.prompt,
         language=body.language,
         temperature=body.temperature,
         end_user=body.user or None,
     )
+    return call, body.response_format == "text"
+
+
+def _sound(field: multipart.Field) -> Media:
+    ending = (field.filename or "").rpartition(".")[2].lower()
+    media_type = _KINDS.get(ending) or (field.media_type if field.media_type.startswith("audio/") else None)
+    if media_type is None:
+        raise Invalid(f"file is of no kind that is known: name it with one of {', '.join(_KINDS)}", param="file")
+    return Media(media_type, base64.b64encode(field.data).decode())

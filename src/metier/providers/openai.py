@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import AsyncIterator, Mapping
@@ -145,7 +146,8 @@ class OpenAIProvider:
         if call.operation == "chat":
             body = dialect.chat(call, deployment)
         elif call.operation == "transcribe":
-            form = transcription_form(call, deployment)
+            # A long sound takes its time to decode.
+            form = await asyncio.to_thread(transcription_form, call, deployment)
             return await self._exchange.post(url, form, await dialect.headers(deployment), deployment)
         else:
             body = _body(call, deployment, dialect.words(deployment))

@@ -16,6 +16,7 @@ from metier.providers.sse import Events
 __all__ = ["Reading", "refusal", "whole"]
 
 _LONGEST_EVENT: Final = 16 * 1024 * 1024
+_MOST_TOKENS: Final = 1_000_000_000
 _FINISHES: Mapping[str, FinishReason] = {
     "length": "length",
     "model_length": "length",
@@ -37,7 +38,7 @@ _STATUSES: Mapping[str, int] = {
     "timeout": 504,
 }
 _FILTERED: Final = frozenset({"content_filter", "ResponsibleAIPolicyViolation", "content_policy_violation"})
-_UNREADABLE = (LookupError, TypeError, ValueError, AttributeError)
+_UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 _IMAGES: Mapping[str, str] = {"iVBORw0K": "image/png", "/9j/": "image/jpeg", "UklGR": "image/webp"}
 """How a kind of image begins, in base64."""
 
@@ -131,6 +132,8 @@ class _Numbering:
         """Take one piece of a tool call and join it to what came before in the same chunk."""
         function = call.get("function") or {}
         name, id, theirs = function.get("name"), call.get("id"), call.get("index")
+        if not isinstance(name, str | None) or not isinstance(id, str | None):
+            raise TypeError
         if theirs is not None:
             number = self._numbers.get(theirs)
         elif id:
@@ -285,7 +288,9 @@ def _usage(usage: Mapping[str, Any]) -> Usage | None:
     """Read token counts under the names of the day; nothing counted at all is no figure."""
 
     def count(fields: Mapping[str, Any], *names: str) -> int:
-        return next((int(fields[name]) for name in names if fields.get(name)), 0)
+        found = next((int(fields[name]) for name in names if fields.get(name)), 0)
+        # A count beyond reason would spoil the money of the house.
+        return min(max(found, 0), _MOST_TOKENS)
 
     read = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
     written = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
