@@ -97,7 +97,7 @@ class Strategy(Protocol):
     def began(self, job: Job, node: int, now: float) -> object: ...
     def first(self, flight: object, now: float) -> None: ...
     def answered(self, flight: object, job: Job, now: float) -> None: ...
-    def failed(self, flight: object, now: float, wait_s: float | None) -> None: ...
+    def failed(self, flight: object, now: float, wait_s: float | None, silent: bool) -> None: ...
     def left(self, flight: object, now: float) -> None: ...
     def may_retry(self, now: float) -> bool: ...
 
@@ -132,9 +132,9 @@ class Ours:
         assert isinstance(flight, Flight)
         self._health.answered(flight, job.output, now)
 
-    def failed(self, flight: object, now: float, wait_s: float | None) -> None:
+    def failed(self, flight: object, now: float, wait_s: float | None, silent: bool) -> None:
         assert isinstance(flight, Flight)
-        self._health.failed(flight, now, wait_s)
+        self._health.failed(flight, now, wait_s, silent=silent)
 
     def left(self, flight: object, now: float) -> None:
         assert isinstance(flight, Flight)
@@ -172,12 +172,12 @@ class _Plain:
         assert isinstance(flight, tuple)
         self._in_flight[flight[0]] -= 1
 
-    def failed(self, flight: object, now: float, wait_s: float | None) -> None:
+    def failed(self, flight: object, now: float, wait_s: float | None, silent: bool) -> None:
         assert isinstance(flight, tuple)
         self._in_flight[flight[0]] -= 1
 
     def left(self, flight: object, now: float) -> None:
-        self.failed(flight, now, None)
+        self.failed(flight, now, None, False)
 
     def may_retry(self, now: float) -> bool:
         return True
@@ -290,9 +290,9 @@ class _World:
         elif weather.refuses:
             self.at(self.now + BASE_S, lambda: self.fail(one, None))
         elif weather.hangs:
-            self.at(self.now + FIRST_TOKEN_S, lambda: self.fail(one, None))
+            self.at(self.now + FIRST_TOKEN_S, lambda: self.fail(one, None, True))
         else:
-            self.at(self.now + FIRST_TOKEN_S, lambda: None if one.begun else self.fail(one, None))
+            self.at(self.now + FIRST_TOKEN_S, lambda: None if one.begun else self.fail(one, None, True))
             place.waiting.append(one)
             self.serve(node)
         return None
@@ -340,10 +340,10 @@ class _World:
             self.latencies.append(self.now - one.job.at)
             self.end(one)
 
-    def fail(self, one: _Try, wait_s: float | None) -> None:
+    def fail(self, one: _Try, wait_s: float | None, silent: bool = False) -> None:
         if one.over:
             return
-        self.strategy.failed(one.flight, self.now, wait_s)
+        self.strategy.failed(one.flight, self.now, wait_s, silent)
         self.end(one)
         if one.begun:
             self.lose(one.job)
@@ -395,7 +395,8 @@ def simulate(
 
 def _arrivals(rate: float, shape: Callable[[random.Random, int, float], Job]) -> Callable[..., list[Job]]:
     def jobs(dice: random.Random, seconds: float) -> list[Job]:
-        made, at = [], 0.0
+        made: list[Job] = []
+        at = 0.0
         while (at := at + dice.expovariate(rate)) < seconds:
             made.append(shape(dice, len(made), at))
         return made

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 
 from metier.calls import Call, Chunk
-from metier.errors import NoDeployment, Unavailable
+from metier.errors import NoDeployment, ProviderTimeout, Unavailable
 from metier.providers.base import Provider, retry_after_s
 from metier.record.entry import Entry
 from metier.router import Health, Retries, plan
@@ -78,7 +78,7 @@ class Tries:
                 return
             except Unavailable as error:
                 landed = True
-                health.failed(flight, clock(), retry_after_s(error))
+                health.failed(flight, clock(), retry_after_s(error), silent=isinstance(error, ProviderTimeout))
                 # Text that was shown cannot be taken back: from here on the failure is the caller's to see.
                 if begun:
                     raise

@@ -22,6 +22,8 @@ _LEAST_RAMP = 0.1
 _PROMPT_UNIT = 1000.0
 """Input tokens that about double the time to first token."""
 _TYPICAL_OUTPUT = 200
+_ANSWER_TOKENS = 1_000
+"""What writing a typical answer occupies a server with, as tokens of input it could have read."""
 _MINUTE_S = 60.0
 _QUICKEST_S = 1e-3
 
@@ -31,9 +33,10 @@ class Standing:
     """How a deployment stands in the eyes of this worker, for pages and metrics."""
 
     in_flight: int
-    in_flight_tokens: int
+    unread_tokens: int
+    """Input tokens of those that have given no content yet."""
     first_token_s: float
-    """Peak, faded, for a prompt of no length; 0.0 when unknown."""
+    """Peak for a prompt of no length at a server without others; 0.0 when unknown."""
     token_s: float
     """Seconds for each output token; 0.0 when unknown."""
     failures: int
@@ -43,11 +46,13 @@ class Standing:
 class Flight:
     """One try of a call at one deployment, from its beginning to its end."""
 
-    __slots__ = ("began", "deployment", "first_at", "tokens")
+    __slots__ = ("ahead", "began", "deployment", "first_at", "tokens")
 
-    def __init__(self, deployment: Deployment, tokens: int, began: float) -> None:
+    def __init__(self, deployment: Deployment, tokens: int, ahead: int, began: float) -> None:
         self.deployment = deployment
         self.tokens = tokens
+        self.ahead = ahead
+        """Tokens to be read before its first word: its own and those of the calls before it."""
         self.began = began
         self.first_at: float | None = None
 
@@ -104,24 +109,26 @@ class _Seen:
         "calls",
         "failures",
         "first",
-        "in_flight",
         "probe",
         "ramp_s",
         "requests",
         "since",
+        "spoke_at",
         "token",
         "tokens",
+        "unread",
         "until",
     )
 
     def __init__(self) -> None:
         self.calls = 0
-        self.in_flight = 0
-        """Tokens of the calls under way."""
+        self.unread = 0
+        """Tokens of the calls under way that have given no content yet."""
         self.first = _Peak()
         self.token = _Peak()
         self.failures = 0
         self.since = -math.inf
+        self.spoke_at = -math.inf
         self.until = 0.0
         self.probe: Flight | None = None
         self.back_at = -math.inf
@@ -139,9 +146,9 @@ class Health:
     def began(self, deployment: Deployment, tokens: int, now: float) -> Flight:
         """Note that a call of so many input tokens goes to a deployment; end the flight with one of the next three."""
         seen = self._of(deployment)
-        flight = Flight(deployment, tokens, now)
         seen.calls += 1
-        seen.in_flight += tokens
+        seen.unread += tokens
+        flight = Flight(deployment, tokens, seen.unread, now)
         if seen.failures and seen.probe is None and seen.until <= now:
             seen.probe = flight
         if seen.requests is not None:
@@ -153,7 +160,10 @@ class Health:
     def first(self, flight: Flight, now: float) -> None:
         """Note the first piece of content: how long it took says most about a deployment."""
         flight.first_at = now
-        self._of(flight.deployment).first.see((now - flight.began) / _prompt(flight.tokens), now)
+        seen = self._of(flight.deployment)
+        seen.unread -= flight.tokens
+        seen.spoke_at = now
+        seen.first.see((now - flight.began) / _prompt(flight.ahead), now)
 
     def answered(self, flight: Flight, output_tokens: int, now: float) -> None:
         """Note a whole answer: the deployment is well, and comes back slowly if it had failed."""
@@ -167,9 +177,16 @@ class Health:
             seen.failures = 0
             seen.back_at = now
 
-    def failed(self, flight: Flight, now: float, wait_s: float | None = None) -> None:
-        """Let the deployment rest, twice as long at each failure in a row, or as long as it asked."""
+    def failed(self, flight: Flight, now: float, wait_s: float | None = None, *, silent: bool = False) -> None:
+        """Let the deployment rest, twice as long at each failure in a row, or as long as it asked.
+
+        One that was silent for this call but spoke to others meanwhile is not down, only slow: taking its place
+        away would press on the others, until all of them were taken away.
+        """
         seen = self._land(flight)
+        if silent and seen.spoke_at >= flight.began:
+            seen.first.see((now - flight.began) / _prompt(flight.ahead), now)
+            return
         known = flight.began < seen.since and seen.until > now
         if known:
             # The calls under way when it failed fail with it: they are one failure, not many.
@@ -185,7 +202,7 @@ class Health:
     def left(self, flight: Flight, now: float) -> None:
         """Note that nobody waits for this answer any more; a silence until then still says how slow it is."""
         seen = self._land(flight)
-        waited = (now - flight.began) / _prompt(flight.tokens)
+        waited = (now - flight.began) / _prompt(flight.ahead)
         if flight.first_at is None and waited > seen.first.value > 0.0:
             seen.first.see(waited, now)
 
@@ -209,9 +226,9 @@ class Health:
         return 0.0
 
     def load(self, deployment: Deployment) -> int:
-        """Tokens of the calls under way at a deployment."""
+        """Work under way at a deployment, in tokens of input; an answer to come counts as so many."""
         seen = self._seen.get(deployment.id)
-        return seen.in_flight if seen is not None else 0
+        return seen.unread + seen.calls * _ANSWER_TOKENS if seen is not None else 0
 
     def margin(self, one: Deployment, other: Deployment, tokens: int, now: float) -> float:
         """Tell how much worse `one` is for a call than `other`: expected time x load; 1.0 when they are alike."""
@@ -233,7 +250,7 @@ class Health:
         """Show how each deployment seen so far stands."""
         return {
             name: Standing(
-                seen.calls, seen.in_flight, seen.first.value, seen.token.value, seen.failures,
+                seen.calls, seen.unread, seen.first.value, seen.token.value, seen.failures,
                 seen.until if seen.until > now else 0.0,
             )
             for name, seen in self._seen.items()
@@ -250,7 +267,8 @@ class Health:
     def _land(self, flight: Flight) -> _Seen:
         seen = self._of(flight.deployment)
         seen.calls -= 1
-        seen.in_flight -= flight.tokens
+        if flight.first_at is None:
+            seen.unread -= flight.tokens
         if seen.probe is flight:
             seen.probe = None
         return seen
@@ -272,9 +290,10 @@ def _fresh(seen: _Seen, now: float) -> float:
 def _busy(seen: _Seen | None, deployment: Deployment, tokens: int, now: float) -> float:
     """Load with this call on it, larger while the deployment comes back from a rest."""
     if seen is None:
-        return (tokens + 1) / deployment.weight
+        return float(tokens + _ANSWER_TOKENS)
     ramp = 1.0
     back = now - seen.back_at
     if back < seen.ramp_s:
         ramp = max(_LEAST_RAMP, back / seen.ramp_s)
-    return (seen.in_flight + tokens + 1) / (deployment.weight * ramp)
+    # At rest all weights are alike, the draw has already followed them; under load the stronger one is less busy.
+    return ((seen.unread + seen.calls * _ANSWER_TOKENS) / deployment.weight + tokens + _ANSWER_TOKENS) / ramp

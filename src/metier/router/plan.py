@@ -15,7 +15,7 @@ __all__ = ["Group", "affinity_key", "groups", "plan"]
 
 _DRAWS = 8
 _SAMPLE = 8
-_CROWDED = 2.0
+_CROWDED = 1.1
 """A deployment is left by its keys when it has more than this many times the load of others."""
 _PREFIX = 2_000
 """Characters at the beginning of a prompt that decide where it goes."""

@@ -10,7 +10,7 @@ from metier.deployment import Deployment
 
 __all__ = ["Ring", "point"]
 
-_POINTS = 64
+_POINTS = 128
 _FEW_POINTS = 8
 _MANY = 64
 
