@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
@@ -11,12 +12,12 @@ from metier.api import answers
 from metier.api.exchange import Exchange
 from metier.api.openai import Keys
 from metier.api.parsing import fit, load, refuse_unknown
-from metier.calls import Call
+from metier.calls import JSON, Call
 from metier.gateway import Gateway
 
 __all__ = ["Images"]
 
-_NEUTRAL: Final = {
+_NEUTRAL: Final[Mapping[str, tuple[JSON, ...]]] = {
     "n": (1,),
     "quality": ("auto",),
     "background": ("auto",),
