@@ -200,10 +200,15 @@ async def test_silence_ends_the_call() -> None:
             await gathered(provider, server)
 
 
-async def test_a_server_that_stays_silent_after_a_whole_answer_costs_nothing() -> None:
-    async with serving(Reply([said("Bonjour")], then="hang")) as (provider, server):
+async def test_a_model_that_says_stop_in_every_piece_is_read_to_the_end() -> None:
+    figures = {"promptTokenCount": 3, "candidatesTokenCount": 1}
+    pieces = [
+        event(candidates=[{"content": {"parts": [{"text": word}]}, "finishReason": "STOP"}], usageMetadata=figures)
+        for word in ("Bon", "jour", " !")
+    ]
+    async with serving(Reply(pieces)) as (provider, server):
         chunks = await gathered(provider, server)
-        assert (text(chunks), chunks[-1].finish) == ("Bonjour", "stop")
+        assert (text(chunks), [c.finish for c in chunks if c.finish]) == ("Bonjour !", ["stop"])
 
 
 async def test_leaving_closes_the_connection_to_the_provider() -> None:

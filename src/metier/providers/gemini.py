@@ -52,13 +52,11 @@ class GeminiProvider:
                     raise refused(response.status, data, deployment, wait_s(response))
                 reading = Reading(deployment)
                 with exchange.patience(response, deployment) as patience:
-                    while data := await patience.next(reading.done):
+                    while data := await patience.next():
                         chunk = reading.take(data)
                         if chunk is not None:
                             yield chunk
-                chunk = reading.end()
-                if chunk is not None:
-                    yield chunk
+                yield reading.end()
 
     async def close(self) -> None:
         """Close the connections that are kept open between calls."""

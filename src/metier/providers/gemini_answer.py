@@ -40,7 +40,7 @@ _KEY_FAULTS = frozenset({"API_KEY_INVALID", "API_KEY_EXPIRED", "API_KEY_SERVICE_
 
 
 class Reading:
-    """One streamed answer while it is read."""
+    """One streamed answer while it is read, to its very end: some models say in every piece that it is finished."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -52,8 +52,6 @@ class Reading:
         self._thought = -1
         self._thinking = False
         self._signed = False
-        self.done = False
-        """True once everything that ends an answer was seen."""
 
     def take(self, data: bytes) -> Chunk | None:
         """Take the next bytes and give what they complete, as one chunk."""
@@ -65,7 +63,7 @@ class Reading:
         self._loose = loose[-_LONGEST_LOOSE:]
         return self._chunk(events) if events else None
 
-    def end(self) -> Chunk | None:
+    def end(self) -> Chunk:
         """Give what was still held and how the answer ended, or say that it broke off."""
         chunk = self._chunk(self._events.end()) or Chunk()
         if self._finish is None:
@@ -73,7 +71,8 @@ class Reading:
             if error:
                 raise _reported(error, self._deployment)
             raise _misfit(self._deployment, "ended its stream before the answer was finished")
-        return Chunk(chunk.text, chunk.tool_calls, self._finish, self._usage, reasoning=chunk.reasoning,
+        finish = "tool_calls" if self._tools and self._finish == "stop" else self._finish
+        return Chunk(chunk.text, chunk.tool_calls, finish, self._usage, reasoning=chunk.reasoning,
                      media=chunk.media)  # fmt: skip
 
     def _chunk(self, events: Iterable[bytes]) -> Chunk | None:
@@ -98,7 +97,6 @@ class Reading:
                 for piece in (candidate.get("content") or {}).get("parts") or ():
                     self._piece(piece, texts, tools, thoughts, media)
                 self._finished(candidate.get("finishReason") or _UNSAID)
-        self.done = self._finish is not None and self._usage is not None
         said = "".join(texts)
         if not (said or tools or thoughts or media):
             return None
@@ -149,8 +147,6 @@ class Reading:
             self._finish = _FINISHES[reason]
         except KeyError:
             raise _misfit(self._deployment, f"gave up its answer ({reason!r})") from None
-        if self._tools and self._finish == "stop":
-            self._finish = "tool_calls"
 
 
 def embedded(data: bytes, deployment: Deployment) -> tuple[tuple[tuple[float, ...], ...], int | None]:
