@@ -71,6 +71,7 @@ class MessageStream:
         self._open: tuple[str, int] | None = None
         """Kind and number of the block that is open."""
         self._begun = False
+        self._frame = b""
         self._sealed = ""
         self._tools: dict[int, list[ToolCallDelta]] = {}
         """Pieces of tool calls that wait for the one before them to end."""
@@ -82,6 +83,9 @@ class MessageStream:
         """Write one chunk; empty when it holds nothing a client sees yet."""
         if chunk.receipt is not None:
             self._receipt = chunk.receipt
+        elif self._open == ("text", 0) and not (chunk.reasoning or chunk.tool_calls or chunk.finish):
+            # Most of a long answer passes here: one event, its frame written once.
+            return self._frame + orjson.dumps(chunk.text) + b"}}\n\n" if chunk.text else b""
         events = [] if self._begun else [self._start()]
         for piece in chunk.reasoning:
             events += self._thought(piece)
@@ -145,6 +149,9 @@ class MessageStream:
         self._open = (kind, number)
         self._index += 1
         events.append(_event({"type": "content_block_start", "index": self._index, "content_block": block}))
+        if kind == "text":
+            head = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
+            self._frame = head % self._index + b'"delta":{"type":"text_delta","text":'
         return events
 
     def _leave(self) -> list[bytes]:

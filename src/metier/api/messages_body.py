@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -149,21 +149,8 @@ def _messages(body: _Body) -> tuple[Message, ...]:
         found += turn(message.role, message.content, f"messages[{index}]")
     if cached(body.cache_control, "cache_control"):
         # Anthropic's word for "up to the end of what is sent".
-        found[-1] = _ending(found[-1])
+        found[-1] = replace(found[-1], cache=True)
     return tuple(found)
-
-
-def _ending(message: Message) -> Message:
-    return Message(
-        message.role,
-        message.content,
-        message.tool_calls,
-        message.tool_call_id,
-        parts=message.parts,
-        reasoning=message.reasoning,
-        cache=True,
-        failed=message.failed,
-    )
 
 
 def _tool(raw: dict[str, Any], index: int) -> Tool:

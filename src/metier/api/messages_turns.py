@@ -163,11 +163,11 @@ def _part(block: Block, where: str) -> Part:
         return Media("text/plain", base64.b64encode(text.encode()).decode(), name, mark)
     if kind == "url":
         raise Invalid(
-            f"{where} is an address: Métier fetches none that a client chose, send what is there as base64",
+            f"{where}.source is an address: Métier fetches none that a client chose, send what is there as base64",
             param=f"{where}.source",
         )
     raise Invalid(
-        f"{where} has a source of type {str(kind)[:40]!r}: send it as base64 or, for a document, as text",
+        f"{where}.source is of type {str(kind)[:40]!r}: send it as base64 or, for a document, as text",
         param=f"{where}.source",
     )
 
