@@ -48,7 +48,8 @@ class Gateway:
         self._admission = admission
         self._guardrail = guardrail
         self._tries = tries
-        self._shadows = shadows or Shadows()
+        self.shadows = shadows or Shadows()
+        """Copies of calls, made while `run` runs."""
         self._counters = counters or {}
 
     async def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
@@ -59,7 +60,7 @@ class Gateway:
             checked = await self._guardrail.check_input(call)
             entry.masked = checked.counts
             if way.shadows:
-                self._shadows.copy(call, way.shadows)
+                self.shadows.copy(call, way.shadows)
             answer = self._tries.answer(checked.call, way, entry)
             shown = answer if checked.output is None else _released(answer, checked.output)
             async with aclosing(answer), aclosing(shown):
@@ -81,7 +82,7 @@ class Gateway:
 
     async def run(self) -> None:
         """Make the copies that models ask for, for ever; owned by the lifespan of the process."""
-        await self._shadows.run(self.collect)
+        await self.shadows.run(self.collect)
 
     async def collect(self, call: Call) -> Answer:
         """Give the whole answer to `call`: the stream, collected."""

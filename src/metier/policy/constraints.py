@@ -232,7 +232,7 @@ def _unable(deployment: Deployment, need: _Need, rules: Rules | None, beyond: in
 
 
 def _need(call: Call) -> _Need:
-    if call.operation == "chat" and not any(message.parts for message in call.messages):
+    if call.operation == "chat" and not call.language and not any(message.parts for message in call.messages):
         # The everyday call: one of four values, made without looking at its parts.
         return _PLAIN[bool(call.tools), call.output is not None]
     kinds: set[Modality] = {"audio"} if call.audio is not None else set()

@@ -1,0 +1,268 @@
+"""The road with several hops: fallbacks, rules, splits, shadows and constraints, through the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from metier.calls import Call, Chunk, ConversationId, Media, Message, Text, Usage
+from metier.catalog import Catalog
+from metier.errors import (
+    BudgetExceeded,
+    Invalid,
+    NoDeployment,
+    NotAllowed,
+    NotFound,
+    ProviderUnavailable,
+    SystemNotApproved,
+)
+from metier.policy.constraints import Constraints
+from metier.providers.scripted import Script, ScriptedProvider, breaks, fails, says
+from metier.store import Store
+from metier.vault import Vault
+from metier.ways import Ways
+from tests.router.world import CALL
+from tests.world import World, world
+
+
+def one(name: str, **more: Any) -> dict[str, Any]:
+    return {"id": name, "provider": "scripted", "model_id": name, "price": {"input": 1, "output": 4}} | more
+
+
+def entry(*deployments: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"deployments": list(deployments)} | more
+
+
+MODELS: Mapping[str, Any] = {
+    "petit": entry(one("petit-a"), fallbacks=["grand"]),
+    "grand": entry(one("grand-a", price={"input": 10, "output": 40})),
+}
+
+
+@asynccontextmanager
+async def house(
+    store: Store, vault: Vault, folder: pathlib.Path, provider: ScriptedProvider, models: Mapping[str, Any] = MODELS,
+    systems: Mapping[str, Any] | None = None,
+) -> AsyncIterator[World]:  # fmt: skip
+    async with world(store, vault, folder, provider, models=models, systems=systems) as here:
+        yield here
+
+
+async def test_a_fallback_answers_when_the_model_cannot_and_pays_its_own_price(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    provider = ScriptedProvider(fails(503), says("du grand", usage=Usage(1000, 500)))
+    async with house(store, vault, tmp_path, provider) as here:
+        answer = await here.gateway.collect(here.call(max_output_tokens=500))
+        assert (answer.text, provider.deployments) == ("du grand", ["petit-a", "grand-a"])
+        [row] = await here.rows()
+        assert (row["deployment"], row["cost_eur"]) == ("grand-a", Decimal("0.03"))
+        assert row["model"] == "petit", "what the client asked for"
+
+
+async def test_what_is_held_covers_the_dearest_hop(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
+    provider = ScriptedProvider(says("ok"))
+    async with house(store, vault, tmp_path, provider) as here:
+        await here.admission.set_budget(here.principal.project, Decimal("0.01"))
+        with pytest.raises(BudgetExceeded):
+            await here.gateway.collect(here.call(max_output_tokens=500))
+        assert provider.calls == [], "500 tokens of the fallback may cost 0.02 €"
+        await here.gateway.collect(here.call(max_output_tokens=100))
+
+
+async def test_a_key_without_right_to_the_fallback_does_not_get_there(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    provider = ScriptedProvider(fails(503))
+    async with house(store, vault, tmp_path, provider) as here:
+        narrow = replace(here.principal, models=frozenset({"petit"}))
+        with pytest.raises(ProviderUnavailable):
+            await here.gateway.collect(here.call(principal=narrow))
+        assert provider.deployments == ["petit-a"]
+
+
+async def test_data_that_must_stay_here_does_not_leave_by_a_fallback(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    models = {"ici": entry(one("ici"), fallbacks=["nuage"]), "nuage": entry(one("nuage", hosting="public"))}
+    provider = ScriptedProvider(fails(503))
+    async with house(store, vault, tmp_path, provider, models, {"Essai": {"sensitivity": "secret"}}) as here:
+        with pytest.raises(ProviderUnavailable):
+            await here.gateway.collect(here.call(model="ici"))
+        assert provider.deployments == ["ici"]
+        with pytest.raises(NotAllowed, match="'nuage' takes 'internal' data at most"):
+            await here.gateway.collect(here.call(model="nuage"))
+        rows = await here.rows()
+        assert [row["outcome"] for row in rows] == ["failed", "refused"]
+
+
+async def test_embeddings_of_secret_data_stay_here_too(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
+    models = {"vecteurs": entry(one("v", hosting="public"), operation="embed")}
+    provider = ScriptedProvider()
+    async with house(store, vault, tmp_path, provider, models, {"*": {"sensitivity": "confidential"}}) as here:
+        call = replace(here.call(model="vecteurs"), operation="embed", inputs=("x",), messages=())
+        with pytest.raises(NotAllowed):
+            await here.gateway.collect(call)
+        assert provider.calls == []
+
+
+async def test_an_image_goes_to_the_model_that_takes_it_or_is_refused(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    models = {
+        "texte": entry(one("texte"), modalities=["text"], fallbacks=["vue"]),
+        "vue": entry(one("vue"), modalities=["text", "image"]),
+        "seul": entry(one("seul"), modalities=["text"]),
+    }
+    provider = ScriptedProvider(says("un chat"))
+    image = (Message("user", parts=(Text("?"), Media("image/png", "AAAA"))),)
+    async with house(store, vault, tmp_path, provider, models) as here:
+        await here.gateway.collect(replace(here.call(model="texte"), messages=image))
+        assert provider.deployments == ["vue"]
+        with pytest.raises(Invalid, match="'seul' does not take image"):
+            await here.gateway.collect(replace(here.call(model="seul"), messages=image))
+
+
+async def test_pieces_without_content_do_not_bind_a_call_to_its_first_deployment(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    opening = Script((Chunk(), Chunk(usage=Usage(999, 0))), status=503)
+    provider = ScriptedProvider(opening, says("ok", usage=Usage(10, 5)))
+    async with house(store, vault, tmp_path, provider) as here:
+        answer = await here.gateway.collect(here.call())
+        assert (answer.text, answer.usage) == ("ok", Usage(10, 5)), "what the failed try counted is not the answer's"
+
+
+async def test_after_content_no_fallback_is_tried(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
+    provider = ScriptedProvider(breaks("Votre"), says("jamais"))
+    async with house(store, vault, tmp_path, provider) as here:
+        with pytest.raises(ProviderUnavailable):
+            await here.gateway.collect(here.call())
+        assert provider.deployments == ["petit-a"]
+
+
+async def test_an_outage_does_not_multiply_the_calls(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
+    provider = ScriptedProvider(fails(503))
+    models = {"petit": entry(*(one(f"d{n}", priority=0) for n in range(6)), retry_percent=10)}
+    async with house(store, vault, tmp_path, provider, models) as here:
+        for _ in range(60):
+            with pytest.raises(ProviderUnavailable):
+                await here.gateway.collect(here.call())
+        assert len(provider.calls) <= 60 + 10 + 6 + 1, "ten for a quiet house, a tenth of the calls"
+
+
+async def test_rules_choose_and_the_right_to_the_name_is_enough(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    rules = [{"when": {"max_tokens": 50, "has_tools": False}, "use": "petit"}, {"use": "grand"}]
+    provider = ScriptedProvider(says("ok"))
+    async with house(store, vault, tmp_path, provider, {**MODELS, "auto": {"rules": rules}}) as here:
+        narrow = replace(here.principal, models=frozenset({"auto"}))
+        await here.gateway.collect(here.call(model="auto", principal=narrow))
+        await here.gateway.collect(here.call("mot " * 500, model="auto", principal=narrow))
+        assert provider.deployments == ["petit-a", "grand-a"]
+        with pytest.raises(NotAllowed):
+            await here.gateway.collect(here.call(model="grand", principal=narrow))
+        assert [row["model"] for row in await here.rows()] == ["auto", "auto", "grand"]
+
+
+async def test_a_canary_keeps_its_conversations(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
+    models = {**MODELS, "petit": entry(one("petit-a"), split=[{"use": "grand", "percent": 50}])}
+    provider = ScriptedProvider(says("ok"))
+    async with house(store, vault, tmp_path, provider, models) as here:
+        for _ in range(2):
+            for number in range(12):
+                await here.gateway.collect(here.call(conversation=ConversationId(f"c{number}")))
+        assert provider.deployments[:12] == provider.deployments[12:]
+        assert set(provider.deployments) == {"petit-a", "grand-a"}
+
+
+async def test_a_shadow_is_a_call_of_its_own_that_nobody_waits_for(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    models = {
+        "petit": entry(one("petit-a"), shadow=[{"use": "grand", "percent": 100}]),
+        "grand": entry(one("grand-a"), shadow=[{"use": "petit", "percent": 100}]),
+    }
+    released = asyncio.Event()
+
+    def answer(call: Call) -> Script:
+        script = says("vu" if call.model == "petit" else "caché", usage=Usage(1000, 500))
+        return script if call.model == "petit" else replace(script, before=released.wait)
+
+    provider = ScriptedProvider(answer=answer)
+    async with house(store, vault, tmp_path, provider, models) as here, asyncio.TaskGroup() as group:
+        copying = group.create_task(here.gateway.run())
+        shown = await here.gateway.collect(here.call())
+        assert shown.text == "vu" and shown.receipt is not None and shown.receipt.cost_eur == Decimal("0.003")
+        released.set()
+        await here.gateway.shadows.settle()
+        copying.cancel()
+        rows = await here.rows()
+        assert sorted((row["model"], row["deployment"], row["cost_eur"]) for row in rows) == [
+            ("grand", "grand-a", Decimal("0.003")), ("petit", "petit-a", Decimal("0.003")),
+        ]  # fmt: skip
+
+
+async def test_a_shadow_that_fails_harms_nobody(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
+    models = {**MODELS, "petit": entry(one("petit-a"), shadow=[{"use": "grand", "percent": 100}])}
+    provider = ScriptedProvider(answer=lambda call: says("vu") if call.model == "petit" else fails(503))
+    async with house(store, vault, tmp_path, provider, models) as here, asyncio.TaskGroup() as group:
+        copying = group.create_task(here.gateway.run())
+        assert (await here.gateway.collect(here.call())).text == "vu"
+        await here.gateway.shadows.settle()
+        assert (await here.gateway.collect(here.call())).text == "vu"
+        await here.gateway.shadows.settle()
+        copying.cancel()
+        assert sorted(row["outcome"] for row in await here.rows()) == ["answered", "answered", "failed", "failed"]
+
+
+async def test_who_leaves_before_the_end_frees_the_deployment(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    async with house(store, vault, tmp_path, ScriptedProvider(says("a", "b"))) as here:
+        async with aclosing(here.gateway.stream(here.call())) as stream:
+            await anext(stream)
+        standing = here.health.standing(0.0)["petit-a"]
+        assert (standing.in_flight, standing.unread_tokens, standing.failures) == (0, 0, 0)
+
+
+async def test_a_system_that_is_suspended_is_refused_although_a_way_exists(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    async with house(store, vault, tmp_path, ScriptedProvider()) as here:
+        await here.register.suspend(here.principal.system, "Camille")
+        with pytest.raises(SystemNotApproved):
+            await here.gateway.collect(here.call())
+
+
+async def test_prices_change_on_their_day_and_another_catalogue_comes_into_force() -> None:
+    prices = [{"from": date(2026, 1, 1), "input": 1, "output": 1}, {"from": date(2026, 12, 1), "input": 3, "output": 3}]
+    entries = {"m": entry({"id": "d", "provider": "scripted", "model_id": "m", "prices": prices})}
+    days = [date(2026, 11, 30)]
+    ways = Ways(Catalog.from_yaml(entries, today=days[0]), today=lambda: days[-1])
+
+    async def price() -> Decimal | None:
+        found = (await ways.find(CALL)).model.deployments[0].price
+        return found.input_eur if found else None
+
+    assert await price() == 1
+    days.append(date(2026, 12, 1))
+    assert await price() == 3
+    ways.use(Catalog.from_yaml({"other": entries["m"]}), Constraints())
+    with pytest.raises(NotFound):
+        await ways.find(CALL)
+
+
+async def test_a_model_without_deployment_says_so() -> None:
+    ways = Ways(Catalog([replace(Catalog.from_yaml({"m": MODELS["grand"]}).model("m"), deployments=())]))
+    with pytest.raises(NoDeployment, match="has no deployment"):
+        await ways.find(CALL)
