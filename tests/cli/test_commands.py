@@ -18,7 +18,8 @@ from tests.cli.house import House
 def every() -> Iterator[tuple[str, ...]]:
     """The words of every command and subcommand."""
     for name in COMMANDS:
-        command: click.Command = importlib.import_module(f"metier.cli.{name}").command
+        module = "imports" if name == "import" else name
+        command: click.Command = importlib.import_module(f"metier.cli.{module}").command
         yield (name,)
         if isinstance(command, click.Group):
             yield from ((name, sub) for sub in command.commands)
@@ -35,7 +36,7 @@ def test_the_first_page_lists_every_command(house: House) -> None:
 def test_every_command_explains_itself(house: House, words: tuple[str, ...]) -> None:
     told = house.run(*words, "--help")
     assert told.startswith(f"Usage: metier {' '.join(words)}")
-    group = words[0] in ("review", "runs", "key", "system", "models") and len(words) == 1
+    group = "COMMAND [ARGS]" in told
     assert group or "--json" in told
 
 

@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "lint": "Check a workflow before it runs.",
     "test": "Run the tests written beside a workflow.",
     "usage": "Calls, tokens, money, energy and carbon.",
+    "import": "Take over the configuration of another gateway.",
 }
 """Every command with its one-line help, in the order people meet them."""
 
@@ -39,7 +40,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"metier.cli.{cmd_name}")
+        # A module cannot be called by a word of the language.
+        module = importlib.import_module(f"metier.cli.{'imports' if cmd_name == 'import' else cmd_name}")
         command: click.Command = module.command
         return command
 
