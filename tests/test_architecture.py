@@ -32,9 +32,9 @@ SURFACE_LIBRARIES = {
 # Which queries file may write to which tables.
 OWNERS = {
     "register": {"systems", "approvals"},
-    "keys": {"keys", "projects"},
+    "keys": {"keys", "organisations", "projects"},
     "admission": {"budgets", "leases"},
-    "ledger": {"calls"},
+    "ledger": {"calls", "usage_hours", "usage_latencies"},
     "pseudonyms": {"conversations", "pseudonyms"},
     "ingest": {"collections", "documents", "chunks", "terms"},
     "retrieve": set(),
