@@ -43,7 +43,7 @@ async def test_scores_come_in_the_order_of_the_documents(body: Any, usage: Usage
         assert await ask(provider, deployment(server.url), RANK) == [Chunk(scores=(0.5, 0.9, -1.0), usage=usage)]
         assert server.paths == ["/v1/rerank"]
         assert server.requests == [{
-            "model": "petit-1", "query": "deux ?", "documents": ["un", "deux", "trois"], "top_n": 3,
+            "model": "petit-1", "query": "deux ?", "documents": ["un", "deux", "trois"],
             "return_documents": False,
         }]  # fmt: skip
 
@@ -83,7 +83,7 @@ async def test_a_sound_is_sent_as_a_form_and_comes_back_as_text(told: Any, usage
         [asked] = server.requests
         assert asked.pop("file") == ("audio.mp3", "audio/mpeg", b"son"), "the name a client gave stays here"
         assert asked == {
-            "model": "petit-1", "response_format": "json", "language": "fr", "prompt": "Métier", "temperature": "0.5",
+            "model": "petit-1", "language": "fr", "prompt": "Métier", "temperature": "0.5",
         }  # fmt: skip
         assert server.headers[0]["Authorization"] == "Bearer sk-provider-secret"
 
@@ -172,4 +172,6 @@ async def test_mistral_is_asked_in_its_own_words() -> None:
         await ask(provider, deployment(server.url), call)
         assert server.requests[0]["random_seed"] == 3
         assert not {"seed", "stream_options"} & server.requests[0].keys()
+        with pytest.raises(Invalid, match="hint"):
+            await ask(provider, deployment(server.url), SOUND)
     assert MistralDialect().url("chat", deployment(None)) == "https://api.mistral.ai/v1/chat/completions"

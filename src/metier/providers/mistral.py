@@ -42,6 +42,7 @@ MISTRAL: Final = Words(
     thoughts=False,
     rerank=False,
     images=False,
+    hints=False,
     media=_part,
 )
 """Mistral's own API; it refuses parameters it does not know."""

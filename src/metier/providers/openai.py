@@ -147,7 +147,7 @@ class OpenAIProvider:
             body = dialect.chat(call, deployment)
         elif call.operation == "transcribe":
             # A long sound takes its time to decode.
-            form = await asyncio.to_thread(transcription_form, call, deployment)
+            form = await asyncio.to_thread(transcription_form, call, deployment, dialect.words(deployment))
             return await self._exchange.post(url, form, await dialect.headers(deployment), deployment)
         else:
             body = _body(call, deployment, dialect.words(deployment))
@@ -159,7 +159,8 @@ class OpenAIProvider:
             return response
         # Text Embeddings Inference calls the documents texts; what it says to the usual name is 422.
         response.release()
-        return await self._exchange.post(url, orjson.dumps(rerank_body(call, deployment, "texts")), headers, deployment)
+        again = rerank_body(call, deployment, texts=True)
+        return await self._exchange.post(url, orjson.dumps(again), headers, deployment)
 
 
 def _body(call: Call, deployment: Deployment, words: Words) -> dict[str, JSON]:
@@ -168,7 +169,7 @@ def _body(call: Call, deployment: Deployment, words: Words) -> dict[str, JSON]:
     if call.operation == "rerank":
         if not words.rerank:
             raise cannot(deployment, "a rerank", "model", "its provider has no such operation; choose another model")
-        return rerank_body(call, deployment)
+        return rerank_body(call, deployment, words)
     if not words.images:
         raise cannot(deployment, "an image to make", "model", "its provider has no such operation; choose another one")
     return image_body(call, deployment)

@@ -93,7 +93,11 @@ class Words:
     cache_key: Literal["", "body", "header"] = ""
     """Where it reads which calls share a prefix: prompt_cache_key, or a header of its own."""
     rerank: bool = True
+    echoes: bool = True
+    """Sends the documents of a rerank back unless told not to."""
     images: bool = True
+    hints: bool = True
+    """Takes a hint of what is said in a sound to transcribe."""
     media: Callable[[Media, Deployment], dict[str, JSON]] = media_part
 
 
@@ -113,6 +117,7 @@ _HOSTS: Final[Mapping[str, Words]] = {
     "api.x.ai": Words(top_k=False, thoughts=False, cache_key="header", rerank=False),
     "api.deepseek.com": Words(top_k=False, rerank=False, images=False),
     "api.groq.com": Words(top_k=False, thoughts=False, rerank=False, images=False),
+    "api.cohere.com": Words(echoes=False),
     "openrouter.ai": Words(cache_marks=True),
     "generativelanguage.googleapis.com": Words(top_k=False, thoughts=False, signatures=True, rerank=False),
 }
@@ -271,11 +276,16 @@ def embed_body(call: Call, deployment: Deployment, words: Words | None = None) -
     return body
 
 
-def rerank_body(call: Call, deployment: Deployment, documents: str = "documents") -> dict[str, JSON]:
-    """Write the request for a rerank; `documents` is what the server calls the texts it compares."""
-    body: dict[str, JSON] = {"model": deployment.model_id, "query": call.query, documents: list(call.inputs)}
-    if documents == "documents":
-        body["top_n"] = len(call.inputs)
+def rerank_body(
+    call: Call, deployment: Deployment, words: Words | None = None, *, texts: bool = False
+) -> dict[str, JSON]:
+    """Write the request for a rerank; `texts` is for servers that call the documents so."""
+    words = words or words_of(deployment)
+    documents: list[JSON] = list(call.inputs)
+    if texts:
+        return {"model": deployment.model_id, "query": call.query, "texts": documents}
+    body: dict[str, JSON] = {"model": deployment.model_id, "query": call.query, "documents": documents}
+    if words.echoes:
         body["return_documents"] = False
     return body
 
@@ -290,8 +300,11 @@ def image_body(call: Call, deployment: Deployment) -> dict[str, JSON]:
     return body
 
 
-def transcription_form(call: Call, deployment: Deployment) -> aiohttp.FormData:
-    """Write the form that carries a sound to transcribe."""
+def transcription_form(call: Call, deployment: Deployment, words: Words | None = None) -> aiohttp.FormData:
+    """Write the form that carries a sound to transcribe; JSON is what servers answer unless told otherwise."""
+    words = words or words_of(deployment)
+    if call.query and not words.hints:
+        raise cannot(deployment, "a hint of what is said", "prompt", "leave it out, or choose another model")
     sound = call.audio
     if sound is None:
         raise Invalid("a transcription needs a sound: send one as `file`", param="file")
@@ -301,7 +314,6 @@ def transcription_form(call: Call, deployment: Deployment) -> aiohttp.FormData:
         raise Invalid("the sound to transcribe is not base64: encode it again", param="file") from error
     form = aiohttp.FormData()
     form.add_field("model", deployment.model_id)
-    form.add_field("response_format", "json")
     if call.language:
         form.add_field("language", call.language)
     if call.query:
