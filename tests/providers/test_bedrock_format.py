@@ -29,7 +29,8 @@ from metier.calls import (
 )
 from metier.catalog import Deployment, Price
 from metier.errors import Invalid, ProviderUnavailable
-from metier.providers.bedrock_format import Reading, converse_body
+from metier.providers.bedrock_answer import Reading
+from metier.providers.bedrock_format import converse_body
 from tests.providers.amazon import event
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -112,6 +113,28 @@ def test_the_choice_of_a_tool_is_written(choice: str, written: JSON) -> None:
 
 def test_no_tool_at_all_means_that_none_is_offered() -> None:
     assert "toolConfig" not in converse_body(replace(CALL, tools=(TOOL,), tool_choice="none"), PARIS)
+
+
+def test_every_object_of_a_schema_is_closed_and_nothing_else_changes() -> None:
+    leaf: dict[str, Any] = {
+        "type": "object",
+        "properties": {"properties": {"type": "string", "enum": ["a"]}},
+        "required": ["properties"],
+    }
+    schema: dict[str, Any] = {
+        "anyOf": [{"$ref": "#/$defs/a"}, {"type": "array", "items": leaf}],
+        "$defs": {"a": leaf, "type": leaf},
+    }
+    body: Any = converse_body(replace(CALL, output=OutputSchema("o", schema)), PARIS)
+    written = orjson.loads(body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]["schema"])
+    shut = {**leaf, "additionalProperties": False}
+    assert written == {
+        "anyOf": [{"$ref": "#/$defs/a"}, {"type": "array", "items": shut}],
+        "$defs": {"a": shut, "type": shut},
+    }
+    free: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "string"}}
+    body = converse_body(replace(CALL, tools=(replace(TOOL, parameters=free, strict=True),)), PARIS)
+    assert body["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"] == {"json": free}, "what is said is left as it is"
 
 
 def test_documents_are_told_apart() -> None:

@@ -161,7 +161,7 @@ async def test_a_claim_signed_by_somebody_else_gets_no_token() -> None:
 async def test_a_wrong_clock_is_said_to_be_the_cause(skew_s: float, side: str) -> None:
     async with world() as it:
         it.skew_s = skew_s
-        with pytest.raises(ProviderUnavailable, match=rf"clock of this machine is (3999|4000|4001) s {side}"):
+        with pytest.raises(ProviderUnavailable, match=rf"clock of this machine is (3[89]|40)\d\d s {side}"):
             await it.ask()
 
 

@@ -18,7 +18,8 @@ from metier.calls import JSON, Call, Chunk, Usage
 from metier.catalog import Deployment
 from metier.errors import Invalid, MetierError, ProviderUnavailable
 from metier.providers.base import failure
-from metier.providers.bedrock_format import Reading, converse_body
+from metier.providers.bedrock_answer import Reading
+from metier.providers.bedrock_format import converse_body
 from metier.providers.exchange import Exchange, wait_s
 from metier.providers.sigv4 import Credentials, sign
 

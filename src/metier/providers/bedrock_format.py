@@ -1,53 +1,29 @@
-"""What Amazon Bedrock's Converse says: the bodies of requests on the way out, the events of answers on the way in."""
+"""What Amazon Bedrock's Converse is asked: a call as the body of a request, or the refusal of what it cannot say."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from metier.calls import (
     JSON,
     Call,
-    Chunk,
-    FinishReason,
     Media,
     Message,
     Reasoning,
-    ReasoningDelta,
     Text,
     ToolCall,
-    ToolCallDelta,
-    Usage,
 )
 from metier.catalog import Deployment
-from metier.errors import Invalid, MetierError, ProviderUnavailable
-from metier.providers.base import failure
+from metier.errors import Invalid, MetierError
 from metier.providers.bedrock_thinking import thinking_fields
-from metier.providers.eventstream import Frame, Frames
 
-__all__ = ["Reading", "converse_body"]
+__all__ = ["converse_body"]
 
 _CACHE_POINT: Final[dict[str, JSON]] = {"cachePoint": {"type": "default"}}
-_FINISHES: Mapping[str, FinishReason] = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "tool_use": "tool_calls",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "content_filtered": "content_filter",
-    "guardrail_intervened": "content_filter",
-}
-_STATUSES = {
-    "validationException": 400,
-    "modelTimeoutException": 408,
-    "modelStreamErrorException": 424,
-    "throttlingException": 429,
-    "internalServerException": 500,
-    "serviceUnavailableException": 503,
-}
 # The kind of block a medium becomes, and the word Bedrock has for its format.
 _FORMATS: Mapping[str, tuple[str, str]] = {
     "image/png": ("image", "png"),
@@ -77,6 +53,9 @@ _FORMATS: Mapping[str, tuple[str, str]] = {
     "video/webm": ("video", "webm"),
     "video/quicktime": ("video", "mov"),
 }
+# Where schemas stand inside a schema: under names of the author's, or by themselves.
+_NAMED = frozenset({"properties", "$defs", "definitions"})
+_NESTED = frozenset({"items", "anyOf", "allOf"})
 # What the name of a document may not hold.
 _NOT_NAME = re.compile(r"[^A-Za-z0-9 ()\[\]-]+| {2,}")
 _LONGEST_NAME: Final = 150
@@ -114,7 +93,7 @@ def converse_body(call: Call, deployment: Deployment) -> dict[str, JSON]:
     if call.output is not None:
         if not call.output.schema:
             raise _cannot(deployment, "an answer that is any JSON object", "response_format", "give a JSON Schema")
-        schema: JSON = {"schema": orjson.dumps(dict(call.output.schema)).decode(), "name": call.output.name}
+        schema: JSON = {"schema": orjson.dumps(_closed(dict(call.output.schema))).decode(), "name": call.output.name}
         body["outputConfig"] = {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": schema}}}
     fields = thinking_fields(call, deployment, tokens)
     if call.top_k is not None:
@@ -238,7 +217,8 @@ def _tools(call: Call, deployment: Deployment) -> dict[str, JSON]:
         return {}
     specs: list[JSON] = []
     for tool in call.tools:
-        spec: dict[str, JSON] = {"name": tool.name, "inputSchema": {"json": dict(tool.parameters)}}
+        inputs: JSON = dict(tool.parameters)
+        spec: dict[str, JSON] = {"name": tool.name, "inputSchema": {"json": _closed(inputs) if tool.strict else inputs}}
         if tool.description:
             spec["description"] = tool.description
         if tool.strict:
@@ -253,124 +233,29 @@ def _tools(call: Call, deployment: Deployment) -> dict[str, JSON]:
     return found
 
 
+def _closed(node: JSON) -> JSON:
+    """Say of every object of a schema that it has no other properties, as Bedrock wants of those it enforces."""
+    if isinstance(node, list):
+        return [_closed(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    closed: dict[str, JSON] = {}
+    for name, child in node.items():
+        if name in _NAMED and isinstance(child, dict):
+            closed[name] = {key: _closed(schema) for key, schema in child.items()}
+        else:
+            closed[name] = _closed(child) if name in _NESTED else child
+    if node.get("type") == "object" or "properties" in node:
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
 def _top_k(top_k: int, deployment: Deployment) -> dict[str, JSON]:
     if "claude" in deployment.model_id:
         return {"top_k": top_k}
     if "amazon.nova" in deployment.model_id:
         return {"inferenceConfig": {"topK": top_k}}
     raise _cannot(deployment, "'top_k'", "top_k", "leave it out; Bedrock takes it for Claude and Nova")
-
-
-class Reading:
-    """One streamed answer while it is read."""
-
-    def __init__(self, deployment: Deployment) -> None:
-        self._deployment = deployment
-        self._frames = Frames()
-        self._tools: dict[int, int] = {}
-        self._thoughts: dict[int, int] = {}
-        self._finished = False
-        self.done = False
-        """True once everything that ends an answer was seen."""
-
-    def take(self, data: bytes) -> Chunk | None:
-        """Take the next bytes and give what they complete, as one chunk."""
-        try:
-            frames = self._frames.feed(data)
-            return self._joined(frames) if frames else None
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise self._misfit(f"sent bytes that are no event of Converse ({error})") from error
-
-    def end(self) -> Chunk | None:
-        """Say that the answer broke off, where it did."""
-        if self._finished and not self._frames.waiting():
-            return None
-        raise self._misfit("ended its stream before the answer was finished")
-
-    def _joined(self, frames: list[Frame]) -> Chunk | None:
-        texts: list[str] = []
-        tools: dict[int, ToolCallDelta] = {}
-        thoughts: dict[int, ReasoningDelta] = {}
-        finish: FinishReason | None = None
-        usage: Usage | None = None
-        for frame in frames:
-            kind, event = self._event(frame)
-            if kind == "contentBlockStart":
-                start = event["start"].get("toolUse")
-                if start:
-                    self._tool(event["contentBlockIndex"], tools, id=start["toolUseId"], name=start["name"])
-            elif kind == "contentBlockDelta":
-                delta, block = event["delta"], event["contentBlockIndex"]
-                texts.append(delta.get("text") or "")
-                if "toolUse" in delta:
-                    self._tool(block, tools, arguments=delta["toolUse"].get("input") or "")
-                if "reasoningContent" in delta:
-                    self._thought(block, thoughts, delta["reasoningContent"])
-            elif kind == "messageStop":
-                finish = self._finish(event["stopReason"])
-                self._finished = True
-            elif kind == "metadata":
-                usage = _usage(event["usage"])
-                self.done = self._finished
-        said = "".join(texts)
-        if not (said or tools or thoughts or finish or usage):
-            return None
-        return Chunk(said, tuple(tools.values()), finish, usage, reasoning=tuple(thoughts.values()))
-
-    def _event(self, frame: Frame) -> tuple[str, Any]:
-        kind = frame.headers.get(":message-type", "event")
-        if kind == "event":
-            return str(frame.headers[":event-type"]), orjson.loads(frame.payload)
-        if kind == "exception":
-            name = str(frame.headers[":exception-type"])
-            try:
-                said = orjson.loads(frame.payload).get("message") or name
-            except orjson.JSONDecodeError:
-                said = frame.payload.decode("utf-8", "replace")
-            raise failure(_STATUSES.get(name, 502), str(said), self._deployment)
-        code, said = str(frame.headers.get(":error-code", "")), str(frame.headers.get(":error-message", ""))
-        raise failure(_STATUSES.get(code, 502), f"{code}: {said}", self._deployment)
-
-    def _tool(
-        self, block: int, tools: dict[int, ToolCallDelta], *, id: str = "", name: str = "", arguments: str = ""
-    ) -> None:
-        index = self._tools.setdefault(block, len(self._tools))
-        before = tools.get(index, ToolCallDelta(index))
-        tools[index] = ToolCallDelta(index, before.id or id or None, before.name or name or None,
-                                     before.arguments + arguments)  # fmt: skip
-
-    def _thought(self, block: int, thoughts: dict[int, ReasoningDelta], piece: Mapping[str, str]) -> None:
-        index = self._thoughts.setdefault(block, len(self._thoughts))
-        before = thoughts.get(index, ReasoningDelta(index))
-        sealed = piece.get("redactedContent") or ""
-        thoughts[index] = ReasoningDelta(
-            index,
-            before.text + (piece.get("text") or ""),
-            before.signature + (piece.get("signature") or sealed),
-            before.sealed or bool(sealed),
-        )
-
-    def _finish(self, reason: str) -> FinishReason:
-        try:
-            return _FINISHES[reason]
-        except KeyError:
-            raise self._misfit(f"gave up its answer ({reason!r})") from None
-
-    def _misfit(self, what: str) -> ProviderUnavailable:
-        return ProviderUnavailable(
-            f"deployment {self._deployment.id!r} {what}; try again, or check what serves that address"
-        )
-
-
-def _usage(usage: Mapping[str, Any]) -> Usage:
-    """Count the whole input: Bedrock leaves what its cache held or took out of `inputTokens`."""
-    read, written = int(usage.get("cacheReadInputTokens") or 0), int(usage.get("cacheWriteInputTokens") or 0)
-    return Usage(
-        input_tokens=int(usage.get("inputTokens") or 0) + read + written,
-        output_tokens=int(usage.get("outputTokens") or 0),
-        cached_tokens=read,
-        cache_write_tokens=written,
-    )
 
 
 def _cannot(deployment: Deployment, what: str, param: str, way: str) -> MetierError:
