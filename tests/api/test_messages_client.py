@@ -20,6 +20,7 @@ from metier.providers.scripted import ScriptedProvider, asks, breaks, fails, say
 from metier.store import Store
 from metier.vault import Vault
 from tests import upstream as openai_server
+from tests.api.client import ask
 from tests.fake_anthropic import KEY, FakeAnthropic, Said, event, events, fake_anthropic
 from tests.world import World, serve, world
 
@@ -272,3 +273,27 @@ async def test_tokens_of_an_anthropic_deployment_are_its_own_count(
         response = await asked.count_tokens(model=MODEL, messages=HELLO)
         assert response.headers["x-metier-count"] == "estimate"
         assert await here.rows() == []
+
+
+async def test_openais_chat_reaches_anthropic_with_thoughts_and_tools_there_and_back(
+    store: Store, vault: Vault, folder: pathlib.Path
+) -> None:
+    replies = (Said(THINKING, "tool_use"), Said([{"type": "text", "text": "Beau."}]))
+    async with through(store, vault, folder, *replies) as (_, behind, here):
+        function = {"name": "meteo", "description": "Le temps", "parameters": WEATHER["input_schema"]}
+        asked: Any = {
+            "model": MODEL,
+            "messages": HELLO,
+            "tools": [{"type": "function", "function": function}],
+            "reasoning_effort": "low",
+        }
+        headers = {"authorization": f"Bearer {here.secret}"}
+        first = await ask(application(here), "/v1/chat/completions", asked, headers=headers)
+        message = first.json["choices"][0]["message"]
+        results = [{"role": "tool", "tool_call_id": call["id"], "content": "12 °C"} for call in message["tool_calls"]]
+        asked["messages"] = [*HELLO, message, *results]
+        second = await ask(application(here), "/v1/chat/completions", asked, headers=headers)
+        assert second.json["choices"][0]["message"]["content"] == "Beau."
+        turns = behind.requests[1]["messages"]
+        assert turns[1]["content"] == THINKING
+        assert [block["tool_use_id"] for block in turns[2]["content"]] == ["toolu_1", "toolu_2"]

@@ -28,10 +28,10 @@ _TAKEN: Final[Mapping[str, frozenset[str]]] = {
 
 _ASKING_NOTHING: Final[tuple[object, ...]] = (None, [], {}, {"enabled": False}, {"type": "direct"}, "")
 
-Block = Mapping[str, Any]
+_Block = Mapping[str, Any]
 
 
-def turn(role: str, content: str | Sequence[Block], where: str) -> list[Message]:
+def turn(role: str, content: str | Sequence[_Block], where: str) -> list[Message]:
     """Read one turn: a user's may hold results of tools, each of which is a message of its own and comes first."""
     if role == "system":
         return [system_message(content, f"{where}.content")]
@@ -44,7 +44,7 @@ def turn(role: str, content: str | Sequence[Block], where: str) -> list[Message]
     return _user(content, where) if role == "user" else [_assistant(content, where)]
 
 
-def system_message(content: str | Sequence[Block], where: str) -> Message:
+def system_message(content: str | Sequence[_Block], where: str) -> Message:
     """Read the system prompt, a text or a list of texts."""
     if isinstance(content, str):
         return Message("system", content)
@@ -68,7 +68,7 @@ def cached(mark: Any, where: str) -> bool:
     return True
 
 
-def _user(content: Sequence[Block], where: str) -> list[Message]:
+def _user(content: Sequence[_Block], where: str) -> list[Message]:
     results: list[Message] = []
     parts: list[Part] = []
     for index, block in enumerate(content):
@@ -80,7 +80,7 @@ def _user(content: Sequence[Block], where: str) -> list[Message]:
     return [*results, _message("user", parts)] if parts else results
 
 
-def _assistant(content: Sequence[Block], where: str) -> Message:
+def _assistant(content: Sequence[_Block], where: str) -> Message:
     parts: list[Part] = []
     thoughts: list[Reasoning] = []
     calls: list[ToolCall] = []
@@ -113,7 +113,7 @@ def _assistant(content: Sequence[Block], where: str) -> Message:
     )
 
 
-def _result(block: Block, where: str) -> Message:
+def _result(block: _Block, where: str) -> Message:
     parts: list[Part] = []
     content = block.get("content")
     if isinstance(content, list):
@@ -148,7 +148,7 @@ def _message(role: str, parts: Sequence[Part]) -> Message:
     return Message(known, parts=tuple(parts))
 
 
-def _part(block: Block, where: str) -> Part:
+def _part(block: _Block, where: str) -> Part:
     if block["type"] == "text":
         return _text(block, where)
     source = block.get("source")
@@ -181,7 +181,7 @@ def _base64(data: Any, where: str) -> None:
         raise Invalid(f"{where} is no base64: encode the bytes of the file", param=where) from None
 
 
-def _text(block: Block, where: str) -> Text:
+def _text(block: _Block, where: str) -> Text:
     return Text(_string(block, "text", where, empty=True), cached(block.get("cache_control"), f"{where}.cache_control"))
 
 
@@ -198,7 +198,7 @@ def _known(block: Any, where: str, kinds: tuple[str, ...]) -> str:
     return str(kind)
 
 
-def _string(block: Block, name: str, where: str, *, empty: bool = False) -> str:
+def _string(block: _Block, name: str, where: str, *, empty: bool = False) -> str:
     value = block.get(name)
     if not isinstance(value, str) or not (value or empty):
         raise Invalid(f"{where}.{name} is missing or no text: give a string", param=f"{where}.{name}")
