@@ -51,7 +51,7 @@ PROVIDERS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "openai": (frozenset(), frozenset({"organization", "project"})),
     "azure": (frozenset(), frozenset({"api_version", "tenant_id", "client_id", "client_secret", "authority"})),
     "mistral": (frozenset(), frozenset()),
-    "anthropic": (frozenset(), frozenset({"version", "beta", "structured", "thinking"})),
+    "anthropic": (frozenset(), frozenset({"version", "beta", "sampling", "structured", "thinking"})),
     "gemini": (frozenset(), frozenset()),
     "vertex": (frozenset({"project", "location"}), frozenset({"service_account", "token_url"})),
     "bedrock": (frozenset({"region"}), frozenset({"access_key_id", "secret_access_key", "session_token"})),

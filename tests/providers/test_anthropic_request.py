@@ -182,6 +182,13 @@ def test_a_schema_the_format_cannot_promise_is_answered_by_a_tool(schema: dict[s
     assert answer_tool(call, replace(HERE, options={"structured": "tool"})) == "o"
 
 
+def test_sampling_is_left_out_where_whoever_runs_metier_says_so() -> None:
+    call = replace(CALL, temperature=0.0, top_p=0.5, top_k=3, effort="low")
+    body = message_body(call, replace(HERE, options={"sampling": "omitted"}))
+    assert not {"temperature", "top_p", "top_k"} & body.keys()
+    assert body["thinking"]["type"] == "adaptive"
+
+
 def test_an_option_that_is_none_of_those_known_is_told_to_whoever_runs_metier() -> None:
     with pytest.raises(ProviderUnavailable, match="budget or adaptive"):
         message_body(replace(CALL, effort="low"), replace(HERE, options={"thinking": "a lot"}))

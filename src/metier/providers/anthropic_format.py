@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -43,6 +44,9 @@ _MARK: Final[Mapping[str, str]] = {"type": "ephemeral"}
 
 def message_body(call: Call, deployment: Deployment) -> dict[str, Any]:
     """Write the request for a message, always streamed and never above the deployment's limit."""
+    if _option(deployment, "sampling", "passed", ("passed", "omitted")) == "omitted":
+        # Whoever runs Métier says that this model chooses its words its own way.
+        call = replace(call, temperature=None, top_p=None, top_k=None)
     _expressible(call, deployment)
     limit = deployment.max_output_tokens
     most = limit if call.max_output_tokens is None else min(call.max_output_tokens, limit)
