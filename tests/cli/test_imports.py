@@ -177,7 +177,7 @@ def test_keys_are_listed_first_and_issued_when_told(house: House, tmp_path: path
     ]
     listing.write_text(json.dumps({"keys": keys}), encoding="utf-8")
     house.run("system", "register", "Boutique", "--purpose", "Répondre", "--owner", "Nadia")
-    house.run("system", "approve", "Boutique")
+    house.run("system", "move", "Boutique", "pilot")
     house.run("key", "project", "default")
     arguments = ("import", "litellm-keys", str(listing), "--system", "Boutique")
     listed = house.data(*arguments)

@@ -49,7 +49,8 @@ def _litellm(file: pathlib.Path, output: pathlib.Path | None, force: bool, as_js
         text = yaml.safe_dump(migration.config, sort_keys=False, allow_unicode=True)
         if output is not None:
             _write(output, text, force)
-        terminal.data({"config": migration.config, "notes": migration.notes, "written": None if output is None else str(output)})
+        written = None if output is None else str(output)
+        terminal.data({"config": migration.config, "notes": migration.notes, "written": written})
         if output is None:
             terminal.say(escape(text))
         terminal.table(
