@@ -185,6 +185,14 @@ async def test_a_rate_limit_says_how_long_to_wait(delay: str | None, header: str
     assert retry_after_s(caught.value) == wait
 
 
+@pytest.mark.parametrize("details", [3, True, {"a": 1}, [3, None], "x"])
+async def test_nonsense_beside_the_words_of_a_refusal_is_passed_over(details: Any) -> None:
+    body = orjson.dumps({"error": {"code": "x", "message": "trop", "details": details}})
+    async with serving(Reply([body], 503)) as (provider, server):
+        with pytest.raises(ProviderUnavailable, match="trop"):
+            await gathered(provider, server)
+
+
 async def test_a_refusal_that_is_no_json_is_quoted() -> None:
     async with serving(Reply([b"<html>down</html>"], 502)) as (provider, server):
         with pytest.raises(ProviderUnavailable, match="down"):

@@ -191,8 +191,10 @@ def _reported(error: Any, deployment: Deployment, wait_s: float | None = None) -
     fields = error if isinstance(error, dict) else {"message": error}
     code = fields.get("code")
     status = code if isinstance(code, int) and 300 <= code <= 599 else 502
-    details = [detail for detail in fields.get("details") or () if isinstance(detail, dict)]
-    for detail in details:
+    details = fields.get("details")
+    for detail in details if isinstance(details, list) else ():
+        if not isinstance(detail, dict):
+            continue
         if detail.get("@type") == _RETRY and wait_s is None:
             wait_s = _seconds(detail.get("retryDelay"))
         if detail.get("@type") == _INFO and detail.get("reason") in _KEY_FAULTS:
