@@ -6,7 +6,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final
@@ -123,9 +123,11 @@ class GoogleTokens:
                 "JSON key of a Google Cloud service account, or the path to one, in metier.yaml"
             ) from None
         form = urlencode({"grant_type": _GRANT, "assertion": claim}).encode()
-        with self._exchange.guard(deployment):
-            async with await self._exchange.post(url, form, _FORM, deployment) as response:
-                data = await self._exchange.refusal(response, deployment)
+        # What breaks here broke at the address of tokens, and is said to.
+        target = replace(deployment, base_url=url)
+        with self._exchange.guard(target):
+            async with await self._exchange.post(url, form, _FORM, target) as response:
+                data = await self._exchange.refusal(response, target)
         try:
             body = orjson.loads(data)
             if response.status == 200:
