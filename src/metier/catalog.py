@@ -45,7 +45,7 @@ class Catalog:
 
     def __init__(self, models: Iterable[Model], *, changes_on: date | None = None) -> None:
         self._models = {model.name: model for model in models}
-        self._aliases = _aliases(self._models)
+        self._by_provider = _named_by_provider(self._models)
         self.changes_on = changes_on
         """The next day on which a price changes; from that day on, ask `on` for the catalogue."""
 
@@ -62,8 +62,8 @@ class Catalog:
         try:
             return self._models[name]
         except KeyError:
-            if name in self._aliases:
-                return self._aliases[name]
+            if name in self._by_provider:
+                return self._by_provider[name]
             offer = ", ".join(sorted(self._models)) or "none is declared"
             raise NotFound(
                 f"there is no model {name!r} here: use one of those listed by /v1/models ({offer})", param="model"
@@ -77,9 +77,9 @@ class Catalog:
         """List the models in the order they are declared."""
         return tuple(self._models.values())
 
-    def aliases(self) -> tuple[Model, ...]:
+    def by_provider(self) -> tuple[Model, ...]:
         """List the models as provider/model too: each with the deployments of that provider alone."""
-        return tuple(self._aliases.values())
+        return tuple(self._by_provider.values())
 
     def on(self, day: date) -> Catalog:
         """Give the catalogue with the prices of a day."""
@@ -105,7 +105,7 @@ class Catalog:
         return tuple(sorted(found, key=lambda ending: ending.ends_on))
 
 
-def _aliases(models: Mapping[str, Model]) -> dict[str, Model]:
+def _named_by_provider(models: Mapping[str, Model]) -> dict[str, Model]:
     """Name what providers serve by provider/model; a public name comes first, what runs here has no such name."""
     found: dict[str, Model] = {}
     for model in models.values():

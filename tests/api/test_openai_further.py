@@ -265,6 +265,6 @@ def test_a_public_name_comes_before_the_name_of_a_provider() -> None:
     models = {"openai/a": {"deployments": [{**deployment, "id": "eins"}]}, "b": {"deployments": [deployment]}}
     catalog = Catalog.from_yaml(models)
     assert [d.id for d in catalog.model("openai/a").deployments] == ["eins"]
-    assert catalog.aliases() == ()
+    assert catalog.by_provider() == ()
     two = Catalog.from_yaml({"a": {"deployments": [{**deployment, "id": "x"}]}, "b": {"deployments": [deployment]}})
     assert [d.id for d in two.model("openai/a").deployments] == ["x", "b"]

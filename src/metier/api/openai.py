@@ -121,7 +121,7 @@ class Models:
     async def _handle(self, exchange: Exchange) -> None:
         principal = await self._keys.authenticate(exchange.secret())
         allowed = principal.models
-        every = (*self._catalog.models(), *self._catalog.aliases())
+        every = (*self._catalog.models(), *self._catalog.by_provider())
         models = [m for m in every if allowed is None or m.name in allowed]
         name = exchange.path.partition("/v1/models/")[2]
         if not name:
