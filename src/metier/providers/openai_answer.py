@@ -86,8 +86,9 @@ class Reading:
         finish: FinishReason | None = None
         usage: Usage | None = None
         for part in parts:
-            if part.get("usage"):
-                usage = _usage(part["usage"]) or usage
+            counted = part.get("usage")
+            if counted:
+                usage = _usage(counted) or usage
             choices = part.get("choices")
             if not choices:
                 _raise_reported(part, self._deployment)
@@ -97,9 +98,10 @@ class Reading:
             delta = choice.get("delta")
             if delta:
                 text = delta.get("content")
-                if text and type(text) is str:
+                plain = type(text) is str
+                if plain and text:
                     texts.append(text)
-                if len(delta) > 1 or not text or type(text) is not str:
+                if not plain or len(delta) > 1:
                     _rest(delta, texts, thoughts)
                     for call in delta.get("tool_calls") or ():
                         self._tools.add(call, tools)
@@ -110,9 +112,9 @@ class Reading:
                 finish = _finish(reason, self._tools.begun, self._deployment)
                 self._finished = True
         said = "".join(texts)
+        if finish is None and usage is None and not tools and not thoughts:
+            return Chunk(said) if said else None
         thought = (ReasoningDelta(0, "".join(thoughts)),) if thoughts else ()
-        if not (said or tools or finish or usage or thought):
-            return None
         return Chunk(said, tuple(tools.values()), finish, usage, reasoning=thought)
 
 
