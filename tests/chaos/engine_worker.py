@@ -11,7 +11,10 @@ import sys
 from dataclasses import replace
 from decimal import Decimal
 
+import psycopg
+
 from metier.calls import JSON
+from metier.errors import Unavailable
 from metier.store import Store
 from metier.vault import Vault
 from metier.workflow.definition import Workflow
@@ -20,7 +23,7 @@ from metier.workflow.engine import Engine, StepContext
 from metier.workflow.review import TaskDesk
 from tests.workflow.flows import branch, flow, step
 
-PACE = Pace(heartbeat_s=0.1, stall_s=0.6, recover_s=0.15, poll_s=0.2, grace_s=0.3, concurrency=6)
+PACE = Pace(heartbeat_s=0.1, stall_s=2.0, recover_s=0.15, poll_s=0.2, grace_s=0.3, concurrency=6)
 POINTS = ("start", "bought", "answered", "leaving", "left")
 
 
@@ -44,11 +47,8 @@ class Faulty:
 
     async def __call__(self, context: StepContext, given: dict[str, JSON]) -> JSON:
         place = f"{context.run} {context.path} {context.attempt}"
-        async with self.store.connection() as connection:
-            query = "SELECT 1 FROM journal WHERE run = %s AND path = %s AND attempt = %s AND kind = 'result'"
-            found = await connection.execute(query, (context.run, context.path, context.attempt))
-            if await found.fetchone() is not None:
-                self.write(f"repeated {place}")
+        if await self.done_before(context):
+            self.write(f"repeated {place}")
         self.write(f"started {place}")
         self.die(context, "start")
 
@@ -66,6 +66,17 @@ class Faulty:
         elif self.due(context, "left"):
             loop.call_later(0.004, self.die, context, "left")
         return answer
+
+    async def done_before(self, context: StepContext) -> bool:
+        """Whether the journal has this step's result already; a database that is away is waited for."""
+        query = "SELECT 1 FROM journal WHERE run = %s AND path = %s AND attempt = %s AND kind = 'result'"
+        while True:
+            try:
+                async with self.store.connection() as connection:
+                    found = await connection.execute(query, (context.run, context.path, context.attempt))
+                    return await found.fetchone() is not None
+            except (psycopg.OperationalError, Unavailable):
+                await asyncio.sleep(0.05)
 
     def due(self, context: StepContext, point: str) -> bool:
         """Whether the plan has a death here that has not been died yet."""

@@ -44,7 +44,7 @@ class Site:
     company: Company
     model: Model
     folder: pathlib.Path
-    stall_s: float = 0.5
+    stall_s: float = 2.0
     """A worker silent for so long is taken for dead: short where workers die, long where the database does."""
     supervisor: subprocess.Popen[bytes] | None = None
 
