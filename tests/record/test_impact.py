@@ -107,3 +107,10 @@ def test_the_local_machine_counts_measured_time_times_declared_power() -> None:
 def test_cost_counts_cached_tokens_at_their_own_price() -> None:
     assert cost(BASE.deployments[0], Usage(1_000_000, 1_000_000, 400_000)) == Decimal("0.72")
     assert cost(dataclasses.replace(BASE.deployments[0], price=None), Usage(10, 10)) == 0
+
+
+def test_tokens_written_to_a_prompt_cache_cost_what_the_price_says() -> None:
+    entry = {"provider": "openai", "model_id": "x", "price": {"input": 3, "output": 15, "cache_write": 3.75}}
+    deployment = Catalog.from_yaml({"m": {"deployments": [entry]}}).model("m").deployments[0]
+    usage = Usage(input_tokens=1_000_000, output_tokens=0, cache_write_tokens=400_000)
+    assert cost(deployment, usage) == Decimal("3.3")

@@ -34,7 +34,8 @@ def cost(deployment: Deployment, usage: Usage) -> Decimal:
     """Price the tokens used, in euros; a deployment whose price is unknown costs nothing here."""
     if deployment.price is None:
         return Decimal(0)
-    return deployment.price.of(usage.input_tokens, usage.output_tokens, usage.cached_tokens)
+    price = deployment.price
+    return price.of(usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.cache_write_tokens)
 
 
 def impact(deployment: Deployment, usage: Usage, duration_s: float) -> Impact:
