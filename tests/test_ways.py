@@ -12,9 +12,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from metier.calls import Call, Chunk, ConversationId, Media, Message, Text, Usage
 from metier.catalog import Catalog
+from metier.deployment import SENSITIVITIES
 from metier.errors import (
     BudgetExceeded,
     Invalid,
@@ -260,6 +263,50 @@ async def test_prices_change_on_their_day_and_another_catalogue_comes_into_force
     ways.use(Catalog.from_yaml({"other": entries["m"]}), Constraints())
     with pytest.raises(NotFound):
         await ways.find(CALL)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.sampled_from(["public", "private", "local"]), min_size=1, max_size=4),
+            st.sampled_from(["FR", "US", None]),
+            st.sets(st.integers(0, 4), max_size=3),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from(["public", "internal", "confidential", "secret"]),
+    st.sampled_from([None, ["FR"], ["EU"], ["US"]]),
+    st.sets(st.integers(0, 4), max_size=4),
+)
+def test_no_hop_ever_leads_where_the_rules_forbid(
+    models: list[tuple[list[Any], str | None, set[int]]], sensitivity: str, countries: list[str] | None, keys: set[int]
+) -> None:
+    entries = {
+        f"m{n}": entry(
+            *(one(f"m{n}-{k}", hosting=h) | ({"country": country} if country else {}) for k, h in enumerate(hostings)),
+            fallbacks=[f"m{to}" for to in sorted(fallbacks) if to != n and to < len(models)],
+        )
+        for n, (hostings, country, fallbacks) in enumerate(models)
+    }
+    sheet = {"*": {"sensitivity": sensitivity} | ({"countries": countries} if countries else {})}
+    ways = Ways(Catalog.from_yaml(entries), Constraints.from_yaml(sheet))
+    rights = frozenset({"m0", *(f"m{n}" for n in keys)})
+    call = replace(CALL, model="m0", principal=replace(CALL.principal, models=rights))
+    try:
+        way = asyncio.run(ways.find(call))
+    except NotAllowed:
+        return
+    offered = [d for group in way.groups for d in group.deployments]
+    held = {d.id for d in way.model.deployments}
+    assert offered and {d.id for d in offered} == held, "money is held for what may be tried, and no more"
+    for deployment in offered:
+        assert deployment.id.split("-")[0] in rights
+        assert SENSITIVITIES.index(deployment.ceiling) >= SENSITIVITIES.index(sensitivity)
+        home = deployment.hosting == "local" and deployment.country is None
+        assert countries is None or home or deployment.country in ("FR" if countries != ["US"] else "US", None)
+        assert countries is None or home or deployment.country is not None
 
 
 async def test_a_model_without_deployment_says_so() -> None:

@@ -43,7 +43,8 @@ class Gateway:
         shadows: Shadows | None = None,
         counters: Mapping[str, Counter] | None = None,
     ) -> None:
-        self._ways = ways
+        self.ways = ways
+        """Where calls may go; another catalogue or other rules are put in force by its `use`."""
         self._ledger = ledger
         self._admission = admission
         self._guardrail = guardrail
@@ -55,7 +56,7 @@ class Gateway:
     async def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Yield the answer to `call` piece by piece, its receipt last; close the generator to leave early."""
         async with self._ledger.entry(call) as entry:
-            way = await self._ways.find(call)
+            way = await self.ways.find(call)
             await self._admission.admit(call, way.model, entry)
             checked = await self._guardrail.check_input(call)
             entry.masked = checked.counts
@@ -70,7 +71,7 @@ class Gateway:
 
     async def count(self, call: Call) -> int | None:
         """Have the input tokens of `call` counted by the first deployment it may go to; None where that cannot."""
-        way = await self._ways.find(call)
+        way = await self.ways.find(call)
         await self._admission.approved(call.principal)
         deployment = way.groups[0].deployments[0]
         counter = self._counters.get(deployment.provider)

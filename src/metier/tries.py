@@ -32,14 +32,15 @@ class Tries:
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._providers = providers
-        self._health = health or Health()
+        self.health = health or Health()
+        """How each deployment stands in the eyes of this worker."""
         self._retries = Retries()
         self._clock = clock
         self._dice = dice
 
     async def answer(self, call: Call, way: Way, entry: Entry) -> AsyncGenerator[Chunk, None]:
         """Yield the answer of the first deployment that gives content; once it has, its failure is the call's."""
-        clock, health, began = self._clock, self._health, self._clock()
+        clock, health, began = self._clock, self.health, self._clock()
         tokens = max(1, entry.input_tokens // _ADMISSION_MARGIN)
         self._retries.called(way.model.name, began)
         failure: Unavailable | None = None
