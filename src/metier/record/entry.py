@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from types import TracebackType
 from typing import Literal, Protocol
@@ -16,7 +16,7 @@ from metier.catalog import Deployment
 from metier.errors import MetierError, Mistaken, Refused
 from metier.record.impact import NOT_ESTIMATED, cost, impact
 
-__all__ = ["Entry", "Hold", "Outcome", "Sink", "lost_row"]
+__all__ = ["Entry", "Hold", "Outcome", "Sink", "Witness", "lost_row"]
 
 Outcome = Literal["answered", "refused", "failed", "cancelled", "lost"]
 """How a call ended, as the ledger says it."""
@@ -51,6 +51,18 @@ class Sink(Protocol):
         ...
 
 
+class Witness(Protocol):
+    """Watches calls begin and end, for metrics and traces; it must be quick, and never raise."""
+
+    def began(self, entry: Entry) -> None:
+        """See a call that begins."""
+        ...
+
+    def ended(self, entry: Entry) -> None:
+        """See a call that is over and recorded."""
+        ...
+
+
 class Entry:
     """Accompanies one call; leaving its `async with` settles it, whatever the reason, without awaiting anything."""
 
@@ -61,6 +73,7 @@ class Entry:
         "_complete",
         "_hold",
         "_sink",
+        "_witnesses",
         "call",
         "cost",
         "deployment",
@@ -76,7 +89,7 @@ class Entry:
         "usage",
     )
 
-    def __init__(self, call: Call, sink: Sink) -> None:
+    def __init__(self, call: Call, sink: Sink, witnesses: Sequence[Witness] = ()) -> None:
         self.call = call
         self.reserved = _ZERO
         self.deployment: Deployment | None = None
@@ -101,6 +114,12 @@ class Entry:
         self._complete = False
         self._hold: Hold | None = None
         self._sink = sink
+        self._witnesses = witnesses
+
+    @property
+    def began_at(self) -> float:
+        """When the call was taken, in seconds since 1970."""
+        return self._at
 
     def hold(self, hold: Hold | None, input_tokens: int) -> None:
         """Write down, before any provider is called, that this call may cost what is held for it."""
@@ -139,6 +158,8 @@ class Entry:
         )
 
     async def __aenter__(self) -> Entry:
+        for witness in self._witnesses:
+            witness.began(self)
         return self
 
     async def __aexit__(
@@ -150,6 +171,8 @@ class Entry:
         if self._hold is not None:
             self._hold.settle(self.cost)
         self._sink.ended(self.call.id, orjson.dumps(self._row()))
+        for witness in self._witnesses:
+            witness.ended(self)
 
     def _judge(self, error: BaseException | None) -> None:
         if isinstance(error, MetierError):

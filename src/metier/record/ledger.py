@@ -18,7 +18,7 @@ import psycopg
 
 from metier.calls import Call
 from metier.errors import LedgerBroken, Unavailable
-from metier.record.entry import Entry, lost_row
+from metier.record.entry import Entry, Witness, lost_row
 from metier.record.spool import Left, Segment, Spool, left_behind
 from metier.store import Row, Store, Tx
 
@@ -103,9 +103,11 @@ class Ledger:
         charge: Charge,
         settle_worker: SettleWorker,
         *,
+        witnesses: Sequence[Witness] = (),
         most_bytes: int = 256 << 20,
     ) -> None:
         self._store = store
+        self._witnesses = tuple(witnesses)
         self._queries = store.queries("ledger")
         self._folder = folder
         self._spool = Spool(folder, worker, most_bytes=most_bytes)
@@ -126,7 +128,7 @@ class Ledger:
 
     def entry(self, call: Call) -> Entry:
         """Accompany a call: `async with ledger.entry(call) as entry`."""
-        return Entry(call, self)
+        return Entry(call, self, self._witnesses)
 
     def opened(self, call_id: str, payload: bytes) -> None:
         """Keep on disk that a call may cost money from now on, or refuse it."""
@@ -154,6 +156,11 @@ class Ledger:
     def waiting(self) -> int:
         """Number of ended calls that PostgreSQL does not have yet."""
         return len(self._waiting)
+
+    @property
+    def spool_bytes(self) -> int:
+        """Bytes of records that this process keeps on disk."""
+        return self._spool.size
 
     async def flush(self) -> int:
         """Write every waiting record to PostgreSQL, with the money it settles; gives how many were written."""
