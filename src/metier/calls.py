@@ -19,6 +19,7 @@ __all__ = [
     "Effort",
     "FinishReason",
     "Impact",
+    "Kept",
     "KeyId",
     "Media",
     "Message",
@@ -33,6 +34,7 @@ __all__ = [
     "Reasoning",
     "ReasoningDelta",
     "Receipt",
+    "Reuse",
     "Role",
     "RunId",
     "SystemId",
@@ -60,6 +62,8 @@ Operation = Literal["chat", "embed", "rerank", "transcribe", "image"]
 Effort = Literal["none", "minimal", "low", "medium", "high"]
 """How much a reasoning model may think before it answers."""
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+Reuse = Literal["usual", "off", "refresh", "only"]
+"""Kept answers as the rules of the system say, not for this call, made anew by it, or nothing but them."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -268,6 +272,8 @@ class Call:
     """Calls with the same key likely share a prompt prefix; sticky routing and provider caches use it."""
     end_user: str | None = None
     """Whom the client serves with this call, in the client's own words; the innermost level of limits."""
+    reuse: Reuse = "usual"
+    """What the caller wants of answers kept from earlier calls."""
     conversation: ConversationId | None = None
     """Calls that share it share their placeholders for personal data."""
     origin: Origin | None = None
@@ -312,6 +318,21 @@ class Impact:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """What a call found among the answers kept from earlier calls, where its system keeps them."""
+
+    hit: Literal["exact", "semantic"] | None = None
+    """None when nothing fitting was kept; else whether the question was the same or meant the same."""
+    age_s: float = 0.0
+    saved_eur: Decimal = Decimal(0)
+    """What the answer cost when it was made."""
+    saved_kwh: float | None = None
+    """The middle of the energy it took when it was made; None when not known."""
+    usage: Usage | None = None
+    """The tokens counted when it was made."""
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What one call cost and what was done to it: the last chunk of every stream carries it."""
 
@@ -323,6 +344,8 @@ class Receipt:
     duration_s: float
     masked: Mapping[str, int]
     """Number of personal values masked, per type of value; never the values."""
+    kept: Kept | None = None
+    """None when answers are not kept for this call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +364,8 @@ class Chunk:
     """For the operation "rerank": the relevance of each document, in the order given."""
     media: tuple[Media, ...] = ()
     """For the operation "image": the images made."""
+    kept: Kept | None = None
+    """On the first chunk, where answers are kept for this call."""
 
 
 @dataclass(frozen=True, slots=True)

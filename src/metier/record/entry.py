@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import orjson
 
-from metier.calls import JSON, Call, Chunk, Impact, Receipt, Usage
+from metier.calls import JSON, Call, Chunk, Impact, Kept, Receipt, Usage
 from metier.catalog import Deployment
 from metier.errors import MetierError, Mistaken, Refused
 from metier.record.impact import NOT_ESTIMATED, cost, impact
@@ -82,6 +82,7 @@ class Entry:
         "first_token_s",
         "impact",
         "input_tokens",
+        "kept",
         "masked",
         "outcome",
         "reserved",
@@ -100,6 +101,8 @@ class Entry:
         self.impact: Impact = NOT_ESTIMATED
         self.masked: Mapping[str, int] = {}
         """Personal values masked, counted per type."""
+        self.kept: Kept | None = None
+        """What was found among kept answers, where they are kept."""
         self.tries = 1
         """Deployments asked so far, the present one included."""
         self.outcome: Outcome | None = None
@@ -150,11 +153,12 @@ class Entry:
         return Receipt(
             call_id=self.call.id,
             deployment=self.deployment.id if self.deployment else "",
-            usage=self.usage or Usage(),
+            usage=self.usage or (self.kept.usage if self.kept else None) or Usage(),
             cost_eur=self.cost,
             impact=self.impact,
             duration_s=self.duration_s,
             masked=dict(self.masked),
+            kept=self.kept,
         )
 
     async def __aenter__(self) -> Entry:
@@ -236,6 +240,8 @@ class Entry:
         row["cache_write_tokens"] = usage.cache_write_tokens if usage else 0
         row["reasoning_tokens"] = usage.reasoning_tokens if usage else 0
         row["tries"] = self.tries
+        if self.kept is not None and self.kept.hit is not None:
+            row |= {"cache": self.kept.hit, "saved_eur": str(self.kept.saved_eur), "saved_kwh": self.kept.saved_kwh}
         row["estimated"] = usage.estimated if usage else False
         row["cost_eur"] = str(self.cost)
         row["priced"] = deployment is None or deployment.price is not None
