@@ -11,6 +11,7 @@ from typing import Literal, NewType, TypeAlias
 
 __all__ = [
     "JSON",
+    "LONGEST_AT_ONCE",
     "Answer",
     "Call",
     "CallId",
@@ -64,6 +65,9 @@ Effort = Literal["none", "minimal", "low", "medium", "high"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Reuse = Literal["usual", "off", "refresh", "only"]
 """Kept answers as the rules of the system say, not for this call, made anew by it, or nothing but them."""
+
+LONGEST_AT_ONCE = 1024
+"""Most tokens an answer may have to be asked for in one piece."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -272,12 +276,23 @@ class Call:
     """Calls with the same key likely share a prompt prefix; sticky routing and provider caches use it."""
     end_user: str | None = None
     """Whom the client serves with this call, in the client's own words; the innermost level of limits."""
+    whole: bool = False
+    """True when nobody looks at the pieces of the answer, only at the whole of it."""
     reuse: Reuse = "usual"
     """What the caller wants of answers kept from earlier calls."""
     conversation: ConversationId | None = None
     """Calls that share it share their placeholders for personal data."""
     origin: Origin | None = None
     id: CallId = field(default_factory=lambda: CallId(new_id("call")))
+
+    @property
+    def at_once(self) -> bool:
+        """Tell whether a provider may be asked for the whole answer in one piece: a short one nobody watches grow.
+
+        It costs a third of the CPU of a stream. A long answer is always streamed: a provider that hangs is noticed
+        between two pieces, and what was said before a caller leaves is known to the token.
+        """
+        return self.whole and self.max_output_tokens is not None and self.max_output_tokens <= LONGEST_AT_ONCE
 
 
 @dataclass(frozen=True, slots=True)

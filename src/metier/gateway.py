@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 
 from metier.calls import (
     Answer,
@@ -94,7 +95,7 @@ class Gateway:
         scores: tuple[float, ...] = ()
         media: tuple[Media, ...] = ()
         receipt: Receipt | None = None
-        async with aclosing(self.stream(call)) as chunks:
+        async with aclosing(self.stream(replace(call, whole=True))) as chunks:
             async for chunk in chunks:
                 texts.append(chunk.text)
                 tools.add(chunk.tool_calls)

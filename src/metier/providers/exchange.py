@@ -39,8 +39,12 @@ class Exchange:
         body: bytes | aiohttp.FormData,
         headers: Mapping[str, str],
         deployment: Deployment,
+        at_once: bool = False,
     ) -> aiohttp.ClientResponse:
-        """Send a request and wait for the head of the answer; use the response with `async with`."""
+        """Send a request and wait for the head of the answer; use the response with `async with`.
+
+        An answer asked for `at_once` begins when it is complete: it has the time of the whole.
+        """
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
@@ -55,11 +59,11 @@ class Exchange:
             timeout=aiohttp.ClientTimeout(total=deployment.timeout_s, sock_connect=self._connect_s),
             allow_redirects=False,
         )
-        return await self._within(sending, deployment)
+        return await self._within(sending, deployment, at_once)
 
-    async def read(self, response: aiohttp.ClientResponse, deployment: Deployment) -> bytes:
+    async def read(self, response: aiohttp.ClientResponse, deployment: Deployment, at_once: bool = False) -> bytes:
         """Read a whole body that comes at once."""
-        return await self._within(response.read(), deployment)
+        return await self._within(response.read(), deployment, at_once)
 
     async def refusal(self, response: aiohttp.ClientResponse, deployment: Deployment) -> bytes:
         """Read the body of a refusal, as much of it as a message may need."""
@@ -79,8 +83,8 @@ class Exchange:
     def _first(self, deployment: Deployment) -> float:
         return deployment.first_token_s or self._first_token_s
 
-    async def _within(self, waiting: Awaitable[_T], deployment: Deployment) -> _T:
-        limit_s = self._first(deployment)
+    async def _within(self, waiting: Awaitable[_T], deployment: Deployment, at_once: bool = False) -> _T:
+        limit_s = deployment.timeout_s if at_once else self._first(deployment)
         timer = asyncio.timeout(limit_s)
         try:
             async with timer:

@@ -120,7 +120,7 @@ class OpenAIProvider:
                     data = await exchange.refusal(response, deployment)
                     raise refusal(response.status, data, deployment, wait_s(response))
                 if call.operation != "chat" or response.content_type != "text/event-stream":
-                    yield whole(await exchange.read(response, deployment), call, deployment)
+                    yield whole(await exchange.read(response, deployment, call.at_once), call, deployment)
                     return
                 reading = Reading(deployment)
                 with exchange.patience(response, deployment) as patience:
@@ -154,7 +154,7 @@ class OpenAIProvider:
         headers = _JSON | await dialect.headers(deployment)
         if call.cache_key is not None and call.operation == "chat":
             _share_prefix(call, body, headers, deployment, dialect.words(deployment))
-        response = await self._exchange.post(url, orjson.dumps(body), headers, deployment)
+        response = await self._exchange.post(url, orjson.dumps(body), headers, deployment, call.at_once)
         if response.status != _UNPROCESSABLE or call.operation != "rerank":
             return response
         # Text Embeddings Inference calls the documents texts; what it says to the usual name is 422.

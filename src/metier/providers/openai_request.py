@@ -137,17 +137,17 @@ def cannot(deployment: Deployment, what: str, param: str, instead: str) -> Inval
 
 
 def chat_body(call: Call, deployment: Deployment, words: Words | None = None) -> dict[str, JSON]:
-    """Write the request for a chat completion, always streamed and never above the deployment's limit."""
+    """Write the request for a chat completion, streamed unless it is short, never above the deployment's limit."""
     words = words or words_of(deployment)
     limit = deployment.max_output_tokens
     asked = call.max_output_tokens
     body: dict[str, JSON] = {
         "model": deployment.model_id,
         "messages": [_message(message, deployment, words) for message in call.messages],
-        "stream": True,
         words.limit: limit if asked is None else min(asked, limit),
     }
-    if words.asks_usage:
+    body["stream"] = not call.at_once
+    if words.asks_usage and not call.at_once:
         body["stream_options"] = {"include_usage": True}
     if call.temperature is not None:
         body["temperature"] = call.temperature

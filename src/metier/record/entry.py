@@ -13,7 +13,7 @@ import orjson
 
 from metier.calls import JSON, Call, Chunk, Impact, Kept, Receipt, Usage
 from metier.catalog import Deployment
-from metier.errors import MetierError, Mistaken, Refused
+from metier.errors import MetierError, Mistaken, ProviderTimeout, Refused
 from metier.record.impact import NOT_ESTIMATED, cost, impact
 
 __all__ = ["Entry", "Hold", "Outcome", "Sink", "Witness", "lost_row"]
@@ -203,8 +203,11 @@ class Entry:
 
     def _seen(self) -> Usage:
         """Estimate for lack of a figure: a provider that broke before the first token is taken to charge nothing."""
-        failed = self.first_token_s is None and self.outcome in ("failed", "refused")
-        if failed:
+        silent = self.first_token_s is None
+        if silent and self.call.at_once and (self.outcome == "cancelled" or self.error_code == ProviderTimeout.code):
+            # It was being written where nobody saw it: counted as long as it could be.
+            return Usage(self.input_tokens, self.call.max_output_tokens or 0, estimated=True)
+        if silent and self.outcome in ("failed", "refused"):
             return Usage(estimated=True)
         return Usage(input_tokens=self.input_tokens, output_tokens=-(-self._bytes // _BYTES_PER_TOKEN), estimated=True)
 
