@@ -165,5 +165,12 @@ def _card(model: Model) -> dict[str, Any]:
             "licence": model.licence,
             "hosting": sorted({deployment.hosting for deployment in model.deployments}),
             "countries": sorted({deployment.country for deployment in model.deployments if deployment.country}),
+            "strengths": model.strengths,
+            "context_tokens": max((d.context_tokens for d in model.deployments if d.window_known), default=None),
+            "ends": [
+                {"deployment": d.id, "ends_on": d.ends_on, "replaced_by": d.replaced_by}
+                for d in model.deployments
+                if d.ends_on is not None
+            ],
         },
     }
