@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metier.calls import Call, Chunk, ConversationId, Media, Message, Text, Usage
+from metier.calls import Answer, Call, Chunk, ConversationId, Media, Message, Text, Usage
 from metier.catalog import Catalog
 from metier.deployment import SENSITIVITIES
 from metier.errors import (
@@ -29,6 +29,7 @@ from metier.errors import (
 )
 from metier.policy.constraints import Constraints
 from metier.providers.scripted import Script, ScriptedProvider, breaks, fails, says
+from metier.shadow import Shadows
 from metier.store import Store
 from metier.vault import Vault
 from metier.ways import Ways
@@ -226,6 +227,25 @@ async def test_a_shadow_that_fails_harms_nobody(store: Store, vault: Vault, tmp_
         await here.gateway.shadows.settle()
         copying.cancel()
         assert sorted(row["outcome"] for row in await here.rows()) == ["answered", "answered", "failed", "failed"]
+
+
+async def test_a_copy_that_breaks_is_logged_and_the_next_one_is_made(caplog: pytest.LogCaptureFixture) -> None:
+    made: list[str] = []
+
+    async def ask(call: Call) -> Answer:
+        made.append(call.model)
+        if call.model == "broken":
+            raise RuntimeError("a fault of ours")
+        raise NoDeployment("nobody")
+
+    shadows = Shadows(room=3, at_once=1)
+    shadows.copy(CALL, ("broken", "a", "b", "c"))
+    assert shadows.dropped == 1
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(shadows.run(ask))
+        await shadows.settle()
+        running.cancel()
+    assert made == ["broken", "a", "b"] and "broke" in caplog.text
 
 
 async def test_who_leaves_before_the_end_frees_the_deployment(

@@ -56,6 +56,8 @@ class Shadows:
                 await ask(shadow)
             except MetierError as error:
                 _log.info("the copy of a call for model %s was not answered: %s", shadow.model, error.code)
+            except Exception:  # noqa: BLE001  # a copy must never take down those who answer callers
+                _log.exception("the copy of a call for model %s broke", shadow.model)
             finally:
                 self._own.discard(shadow.id)
                 self._waiting.task_done()
