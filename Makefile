@@ -32,7 +32,7 @@ format: ## put the sources in form
 
 bench: ## measure every part (see bench/)
 	@$(PYTHON) scripts/install.py test
-	@for file in bench/gateway.py bench/engine.py bench/guardrails.py; do "$(BIN)/python" $$file || exit 1; done
+	@for file in bench/gateway.py bench/routing.py bench/engine.py bench/guardrails.py; do "$(BIN)/python" $$file || exit 1; done
 
 serve: install ## start the gateway and the console on this machine
 	@"$(BIN)/metier" serve
