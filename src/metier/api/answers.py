@@ -12,7 +12,7 @@ import orjson
 from metier.api.exchange import Headers
 from metier.calls import Answer, Call, Chunk, Range, Reasoning, ReasoningDelta, Receipt, ToolCallDelta, Usage
 
-__all__ = ["ChatStream", "chat", "embeddings", "images", "receipt_headers", "rerank", "transcription"]
+__all__ = ["ChatStream", "chat", "embeddings", "images", "measured", "receipt_headers", "rerank", "transcription"]
 
 
 def chat(call: Call, answer: Answer) -> bytes:
@@ -78,7 +78,7 @@ def transcription(answer: Answer) -> bytes:
         "output_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
     }
-    return orjson.dumps({"text": answer.text, "usage": told | _metier(answer.receipt)})
+    return orjson.dumps({"text": answer.text, "usage": told | measured(answer.receipt)})
 
 
 def images(answer: Answer) -> bytes:
@@ -91,7 +91,25 @@ def images(answer: Answer) -> bytes:
         "input_tokens_details": {"text_tokens": usage.input_tokens, "image_tokens": 0},
     }
     data = [{"b64_json": media.data} for media in answer.media]
-    return orjson.dumps({"created": int(time.time()), "data": data, "usage": told | _metier(answer.receipt)})
+    return orjson.dumps({"created": int(time.time()), "data": data, "usage": told | measured(answer.receipt)})
+
+
+def measured(receipt: Receipt | None) -> dict[str, Any]:
+    """Give the part of a usage object that tells cost, footprint and what was masked; empty without a receipt."""
+    if receipt is None:
+        return {}
+    impact = receipt.impact
+    told = {
+        "call_id": receipt.call_id,
+        "deployment": receipt.deployment,
+        "estimated": receipt.usage.estimated,
+        "cost_eur": float(receipt.cost_eur),
+        "energy_kwh": None if impact.energy_kwh is None else [impact.energy_kwh.low, impact.energy_kwh.high],
+        "carbon_g": None if impact.carbon_g is None else [impact.carbon_g.low, impact.carbon_g.high],
+        "impact_method": impact.method,
+        "masked": dict(receipt.masked),
+    }
+    return {"metier": told}
 
 
 def receipt_headers(receipt: Receipt | None) -> Headers:
@@ -204,7 +222,7 @@ def _signed(signature: str) -> dict[str, Any]:
 def _input_usage(answer: Answer) -> dict[str, Any]:
     usage = answer.usage
     told = {"prompt_tokens": usage.input_tokens, "total_tokens": usage.input_tokens}
-    return told | _metier(answer.receipt)
+    return told | measured(answer.receipt)
 
 
 def _usage(usage: Usage, receipt: Receipt | None) -> dict[str, Any]:
@@ -218,24 +236,7 @@ def _usage(usage: Usage, receipt: Receipt | None) -> dict[str, Any]:
         },
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
-    return shown | _metier(receipt)
-
-
-def _metier(receipt: Receipt | None) -> dict[str, Any]:
-    if receipt is None:
-        return {}
-    impact = receipt.impact
-    told = {
-        "call_id": receipt.call_id,
-        "deployment": receipt.deployment,
-        "estimated": receipt.usage.estimated,
-        "cost_eur": float(receipt.cost_eur),
-        "energy_kwh": None if impact.energy_kwh is None else [impact.energy_kwh.low, impact.energy_kwh.high],
-        "carbon_g": None if impact.carbon_g is None else [impact.carbon_g.low, impact.carbon_g.high],
-        "impact_method": impact.method,
-        "masked": dict(receipt.masked),
-    }
-    return {"metier": told}
+    return shown | measured(receipt)
 
 
 def _range(value: Range) -> bytes:

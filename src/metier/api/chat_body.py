@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from metier.api.media_parts import cache_mark, joined, parts_of
-from metier.api.parsing import fit, load, refuse_unknown
+from metier.api.parsing import fit, load, refuse_unknown, shallow
 from metier.calls import (
     JSON,
     Call,
@@ -49,7 +49,6 @@ NEUTRAL: Final[Mapping[str, tuple[JSON, ...]]] = {
 }
 """Parameters accepted only with the value that asks for nothing; any other value is refused by name."""
 
-_DEEPEST = 64
 _TEXTERS = frozenset({"system", "developer", "user", "assistant"})
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _Text = Annotated[str, StringConstraints(max_length=8_000_000)]
@@ -264,7 +263,7 @@ def _tool(tool: _Tool, index: int) -> Tool:
     function, where = tool.function, f"tools[{index}].function"
     _named(function.name, f"{where}.name")
     parameters = function.parameters or {"type": "object", "properties": {}}
-    _shallow(parameters, f"{where}.parameters")
+    shallow(parameters, f"{where}.parameters")
     cache = cache_mark(tool.cache_control, f"tools[{index}].cache_control")
     return Tool(function.name, function.description or "", parameters, bool(function.strict), cache)
 
@@ -302,7 +301,7 @@ def _output(wanted: _ResponseFormat) -> OutputSchema | None:
             param="response_format.json_schema",
         )
     _named(wanted.json_schema.name, "response_format.json_schema.name")
-    _shallow(wanted.json_schema.schema_, "response_format.json_schema.schema")
+    shallow(wanted.json_schema.schema_, "response_format.json_schema.schema")
     return OutputSchema(wanted.json_schema.name, wanted.json_schema.schema_, bool(wanted.json_schema.strict))
 
 
@@ -316,17 +315,3 @@ def _stop(stop: str | list[str]) -> tuple[str, ...]:
 def _named(name: str, param: str) -> None:
     if not _NAME.fullmatch(name):
         raise Invalid(f"{param} is {name[:80]!r}: use 1 to 64 letters, digits, '_', '-' or '.'", param=param)
-
-
-def _shallow(value: JSON, param: str) -> None:
-    """Refuse a schema nested so deep that writing it out again would fail further down the road."""
-    level: list[JSON] = [value]
-    for _ in range(_DEEPEST):
-        level = [
-            child
-            for node in level
-            for child in (node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
-        ]
-        if not level:
-            return
-    raise Invalid(f"{param} is nested more than {_DEEPEST} levels deep: flatten it", param=param)

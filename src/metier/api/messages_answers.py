@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from metier.api.answers import measured
 from metier.calls import Answer, Call, Chunk, FinishReason, ReasoningDelta, Receipt, ToolCallDelta, Usage
 from metier.errors import MetierError, ProviderUnavailable
 
@@ -221,19 +222,7 @@ def _usage(usage: Usage, receipt: Receipt | None) -> dict[str, Any]:
     }
     if usage.reasoning_tokens:
         shown["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
-    if receipt is not None:
-        impact = receipt.impact
-        shown["metier"] = {
-            "call_id": receipt.call_id,
-            "deployment": receipt.deployment,
-            "estimated": usage.estimated,
-            "cost_eur": float(receipt.cost_eur),
-            "energy_kwh": None if impact.energy_kwh is None else [impact.energy_kwh.low, impact.energy_kwh.high],
-            "carbon_g": None if impact.carbon_g is None else [impact.carbon_g.low, impact.carbon_g.high],
-            "impact_method": impact.method,
-            "masked": dict(receipt.masked),
-        }
-    return shown
+    return shown | measured(receipt)
 
 
 def _event(event: dict[str, Any]) -> bytes:

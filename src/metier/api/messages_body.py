@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from metier.api.messages_turns import cached, system_message, turn
-from metier.api.parsing import fit, load, refuse_unknown
+from metier.api.parsing import fit, load, refuse_unknown, shallow
 from metier.calls import JSON, Call, ConversationId, Effort, Message, OutputSchema, Principal, Tool
 from metier.errors import Invalid
 
@@ -25,7 +25,6 @@ NEUTRAL: Final[Mapping[str, tuple[JSON, ...]]] = {
 }
 """Parameters accepted only with the value that asks for nothing; any other value is refused by name."""
 
-_DEEPEST = 64
 _TOOL_NEUTRAL: Final[Mapping[str, tuple[JSON, ...]]] = {
     "allowed_callers": (["direct"],),
     "defer_loading": (False,),
@@ -169,7 +168,7 @@ def _tool(raw: dict[str, Any], index: int) -> Tool:
         tool = fit(_Tool, raw)
     except Invalid as error:
         raise Invalid(f"{where}: {error.message}", param=f"{where}.{error.param}") from None
-    _shallow(tool.input_schema, f"{where}.input_schema")
+    shallow(tool.input_schema, f"{where}.input_schema")
     mark = cached(tool.cache_control, f"{where}.cache_control")
     return Tool(tool.name, tool.description or "", tool.input_schema, bool(tool.strict), mark)
 
@@ -221,19 +220,5 @@ def _output(config: _OutputConfig | None) -> OutputSchema | None:
         raise Invalid(
             "output_config.format.schema is empty: say what the answer is", param="output_config.format.schema"
         )
-    _shallow(schema, "output_config.format.schema")
+    shallow(schema, "output_config.format.schema")
     return OutputSchema("answer", schema)
-
-
-def _shallow(value: JSON, param: str) -> None:
-    """Refuse a schema nested so deep that writing it out again would fail further down the road."""
-    level: list[JSON] = [value]
-    for _ in range(_DEEPEST):
-        level = [
-            child
-            for node in level
-            for child in (node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
-        ]
-        if not level:
-            return
-    raise Invalid(f"{param} is nested more than {_DEEPEST} levels deep: flatten it", param=param)

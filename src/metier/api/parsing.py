@@ -11,8 +11,9 @@ from pydantic import BaseModel, ValidationError
 from metier.calls import JSON
 from metier.errors import Invalid, Mistaken
 
-__all__ = ["fit", "load", "refuse_unknown"]
+__all__ = ["fit", "load", "refuse_unknown", "shallow"]
 
+_DEEPEST = 64
 _Shape = TypeVar("_Shape", bound=BaseModel)
 
 
@@ -62,6 +63,20 @@ def refuse_unknown(
                 f"{name!r} is only taken as {neutral[name][0]!r} here, which asks for nothing: leave it out",
                 param=name,
             )
+
+
+def shallow(value: JSON, param: str) -> None:
+    """Refuse a schema nested so deep that writing it out again would fail further down the road."""
+    level: list[JSON] = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
+        ]
+        if not level:
+            return
+    raise Invalid(f"{param} is nested more than {_DEEPEST} levels deep: flatten it", param=param)
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
