@@ -33,7 +33,9 @@ SURFACE_LIBRARIES = {
 OWNERS = {
     "register": {"systems", "approvals"},
     "keys": {"keys", "organisations", "projects"},
-    "admission": {"budgets", "leases"},
+    "admission": {"grants", "leases", "standings"},
+    "alerts": {"alerts", "deliveries", "feed"},
+    "limits": {"limits"},
     "ledger": {"calls", "usage_hours", "usage_latencies"},
     "pseudonyms": {"conversations", "pseudonyms"},
     "ingest": {"collections", "documents", "chunks", "terms"},

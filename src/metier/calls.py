@@ -97,6 +97,10 @@ class Principal:
     models: frozenset[str] | None = None
     """Public model names the key may use; None means every model of the catalogue."""
     organisation: OrganisationId = OrganisationId("main")
+    surfaces: frozenset[str] | None = None
+    """Surfaces the key may be used on, such as "chat"; None means every one."""
+    tools: frozenset[str] | None = None
+    """Names of functions its calls may offer to a model; None means any."""
 
 
 @dataclass(frozen=True, slots=True)

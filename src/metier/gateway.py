@@ -19,15 +19,21 @@ from metier.calls import (
     ToolCallDelta,
     Usage,
 )
+from metier.errors import BudgetExceeded
 from metier.guardrails.base import Guardrail, OutputFilter
-from metier.policy.admission import Admission
+from metier.policy.admission import Admission, Remaining
+from metier.policy.hold import Meter
+from metier.policy.limits import Measure
 from metier.providers.base import Counter
+from metier.record.entry import Entry
 from metier.record.ledger import Ledger
 from metier.shadow import Shadows
 from metier.tries import Tries
-from metier.ways import Ways
+from metier.ways import Way, Ways
 
 __all__ = ["Gateway", "Thoughts", "Tools"]
+
+_MOST_MODELS = 4
 
 
 class Gateway:
@@ -57,8 +63,7 @@ class Gateway:
     async def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Yield the answer to `call` piece by piece, its receipt last; close the generator to leave early."""
         async with self._ledger.entry(call) as entry:
-            way = await self.ways.find(call)
-            await self._admission.admit(call, way.model, entry)
+            call, way, meter = await self._admitted(call, entry)
             checked = await self._guardrail.check_input(call)
             entry.masked = checked.counts
             if way.shadows:
@@ -67,8 +72,23 @@ class Gateway:
             shown = answer if checked.output is None else _released(answer, checked.output)
             async with aclosing(answer), aclosing(shown):
                 async for chunk in shown:
+                    if meter is not None and meter.passed(chunk):
+                        await meter.extend()
                     yield chunk
             yield Chunk(receipt=entry.receipt())
+
+    async def _admitted(self, call: Call, entry: Entry) -> tuple[Call, Way, Meter | None]:
+        """Find a way whose limits have room: where one degrades, that of the cheaper model it names."""
+        for _ in range(_MOST_MODELS):
+            way = await self.ways.find(call)
+            verdict = await self._admission.admit(call, way.model, entry)
+            if verdict.instead is None:
+                return call, way, verdict.meter
+            call = replace(call, model=verdict.instead)
+        raise BudgetExceeded(
+            f"the limits of {call.principal.key_id!r} name one model after the other, {call.model!r} being the last, and "
+            "each is used up: raise one of them"
+        )
 
     async def count(self, call: Call) -> int | None:
         """Have the input tokens of `call` counted by the first deployment it may go to; None where that cannot."""
@@ -81,6 +101,10 @@ class Gateway:
         # The count is made elsewhere: what is sent for it is masked as for any call.
         checked = await self._guardrail.check_input(call)
         return await counter.count(checked.call, deployment)
+
+    async def remaining(self, call: Call) -> Mapping[Measure, Remaining]:
+        """Tell what is left of the tightest limits of requests and tokens for whoever makes `call`."""
+        return await self._admission.remaining(call)
 
     async def run(self) -> None:
         """Make the copies that models ask for, for ever; owned by the lifespan of the process."""

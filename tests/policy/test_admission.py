@@ -10,12 +10,12 @@ from decimal import Decimal
 
 import pytest
 
-from metier.calls import Call, KeyId, Message, Principal, ProjectId, SystemId
+from metier.calls import Call, Impact, KeyId, Message, Principal, ProjectId, SystemId, Usage
 from metier.catalog import Catalog
 from metier.errors import BudgetExceeded, Invalid, NotAllowed, SystemNotApproved
 from metier.governance.register import ADMITTED
-from metier.policy.admission import Admission, Period, Reservation, input_estimate
-from metier.store import Store
+from metier.policy.admission import Admission, Hold, Period, input_estimate
+from metier.store import Row, Store
 from tests.record.world import World, build
 
 
@@ -23,18 +23,25 @@ class Held:
     """The part of an entry admission knows."""
 
     def __init__(self) -> None:
-        self.hold_: Reservation | None = None
+        self.hold_: Hold | None = None
         self.input_tokens = 0
+        self.usage: Usage | None = None
+        self.impact = Impact("not estimated")
 
-    def hold(self, hold: Reservation | None, input_tokens: int) -> None:
+    def hold(self, hold: Hold | None, input_tokens: int) -> None:
         self.hold_, self.input_tokens = hold, input_tokens
 
 
-async def admit(world: World, admission: Admission, output: int, **changes: object) -> Reservation:
+async def admit(world: World, admission: Admission, output: int, **changes: object) -> Hold:
     held = Held()
     await admission.admit(dataclasses.replace(world.call(output=output), **changes), world.model, held)  # type: ignore[arg-type]  # fields by name
     assert held.hold_ is not None
     return held.hold_
+
+
+def recorded(lease: str, cost: Decimal) -> Row:
+    """What the ledger tells of a call it has written down."""
+    return {"lease": lease, "outcome": "answered", "cost_eur": cost, "tokens": 0, "energy_wh": None, "carbon_g": None}
 
 
 async def test_what_a_call_may_cost_at_most_is_held_before_it_is_made(store: Store, tmp_path: pathlib.Path) -> None:
@@ -48,7 +55,7 @@ async def test_what_a_call_may_cost_at_most_is_held_before_it_is_made(store: Sto
     held = Held()
     local = world.call("local")
     await admission.admit(local, world.catalog.model("local"), held)
-    assert held.hold_ is None, "a free model holds nothing"
+    assert held.hold_ is not None and held.hold_.amount == 0 and not held.hold_.lease, "a free model holds nothing"
 
 
 async def test_the_refusal_says_limit_spent_and_held(store: Store, tmp_path: pathlib.Path) -> None:
@@ -57,7 +64,7 @@ async def test_the_refusal_says_limit_spent_and_held(store: Store, tmp_path: pat
     await admit(world, admission, 900)
     with pytest.raises(BudgetExceeded) as caught:
         await admit(world, admission, 200)
-    for said in ("1.000000000 € per month", "0.000000000 € are spent", "€ held", "raise the budget"):
+    for said in ("1.000000000 € per month", "0.000000000 € are spent", "held", "raise the limit"):
         assert said in caught.value.message
     assert (await admit(world, admission, 90)).amount > Decimal("0.09"), "exactly the need, when no more is left"
 
@@ -77,7 +84,7 @@ async def test_most_calls_reserve_without_asking_the_database(store: Store, tmp_
     admission = Admission(store, "w", world.register.statuses, ADMITTED, clock=lambda: clock[0])
     await admit(world, admission, 10)
     async with store.transaction() as tx:
-        await tx.execute("LOCK TABLE budgets, leases, systems IN ACCESS EXCLUSIVE MODE")
+        await tx.execute("LOCK TABLE limits, standings, leases, systems IN ACCESS EXCLUSIVE MODE")
         for _ in range(100):
             async with asyncio.timeout(1):
                 await admit(world, admission, 10)
@@ -160,8 +167,8 @@ async def test_a_new_period_starts_from_nothing_and_old_promises_do_not_touch_it
         await admit(world, slow, 900)
     assert (await admit(world, slow, 50)).lease not in (old.lease, new.lease)
     async with store.transaction() as tx:
-        await admission.charge(tx, [(old.lease, world.principal.project, Decimal("0.9"))])
-        await admission.charge(tx, [(new.lease, world.principal.project, Decimal("0.5"))])
+        await admission.charge(tx, [recorded(old.lease, Decimal("0.9"))])
+        await admission.charge(tx, [recorded(new.lease, Decimal("0.5"))])
     budget = await admission.budget(world.principal.project)
     assert budget is not None and budget.spent_eur == Decimal("0.5")
     assert budget.starts_on == (later if period == "day" else later.replace(day=1))
@@ -197,7 +204,7 @@ async def test_eight_workers_hammering_never_pass_the_limit(store: Store, tmp_pa
             hold.settle(cost)
             spent[0] += cost
             async with store.transaction() as tx:
-                await admission.charge(tx, [(hold.lease, world.principal.project, cost)])
+                await admission.charge(tx, [recorded(hold.lease, cost)])
             if n % 10 == 9:
                 await admission.tick(idle_s=0)
 
@@ -218,7 +225,7 @@ from metier.calls import KeyId, Principal, ProjectId, SystemId
 from metier.catalog import Catalog
 from metier.errors import BudgetExceeded
 from metier.governance.register import Register
-from metier.store import Store
+from metier.store import Row, Store
 from tests.record.world import World, CATALOG, spend
 
 async def main():

@@ -114,9 +114,9 @@ async def test_money_of_a_lost_disk_stays_held_until_somebody_writes_it_off(
     with pytest.raises(BudgetExceeded, match="held"):
         await spend(world, neighbour, survivor, 900)
     [silent] = await survivor.silent(age_s=-1)
-    assert silent.worker == "gone" and silent.charged_eur == 0
+    assert silent.worker == "gone" and silent.charged == 0
     written = await survivor.write_off("gone")
-    assert written == silent.granted_eur
+    assert written == silent.granted
     budget = await survivor.budget(world.principal.project)
     assert budget is not None and (budget.spent_eur, budget.held_eur) == (written, Decimal(0))
     assert await survivor.silent(age_s=-1) == ()

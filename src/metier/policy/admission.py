@@ -1,4 +1,4 @@
-"""Decides before a call whether it may be made, and holds the money it may cost."""
+"""Decides before a call whether it may be made, and holds what it may use of every limit above it."""
 
 from __future__ import annotations
 
@@ -6,50 +6,100 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Protocol
 
-from metier.calls import Call, Part, Principal, ProjectId, Text
+import orjson
+
+from metier.calls import Call, Principal, ProjectId
 from metier.catalog import Model
-from metier.errors import BudgetExceeded, Invalid, NotAllowed, SystemNotApproved
-from metier.policy.leases import Budget, Leases, Period, Reservation, period_start
+from metier.errors import BudgetExceeded, Invalid, MetierError, NotAllowed, RateLimited, SystemNotApproved
+from metier.policy.estimate import Expected, Footprint, Outputs, expected, input_estimate
+from metier.policy.hold import Entry, Hold, Meter
+from metier.policy.leases import Leases
+from metier.policy.limits import UNITS, Limit, Limits, Measure, Period, Scope, period_end, period_start
 from metier.policy.mirror import Mirror
+from metier.policy.rates import Rate, Rates, Wait
 from metier.store import Row, Store, Tx
 
-__all__ = ["Admission", "Budget", "Entry", "Period", "Reservation", "SilentLease", "input_estimate"]
+__all__ = [
+    "Admission", "Budget", "Entry", "Hold", "Period", "Remaining", "SilentLease", "Surroundings", "Verdict",
+    "input_estimate",
+]  # fmt: skip
 
 _ZERO = Decimal(0)
-_IMAGE_BYTES = 6_400
-"""What an image is counted for, at two bytes a token: 3,200 tokens, above what public providers bill for one."""
+_DAY_S = 86_400.0
 
 
-class Entry(Protocol):
-    """What admission needs of the record of a call: to write down, before the call, what is held for it."""
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a project may spend in a period, and where it stands."""
 
-    def hold(self, hold: Reservation | None, input_tokens: int) -> None:
-        """Record the reservation durably, or raise LedgerBroken so that no call is made."""
-        ...
+    project: ProjectId
+    period: Period
+    limit_eur: Decimal
+    starts_on: date
+    spent_eur: Decimal
+    """Cost of the recorded calls of the period."""
+    held_eur: Decimal
+    """Lent to workers: reserved by calls in progress, or kept ready for the next ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class SilentLease:
-    """A lease whose worker is not heard any more; its money stays held until somebody settles it."""
+    """A lease whose worker is not heard any more; what it holds stays held until somebody settles it."""
 
     worker: str
-    project: ProjectId
+    scope: Scope | None
+    """None when the limit was removed meanwhile."""
+    subject: str | None
+    measure: Measure
     starts_on: date
-    granted_eur: Decimal
-    charged_eur: Decimal
+    granted: Decimal
+    charged: Decimal
     heartbeat_at: datetime
 
 
-class Admission:
-    """Admits calls of allowed keys and approved systems, within the budget of their project.
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a call: admitted, or to be asked of another model."""
 
-    Money is lent by PostgreSQL to this worker in leases, so that most calls reserve in memory. At all
-    times spent + held ≤ limit when money is lent: what is spent passes the limit at most by the sum
-    of (cost - reserved) of the calls that cost more than the bound reserved for them.
+    instead: str | None = None
+    """Model to use instead, because a limit that degrades is used up; nothing is held then."""
+    meter: Meter | None = None
+    """Follows the answer, where a budget may end it midway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """The tightest limit of one measure for a caller: what the rate limit headers say."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+    """Seconds until the whole limit is there again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What admission knows of the house around it."""
+
+    footprint: Footprint | None = None
+    """Estimates energy and carbon; without it, limits of them refuse calls unless unknown ones pass."""
+    digest: Callable[[str], str] = lambda name: name
+    """Makes of an end user's name what limits know them by."""
+    now: Callable[[], float] | None = None
+    """Seconds since 1970 for rates; None takes the clock of PostgreSQL."""
+
+
+_ADMITTED = Verdict()
+
+
+class Admission:
+    """Admits calls of allowed keys and approved systems, within every limit from the organisation to the end user.
+
+    Limits are lent by PostgreSQL to this worker in leases, so that most calls reserve in memory; `Leases` says the
+    bound for quotas and budgets, `Rates` for rates and concurrency. A call without limits pays a look in a dictionary.
     """
 
     def __init__(
@@ -59,33 +109,52 @@ class Admission:
         statuses: Callable[[Sequence[str]], Awaitable[Mapping[str, str]]],
         admitted: frozenset[str],
         *,
-        share: Decimal = Decimal("0.02"),
         clock: Callable[[], float] = time.monotonic,
         today: Callable[[], date] = lambda: datetime.now(UTC).date(),
+        around: Surroundings | None = None,
     ) -> None:
         self._store = store
         self._queries = store.queries("admission")
         self._admitted = admitted
         self._today = today
+        self._around = around or Surroundings()
+        self._worker = worker
         self._systems: Mirror[str] = Mirror(statuses, clock=clock)
-        self._budgets: Mirror[Budget] = Mirror(self._load, clock=clock)
-        self._leases = Leases(store, worker, share=share, clock=clock, today=today)
+        self.limits = Limits(store, clock=clock)
+        """Sets, lists and removes limits."""
+        self._leases = Leases(store, worker, clock=clock, today=today)
+        self._rates = Rates(store, worker, clock=clock, now=self._around.now)
+        self._outputs = Outputs()
+        self.crossed: Callable[[Tx, Sequence[str]], Awaitable[None]] | None = None
+        """Told, inside the transaction that records calls, which limits have more spent now."""
 
-    async def admit(self, call: Call, model: Model, entry: Entry) -> None:
-        """Let `call` pass with its money held in `entry`, or raise the rule that refuses it."""
+    async def admit(self, call: Call, model: Model, entry: Entry) -> Verdict:
+        """Let `call` pass with what it may use held in `entry`, or raise the rule that refuses it."""
         principal = call.principal
-        if principal.models is not None and call.model not in principal.models:
-            raise NotAllowed(
-                f"key {principal.key_id!r} may not use the model {call.model!r}: ask its owner to widen it",
-                param="model",
-            )
+        _rights(call)
         if call.operation != model.operation:
             raise Invalid(f"the model {model.name!r} is for {model.operation!r}, not {call.operation!r}", param="model")
         await self.approved(principal)
-        input_tokens = input_estimate(call)
-        need = _worst(call, model, input_tokens)
-        hold = await self._reserve(principal.project, need) if need else None
-        entry.hold(hold, input_tokens)
+        limits = await self.limits.of(principal)
+        need = expected(call, model, self._outputs, self._around.footprint)
+        if not limits:
+            entry.hold(None, need.input_tokens)
+            return _ADMITTED
+        hold = Hold(entry, principal, call.model, self._outputs)
+        try:
+            instead = await self._fill(hold, call, limits, need)
+            if instead is not None:
+                hold.undo()
+                return Verdict(instead)
+            hold.seal()
+            entry.hold(hold, need.input_tokens)
+        except BaseException:
+            hold.undo()
+            raise
+        bounded = [(p.limit, p.member, _told_only(p.limit, call)) for p in hold.parts if p.limit.measure != "requests"]
+        if not any(not told for _, _, told in bounded):
+            return _ADMITTED
+        return Verdict(meter=Meter(hold, need, self._leases, bounded))
 
     async def approved(self, principal: Principal) -> None:
         """Let the system behind a key pass, or say in which state the register has it."""
@@ -96,56 +165,68 @@ class Admission:
                 f"approved ({' or '.join(sorted(self._admitted))})"
             )
 
+    async def remaining(self, call: Call) -> Mapping[Measure, Remaining]:
+        """Tell the tightest limit of requests and of tokens for a caller, from memory, as far as they are known."""
+        found: dict[Measure, Remaining] = {}
+        for limit in await self.limits.of(call.principal):
+            if limit.measure not in ("requests", "tokens") or limit.action != "refuse":
+                continue
+            told = self._told(limit, self._member(limit, call))
+            before = found.get(limit.measure)
+            if told is not None and (before is None or told.remaining < before.remaining):
+                found[limit.measure] = told
+        return found
+
     async def set_budget(self, project: str, limit_eur: Decimal, period: Period = "month") -> Budget:
         """Limit what a project may spend per period; raising or lowering keeps what is spent."""
-        params = {
-            "project": project,
-            "period": period,
-            "limit_eur": limit_eur,
-            "starts_on": period_start(period, self._today()),
-        }
-        await self._queries.run("set_budget", params)
-        self._budgets.forget(project)
+        limit = await self.limits.set(Limit("", "project", project, "money", period, limit_eur), "metier")
+        others = [one.id for one in await self._money(project) if one.period != period]
+        if others:
+            await self.limits.drop(others)
+        params = {"limit": limit.id, "member": "", "starts_on": period_start(period, self._today())}
+        await self._queries.run("open_standing", params)
         budget = await self.budget(project)
         assert budget is not None
         return budget
 
     async def drop_budget(self, project: str) -> None:
-        """Leave a project without any limit."""
-        await self._queries.run("drop_budget", {"project": project})
-        self._budgets.forget(project)
+        """Leave a project without any limit of money."""
+        await self.limits.drop([one.id for one in await self._money(project)])
 
     async def budget(self, project: str) -> Budget | None:
         """Read where the budget of a project stands; None when it has no limit."""
-        return (await self._load([project])).get(project)
+        for row in await self.limits.standings(project):
+            if (row["scope"], row["measure"], row["action"]) == ("project", "money", "refuse"):
+                starts_on = row["starts_on"] or period_start(row["period"], self._today())
+                return Budget(
+                    ProjectId(row["subject"]), row["period"], row["amount"], starts_on, row["spent"], row["held"]
+                )
+        return None
 
-    async def charge(self, tx: Tx, charges: Sequence[tuple[str, str, Decimal]]) -> None:
-        """Turn held money into spent money for recorded calls: (lease, project, cost), in their transaction."""
-        if not charges:
+    async def charge(self, tx: Tx, rows: Sequence[Row]) -> None:
+        """Turn what was held into what is spent, for newly recorded calls, in their transaction."""
+        charged = [row for row in rows if row["lease"] is not None]
+        if not charged:
             return
-        costs: dict[str, Decimal] = {}
-        for lease, _, cost in charges:
-            costs[lease] = costs.get(lease, _ZERO) + cost
-        await self._queries.run("lock_budgets", {"projects": sorted({p for _, p, _ in charges})}, tx)
-        for lease in sorted(costs):
-            row = await self._queries.one("charge", {"id": lease, "cost": costs[lease]}, tx)
-            if row is not None:
-                spent = costs[lease]
-                await self._spend(tx, row, spent, freed=spent if row["open"] else _ZERO)
+        leases = sorted({part.partition("=")[0] for row in charged for part in row["lease"].split()})
+        await self._queries.run("lock_standings", {"leases": leases}, tx)
+        document = orjson.dumps(charged, default=str).decode()
+        touched = await self._queries.all("charge", {"rows": document}, tx)
+        if self.crossed is not None and touched:
+            await self.crossed(tx, sorted({row["limit_id"] for row in touched if not row["member"]}))
 
     async def settle_worker(self, tx: Tx, worker: str, *, lost: bool = False) -> Decimal:
         """End the leases of a dead worker whose calls are all recorded; `lost` counts the rest as spent."""
-        rows = await self._queries.all("lease_projects", {"worker": worker}, tx)
-        await self._queries.run("lock_budgets", {"projects": sorted(row["project"] for row in rows)}, tx)
-        total = _ZERO
-        for row in await self._queries.all("close_leases", {"worker": worker}, tx):
-            remaining: Decimal = row["remaining_eur"]
-            total += remaining
-            await self._spend(tx, row, remaining if lost else _ZERO, freed=remaining)
-        return total
+        leases = [row["id"] for row in await self._queries.all("worker_leases", {"worker": worker}, tx)]
+        await self._queries.run("lock_standings", {"leases": leases}, tx)
+        rows = await self._queries.all("close_leases", {"worker": worker, "lost": lost}, tx)
+        await self._queries.run("leave", {"worker": worker}, tx)
+        if lost and self.crossed is not None and rows:
+            await self.crossed(tx, sorted({row["limit_id"] for row in rows}))
+        return sum((row["remaining"] for row in rows if row["measure"] == "money"), _ZERO)
 
     async def write_off(self, worker: str) -> Decimal:
-        """Count as spent what a worker held whose disk is lost; gives the amount."""
+        """Count as spent what a worker held whose disk is lost; gives the amount of money."""
         async with self._store.transaction() as tx:
             return await self.settle_worker(tx, worker, lost=True)
 
@@ -154,14 +235,15 @@ class Admission:
         return tuple(SilentLease(**row) for row in await self._queries.all("silent_leases", {"age_s": age_s}))
 
     async def drift(self) -> list[Row]:
-        """List budgets that disagree with the ledger or with their leases: empty, unless something broke."""
+        """List limits that disagree with the ledger or with their leases: empty, unless something broke."""
         return await self._queries.all("drift")
 
     async def tick(self, *, idle_s: float = 5.0) -> None:
-        """Refresh what is mirrored, show that this worker lives, and give back money left idle."""
+        """Refresh what is mirrored, show that this worker lives, and give back what was left idle."""
         await self._systems.refresh()
-        await self._budgets.refresh()
+        await self.limits.refresh()
         await self._leases.tick(idle_s)
+        await self._rates.tick()
 
     async def run(self, every_s: float = 0.5) -> None:
         """Tick for ever; owned by the lifespan of the process."""
@@ -169,74 +251,105 @@ class Admission:
             await self.tick()
             await asyncio.sleep(every_s)
 
-    async def _load(self, projects: Sequence[str]) -> dict[str, Budget]:
-        rows = await self._queries.all("budgets", {"projects": [*projects]})
-        return {row["project"]: Budget(**row) for row in rows}
+    async def _fill(self, hold: Hold, call: Call, limits: Sequence[Limit], need: Expected) -> str | None:
+        """Hold a part of every limit, or raise; gives the model to use instead where a limit degrades."""
+        for limit in limits:
+            member = self._member(limit, call)
+            amount = need.need(limit)
+            if amount is None:
+                if limit.unknown_passes or _told_only(limit, call):
+                    continue
+                raise NotAllowed(
+                    f"the {limit.measure} of {call.model!r} is unknown and {limit.whose} has a limit of it: give the "
+                    "deployment an energy card in metier.yaml, or let unknown ones pass in the limit",
+                    param="model",
+                )
+            if limit.durable:
+                if not amount:
+                    continue
+                part = await self._leases.reserve(limit, member, amount, forced=_told_only(limit, call))
+                if part is None and limit.degrade_to is not None and _may(call.principal, limit.degrade_to):
+                    return limit.degrade_to
+                if part is None:
+                    raise await self._exceeded(limit, member, amount)
+                hold.add(part)
+                continue
+            drawn = await self._rates.draw(limit, member, int(amount))
+            if isinstance(drawn, Wait):
+                raise _limited(drawn, int(amount))
+            hold.add(drawn)
+        return None
 
-    async def _reserve(self, project: str, need: Decimal) -> Reservation | None:
-        budget = await self._budgets.get(project)
-        if budget is None:
+    def _member(self, limit: Limit, call: Call) -> str:
+        """Which end user counts; those a client does not name count as one."""
+        if limit.scope != "end_user" or not call.end_user:
+            return ""
+        return self._around.digest(call.end_user)
+
+    def _told(self, limit: Limit, member: str) -> Remaining | None:
+        if not limit.durable:
+            rate: Rate = self._rates.standing(limit, member)
+            return Remaining(int(limit.amount), rate.remaining, rate.reset_s)
+        left = self._leases.remaining(limit, member)
+        end = period_end(limit.period, period_start(limit.period, self._today()))
+        if left is None or end is None:
             return None
-        reservation = await self._leases.reserve(budget, need)
-        if reservation is None:
-            raise await self._exceeded(project, need)
-        return reservation
+        return Remaining(int(limit.amount), int(left), (end - self._today()) / timedelta(days=1) * _DAY_S)
 
-    async def _exceeded(self, project: str, need: Decimal) -> BudgetExceeded:
-        standing = await self.budget(project)
-        if standing is None:
-            self._budgets.forget(project)
-            return BudgetExceeded(f"the budget of project {project!r} was removed just now: send the call again")
+    async def _money(self, project: str) -> list[Limit]:
+        return [
+            one
+            for one in await self.limits.list(project)
+            if (one.scope, one.measure, one.action) == ("project", "money", "refuse")
+        ]
+
+    async def _exceeded(self, limit: Limit, member: str, need: Decimal) -> MetierError:
+        rows = [row for row in await self.limits.standings(limit.subject) if row["id"] == limit.id]
+        if not rows:
+            return BudgetExceeded(f"a limit of {limit.whose} was removed just now: send the call again")
+        (row,) = rows
+        unit = UNITS[limit.measure]
+        standing = f", of which {row['spent']:f} {unit} are spent and {row['held']:f} held" if not member else ""
         return BudgetExceeded(
-            f"the call may cost {need:f} € but project {project!r} has {standing.limit_eur:f} € per {standing.period}, "
-            f"of which {standing.spent_eur:f} € are spent and {standing.held_eur:f} € held: raise the budget or ask "
-            "for fewer output tokens"
+            f"the call may use {need:f} {unit} but {limit.whose} has {row['amount']:f} {unit} per {limit.period}"
+            f"{standing}: raise the limit or ask for fewer output tokens"
         )
 
-    async def _spend(self, tx: Tx, lease: Row, spent: Decimal, *, freed: Decimal) -> None:
-        params = {"project": lease["project"], "starts_on": lease["starts_on"], "spent": spent, "freed": freed}
-        await self._queries.run("spend", params, tx)
+
+def _rights(call: Call) -> None:
+    """Keep a key to its models and tools."""
+    principal = call.principal
+    if not _may(principal, call.model):
+        raise NotAllowed(
+            f"key {principal.key_id!r} may not use the model {call.model!r}: ask its owner to widen it", param="model"
+        )
+    if principal.tools is not None:
+        for tool in call.tools:
+            if tool.name not in principal.tools:
+                raise NotAllowed(
+                    f"key {principal.key_id!r} may not offer the tool {tool.name!r}: ask its owner to widen it",
+                    param="tools",
+                )
 
 
-def input_estimate(call: Call) -> int:
-    """Estimate the input tokens cautiously, a token per two bytes: about twice what prose costs."""
-    size = sum(_bytes(text) for text in call.inputs) + _bytes(call.query)
-    for message in call.messages:
-        size += 16 + _bytes(message.content) + sum(_part_size(part) for part in message.parts)
-        size += sum(_bytes(thought.text) + len(thought.signature) for thought in message.reasoning)
-        size += sum(len(asked.name) + _bytes(asked.arguments) + 16 for asked in message.tool_calls)
-    for tool in call.tools:
-        size += len(tool.name) + _bytes(tool.description) + _bytes(str(tool.parameters)) + 32
-    if call.output is not None:
-        size += _bytes(str(call.output.schema)) + 32
-    return size // 2 + 16
+def _may(principal: Principal, model: str) -> bool:
+    return principal.models is None or model in principal.models
 
 
-def _part_size(part: Part) -> int:
-    if isinstance(part, Text):
-        return _bytes(part.text)
-    # Two bytes a token: images cost by their size in pixels, documents by page, at most about what is said here.
-    return _IMAGE_BYTES if part.media_type.startswith("image/") else max(len(part.data), _IMAGE_BYTES)
+def _told_only(limit: Limit, call: Call) -> bool:
+    """A limit that alerts refuses nothing; one that degrades does not refuse the model it degrades to."""
+    return limit.action == "alert" or (limit.action == "degrade" and limit.degrade_to == call.model)
 
 
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-
-
-def _worst(call: Call, model: Model, input_tokens: int) -> Decimal:
-    """The most a call can cost on any deployment of its model."""
-    worst = _ZERO
-    for deployment in model.deployments:
-        if deployment.price is None:
-            if deployment.allow_unpriced:
-                continue
-            raise NotAllowed(
-                f"the price of deployment {deployment.id!r} behind {model.name!r} is unknown, so no money can be held "
-                "for it: declare `price` in metier.yaml, or `allow_unpriced: true`",
-                param="model",
-            )
-        output = 0 if call.operation == "embed" else deployment.max_output_tokens
-        if call.max_output_tokens is not None:
-            output = min(output, call.max_output_tokens)
-        worst = max(worst, deployment.price.of(input_tokens, output))
-    return worst
+def _limited(wait: Wait, need: int) -> RateLimited:
+    limit = wait.limit
+    per = "at a time" if limit.measure == "concurrency" else f"{limit.measure} per minute"
+    if need > limit.amount:
+        return RateLimited(
+            f"the call counts as {need} {limit.measure} and {limit.whose} may use {limit.amount:.0f} {per}: it can "
+            "never pass; make it smaller, or have the limit raised"
+        )
+    error = RateLimited(f"{limit.whose} may make {limit.amount:.0f} {per}: try again in {wait.seconds:.3f} s")
+    # The name under which surfaces look for it, as for what a provider asks for.
+    vars(error)["retry_after_s"] = float(wait.seconds)
+    return error

@@ -1,4 +1,4 @@
-"""Money lent by PostgreSQL to one worker, so that most calls reserve what they may cost in memory."""
+"""Quotas and budgets lent by PostgreSQL to one worker, so that most calls reserve what they may use in memory."""
 
 from __future__ import annotations
 
@@ -8,35 +8,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import ROUND_UP, Decimal
-from typing import Literal
 
-from metier.calls import ProjectId, new_id
+from metier.calls import new_id
 from metier.errors import LedgerBroken
+from metier.policy.limits import UNITS, Limit, period_start
 from metier.policy.mirror import UNREACHABLE
 from metier.store import Store, Tx
 
-__all__ = ["Budget", "Leases", "Period", "Reservation", "period_start"]
-
-Period = Literal["day", "month", "total"]
-"""How often the money of a budget starts anew; days and months are UTC."""
+__all__ = ["Leases", "Reserved"]
 
 _ZERO = Decimal(0)
 _NANO = Decimal("0.000000001")
-_EVER = date(2000, 1, 1)
+_FORGET_S = 600.0
 
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What a project may spend in a period, and where it stands."""
-
-    project: ProjectId
-    period: Period
-    limit_eur: Decimal
-    starts_on: date
-    spent_eur: Decimal
-    """Cost of the recorded calls of the period."""
-    held_eur: Decimal
-    """Lent to workers: reserved by calls in progress, or kept ready for the next ones."""
+_Name = tuple[str, str]
+"""A limit, and which of its end users."""
 
 
 @dataclass(slots=True)
@@ -48,28 +34,49 @@ class _Purse:
     lease: str = field(default_factory=lambda: new_id("lease"))
     granted: Decimal = _ZERO
     free: Decimal = _ZERO
-    """May fall below zero when calls cost more than was reserved; the next loan fills it first."""
+    """May fall below zero when calls use more than was reserved; the next loan fills it first."""
+    left: Decimal = _ZERO
+    """What the limit had beyond this purse when it was last asked."""
+    flights: int = 0
+    """Calls that hold a part of it."""
 
 
-class Reservation:
-    """Money held for one call out of the lease of its worker, until the call is settled."""
+class Reserved:
+    """An amount held for one call out of the lease of its worker, until the call is settled."""
 
-    __slots__ = ("_clock", "_purse", "amount", "lease")
+    __slots__ = ("_clock", "_purse", "amount", "lease", "limit", "member")
 
-    def __init__(self, amount: Decimal, purse: _Purse, clock: Callable[[], float]) -> None:
+    def __init__(self, limit: Limit, member: str, amount: Decimal, purse: _Purse, clock: Callable[[], float]) -> None:
+        self.limit = limit
+        self.member = member
         self.amount = amount
         self.lease = purse.lease
         self._purse = purse
         self._clock = clock
 
-    def settle(self, cost: Decimal) -> None:
-        """Replace what was held by what the call really cost; call it once."""
-        self._purse.free += self.amount - cost
+    def take(self, other: Reserved) -> bool:
+        """Merge a further reservation of the same lease into this one; False when it is of another lease."""
+        if other._purse is not self._purse:
+            return False
+        self.amount += other.amount
+        self._purse.flights -= 1
+        return True
+
+    def settle(self, used: Decimal) -> None:
+        """Replace what was held by what the call really used; call it once."""
+        self._purse.free += self.amount - used
+        self._purse.flights -= 1
         self._purse.used_at = self._clock()
 
 
 class Leases:
-    """Borrows from the budgets of projects for one worker, one lease per project and period."""
+    """Borrows from limits for one worker, one lease per limit, end user and period.
+
+    At all times spent + held ≤ amount when something is lent: what is spent passes the amount at most by the sum of
+    (used - reserved) of the calls that used more than was reserved for them, over any number of workers. The other
+    way round, an amount that is free can be out of reach for `idle_s` and a tick, in the purses of other workers,
+    each of which holds at most `share` of the amount beyond what its calls have reserved.
+    """
 
     def __init__(
         self,
@@ -84,116 +91,133 @@ class Leases:
         self._queries = store.queries("admission")
         self._worker = worker
         self._share = share
-        """Usual size of a loan, as a part of the limit."""
+        """Usual size of a loan, as a part of the amount."""
         self._clock = clock
         self._today = today
-        self._purses: dict[str, _Purse] = {}
-        self._old: list[tuple[str, _Purse]] = []
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._purses: dict[_Name, _Purse] = {}
+        self._old: list[tuple[_Name, _Purse]] = []
+        self._locks: dict[_Name, asyncio.Lock] = {}
 
-    async def reserve(self, budget: Budget, need: Decimal) -> Reservation | None:
-        """Hold `need` for one call, borrowing more where the purse is short; None when the budget has no more."""
-        project = budget.project
-        purse = self._purse(project, budget)
-        if purse.free < need:
-            async with self._locks.setdefault(project, asyncio.Lock()):
-                purse = self._purse(project, budget)
-                if purse.free < need:
-                    lent = await self._borrow(project, budget, purse, need)
+    async def reserve(self, limit: Limit, member: str, need: Decimal, *, forced: bool = False) -> Reserved | None:
+        """Hold `need` for one call, borrowing more where the purse is short; None when the limit has no more."""
+        name = (limit.id, member)
+        purse = self._purse(name, limit)
+        if purse.free < need or not purse.granted:
+            async with self._locks.setdefault(name, asyncio.Lock()):
+                purse = self._purse(name, limit)
+                if purse.free < need or not purse.granted:
+                    lent = await self._borrow(name, limit, purse, need, forced)
                     if lent is None:
                         return None
                     purse = lent
         purse.free -= need
+        purse.flights += 1
         purse.used_at = self._clock()
-        return Reservation(need, purse, self._clock)
+        return Reserved(limit, member, need, purse, self._clock)
+
+    def remaining(self, limit: Limit, member: str) -> Decimal | None:
+        """Tell what is left of a limit as far as this worker knows; None when it has not asked yet."""
+        purse = self._purses.get((limit.id, member))
+        return None if purse is None or not purse.granted else max(_ZERO, purse.left + purse.free)
 
     async def tick(self, idle_s: float) -> None:
         """Show that this worker lives, give back what lies idle, and drop leases somebody else has closed."""
-        known = [(project, purse) for project, purse in self._purses.items() if purse.granted]
+        known = [(name, purse) for name, purse in self._purses.items() if purse.granted]
+        if not known and not self._old:
+            return
         try:
             await self._return_idle(idle_s)
             alive = {row["id"] for row in await self._queries.all("heartbeat", {"worker": self._worker})}
         except UNREACHABLE:
             return
-        for project, purse in known:
-            if purse.lease not in alive and self._purses.get(project) is purse:
-                del self._purses[project]
+        now = self._clock()
+        for name, purse in known:
+            unused = purse.free == 0 and not purse.flights and now - purse.used_at > _FORGET_S
+            if (purse.lease not in alive or unused) and self._purses.get(name) is purse:
+                del self._purses[name]
+                if not self._locks[name].locked():
+                    del self._locks[name]
 
-    def _purse(self, project: str, budget: Budget) -> _Purse:
+    def _purse(self, name: _Name, limit: Limit) -> _Purse:
         """The purse of the present period; one of an earlier period only settles what it has promised."""
-        starts_on = period_start(budget.period, self._today())
-        purse = self._purses.get(project)
+        starts_on = period_start(limit.period, self._today())
+        purse = self._purses.get(name)
         if purse is None or purse.starts_on < starts_on:
             if purse is not None:
-                self._old.append((project, purse))
-            purse = self._purses[project] = _Purse(starts_on, self._clock())
+                self._old.append((name, purse))
+            purse = self._purses[name] = _Purse(starts_on, self._clock())
         return purse
 
-    async def _borrow(self, project: str, budget: Budget, purse: _Purse, need: Decimal) -> _Purse | None:
-        """Top the lease up: by its usual size, or by exactly what is missing when the budget has no more."""
-        short = need - purse.free
-        usual = (budget.limit_eur * self._share).quantize(_NANO, ROUND_UP)
-        loan: tuple[_Purse, Decimal] | None = None
+    async def _borrow(self, name: _Name, limit: Limit, purse: _Purse, need: Decimal, forced: bool) -> _Purse | None:
+        """Top the lease up: by its usual size, or by exactly what is missing when the limit has no more."""
+        short = max(need - purse.free, _ZERO)
+        usual = (limit.amount * self._share).quantize(_NANO, ROUND_UP)
+        loan: tuple[_Purse, Decimal, Decimal] | None = None
         try:
             async with asyncio.timeout(5), self._store.transaction() as tx:
+                if not purse.granted:
+                    params = {"limit": name[0], "member": name[1], "starts_on": purse.starts_on}
+                    await self._queries.run("open_standing", params, tx)
                 for amount in sorted({max(short, usual), short}, reverse=True):
-                    loan = await self._lend(tx, project, purse, amount)
+                    last = amount == short
+                    loan = await self._lend(tx, name, limit, purse, amount, forced and last)
                     if loan is not None:
                         break
         except UNREACHABLE as error:
             raise LedgerBroken(
-                f"{short} € cannot be reserved for project {project!r}: the database does not answer; try again later"
+                f"{short} {UNITS[limit.measure]} cannot be reserved for {limit.whose}: the database does not answer; "
+                "try again later"
             ) from error
         if loan is None:
             return None
-        lent, granted = loan
+        lent, granted, left = loan
         if lent is not purse:
-            self._old.append((project, purse))
-            self._purses[project] = lent
+            self._old.append((name, purse))
+            self._purses[name] = lent
         # PostgreSQL is believed about the total lent: an answer lost on the way is caught up by the next one.
         lent.free += granted - lent.granted
         lent.granted = granted
+        lent.left = left
         return lent if lent.free >= need else None
 
-    async def _lend(self, tx: Tx, project: str, purse: _Purse, amount: Decimal) -> tuple[_Purse, Decimal] | None:
-        """Move `amount` from the budget to a lease; None when the limit does not leave it."""
-        params = {"project": project, "starts_on": purse.starts_on, "amount": amount}
-        held = await self._queries.one("hold", params, tx)
+    async def _lend(
+        self, tx: Tx, name: _Name, limit: Limit, purse: _Purse, amount: Decimal, forced: bool
+    ) -> tuple[_Purse, Decimal, Decimal] | None:
+        """Move `amount` from the limit to a lease; None when the limit does not leave it."""
+        params = {"limit": name[0], "member": name[1], "starts_on": purse.starts_on, "amount": amount}
+        held = await self._queries.one("hold", params | {"forced": forced}, tx)
         if held is None:
             return None
         if held["starts_on"] != purse.starts_on:
             purse = _Purse(held["starts_on"], self._clock())
-        loan = params | {"starts_on": purse.starts_on, "id": purse.lease, "worker": self._worker}
+        loan = params | {
+            "starts_on": purse.starts_on, "id": purse.lease, "worker": self._worker, "measure": limit.measure,
+        }  # fmt: skip
         row = await self._queries.one("lend", loan, tx)
         if row is None:
-            self._purses.pop(project, None)
-            raise LedgerBroken(f"the lease of this worker on project {project!r} was closed by someone else: try again")
-        return purse, row["granted_eur"]
+            self._purses.pop(name, None)
+            raise LedgerBroken(f"the lease of this worker on {limit.whose} was closed by someone else: try again")
+        return purse, row["granted"], held["remaining"]
 
     async def _return_idle(self, idle_s: float) -> None:
         now = self._clock()
-        for project, purse in [*self._purses.items(), *self._old]:
+        for name, purse in [*self._purses.items(), *self._old]:
             if purse.free <= 0 or now - purse.used_at < idle_s:
                 continue
-            async with self._locks[project]:
-                await self._return(project, purse)
-        self._old = [(project, purse) for project, purse in self._old if purse.free != 0]
+            async with self._locks.setdefault(name, asyncio.Lock()):
+                await self._return(name, purse)
+        self._old = [(name, purse) for name, purse in self._old if purse.free != 0 or purse.flights]
 
-    async def _return(self, project: str, purse: _Purse) -> None:
+    async def _return(self, name: _Name, purse: _Purse) -> None:
         amount = purse.free
         if amount <= 0:
             return
         # Taken away before it is returned: a call that reserves meanwhile must not count on it.
         purse.free -= amount
         purse.granted -= amount
+        params = {"limit": name[0], "member": name[1], "starts_on": purse.starts_on, "amount": amount}
         async with self._store.transaction() as tx:
-            await self._queries.run("lock_budgets", {"projects": [project]}, tx)
+            await self._queries.run("lock_standing", {"limit": name[0], "member": name[1]}, tx)
             row = await self._queries.one("give_back", {"id": purse.lease, "amount": amount}, tx)
             if row is not None:
-                params = {"project": project, "starts_on": purse.starts_on, "amount": amount}
                 await self._queries.run("release", params, tx)
-
-
-def period_start(period: Period, today: date) -> date:
-    """Give the first day of the period that `today` is in."""
-    return {"day": today, "month": today.replace(day=1), "total": _EVER}[period]

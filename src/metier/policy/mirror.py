@@ -75,6 +75,10 @@ class Mirror(Generic[_V]):
         """Read `key` anew the next time: its owner has just changed it here."""
         self._held.pop(key, None)
 
+    def clear(self) -> None:
+        """Read everything anew: what has changed here may concern any of it."""
+        self._held.clear()
+
     async def _read(self, keys: Sequence[str]) -> None:
         asked_at = self._clock()
         async with asyncio.timeout(self._patience_s):

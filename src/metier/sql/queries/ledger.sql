@@ -11,7 +11,8 @@ WITH new AS (
         id, to_timestamp(at), key, organisation, project, system, end_user, model, deployment, operation, outcome,
         error_code, input_tokens, output_tokens, cached_tokens, coalesce(cache_write_tokens, 0),
         coalesce(reasoning_tokens, 0), estimated,
-        cost_eur, priced, reserved_eur, lease, cache, coalesce(saved_eur, 0), saved_kwh, coalesce(tries, 1), shadow_of,
+        cost_eur, priced, reserved_eur, nullif(lease, ''), cache, coalesce(saved_eur, 0), saved_kwh,
+        coalesce(tries, 1), shadow_of,
         energy_low_kwh, energy_high_kwh, carbon_low_g, carbon_high_g, method, zone,
         duration_s, first_token_s, masked, run, path, attempt, conversation
     FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS r (
@@ -64,7 +65,9 @@ WITH new AS (
     ON CONFLICT (hour, organisation, project, system, model, measure, bucket)
     DO UPDATE SET calls = u.calls + EXCLUDED.calls
 )
-SELECT lease, project, cost_eur FROM new;
+SELECT lease, outcome, cost_eur, input_tokens + output_tokens AS tokens, energy_high_kwh * 1000 AS energy_wh,
+    carbon_high_g AS carbon_g
+FROM new WHERE lease IS NOT NULL;
 
 -- usage --
 -- Totals of the calls between two moments, counted one by one, grouped by the columns asked for, dearest first.
