@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib.metadata
 import logging
 import pathlib
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import psycopg
 
+from metier import gauges
 from metier.calls import Call, Origin, Principal, new_id
 from metier.catalog import Catalog
 from metier.connectors.customers import Customers
@@ -41,7 +44,10 @@ from metier.providers.gemini import GeminiProvider, VertexProvider
 from metier.providers.local import Local
 from metier.providers.openai import MistralDialect, OpenAIProvider
 from metier.record.ledger import Ledger
-from metier.settings import Settings
+from metier.record.metrics import Metrics
+from metier.record.otel import Spans
+from metier.reload import Configured, Reload, Roles, roles_of
+from metier.settings import Settings, read_config
 from metier.store import Store
 from metier.tries import Tries
 from metier.tuning.classifier import Classifiers
@@ -92,19 +98,30 @@ class App:
     settings: Settings
     store: Store
     vault: Vault
-    catalog: Catalog
     roles: Mapping[str, str]
     register: Register
     keys: Keys
     admission: Admission
     ledger: Ledger
     gateway: Gateway
+    metrics: Metrics
+    spans: Spans | None
+    reload: Reload
     personal_data: PersonalData
     classifiers: Classifiers
     engine: Engine
     review: Review
     deliveries: Deliveries
     outbox: Outbox | None
+
+    @property
+    def catalog(self) -> Catalog:
+        """The models in force now."""
+        return self.gateway.ways.catalog
+
+    def remarks(self) -> Mapping[str, object]:
+        """Say what people should know although calls are served."""
+        return self.reload.remarks()
 
     def embed(self, principal: Principal, origin: Origin | None = None) -> Embed:
         """Give a function that embeds texts in somebody's name, by the one road; `origin` is the step it is for."""
@@ -175,25 +192,35 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     register = Register(store)
     worker = new_id("worker")
     admission = Admission(store, worker, register.statuses, frozenset(ADMITTED))
-    catalog = parts.catalog or Catalog.from_yaml(
-        settings.config.get("models") or {}, settings.config.get("eur_per_usd")
-    )
-    ledger = Ledger(store, settings.home / "spool", worker, admission.charge, admission.settle_worker)
+    configured = _configured(settings.config, parts, register)
+    ways, roles = Ways(configured.catalog, configured.constraints), Roles(configured.roles)
+    metrics = Metrics(lambda name: name in ways.catalog)
+    spans = _spans(settings)
+    ledger = Ledger(
+        store, settings.home / "spool", worker, admission.charge, admission.settle_worker,
+        witnesses=[metrics] if spans is None else [metrics, spans],
+    )  # fmt: skip
     personal_data = PersonalData(store, vault)
-    constraints = Constraints.from_yaml(settings.config.get("systems") or {}, register.names, typical_carbon)
+    tries = Tries(providers)
     gateway = Gateway(
-        ways=Ways(catalog, constraints),
+        ways=ways,
         ledger=ledger,
         admission=admission,
         guardrail=Chain([personal_data, *parts.guardrails]),
-        tries=Tries(providers),
+        tries=tries,
         counters={name: provider for name, provider in providers.items() if isinstance(provider, Counter)},
     )
-    for ending in catalog.endings(datetime.now(UTC).date()):
-        _log.warning("%s", ending.message)
+    reload = Reload(
+        settings.config_path, settings.config, read_config,
+        lambda config: _configured(config, parts, register), ways, roles,
+    )  # fmt: skip
+    metrics.add(
+        gauges.process(), gauges.records(ledger), gauges.shadows(gateway.shadows), reload.families,
+        gauges.deployments(lambda: ways.catalog.deployments(), tries.health.standing),
+        *([] if spans is None else [spans.families]),
+    )  # fmt: skip
     classifiers = Classifiers(store)
     outbox = _outbox(settings, parts, store, vault)
-    roles = {**DEFAULT_ROLES, **(parts.roles or settings.config.get("roles") or {})}
     handed: dict[str, Any] = {}
     functions = step_functions(
         ask=gateway.collect,
@@ -209,13 +236,15 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         settings=settings,
         store=store,
         vault=vault,
-        catalog=catalog,
         roles=roles,
         register=register,
         keys=Keys(store, vault, register.statuses, frozenset(ADMITTED)),
         admission=admission,
         ledger=ledger,
         gateway=gateway,
+        metrics=metrics,
+        spans=spans,
+        reload=reload,
         personal_data=personal_data,
         classifiers=classifiers,
         engine=engine,
@@ -225,6 +254,23 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     )
     app: App = handed["app"]
     return app
+
+
+def _configured(config: Mapping[str, Any], parts: Parts, register: Register) -> Configured:
+    """Make what metier.yaml says, at the start and whenever it changes; what was put in its place stays."""
+    catalog = parts.catalog or Catalog.from_yaml(config.get("models") or {}, config.get("eur_per_usd"))
+    constraints = Constraints.from_yaml(config.get("systems") or {}, register.names, typical_carbon)
+    for ending in catalog.endings(datetime.now(UTC).date()):
+        _log.warning("%s", ending.message)
+    return Configured(catalog, constraints, {**DEFAULT_ROLES, **(parts.roles or roles_of(config))})
+
+
+def _spans(settings: Settings) -> Spans | None:
+    if settings.otlp_url is None:
+        return None
+    version = importlib.metadata.version("metier")
+    resource = {"service.name": "metier", "service.version": version, "host.name": socket.gethostname()}
+    return Spans(settings.otlp_url, resource=resource)
 
 
 async def _predict(
@@ -314,6 +360,8 @@ async def _background(app: App) -> AsyncIterator[None]:
             group.create_task(app.admission.run()),
             group.create_task(app.ledger.run()),
             group.create_task(app.gateway.run()),
+            group.create_task(app.reload.run()),
+            *([group.create_task(app.spans.run())] if app.spans else []),
         ]
         try:
             yield
@@ -321,6 +369,8 @@ async def _background(app: App) -> AsyncIterator[None]:
             failed = error
         finally:
             await _ended(tasks)
+            if app.spans is not None:
+                await app.spans.close()
     if failed is not None:
         raise failed
 

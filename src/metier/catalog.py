@@ -69,6 +69,14 @@ class Catalog:
                 f"there is no model {name!r} here: use one of those listed by /v1/models ({offer})", param="model"
             ) from None
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._models or name in self._by_provider
+
+    def deployments(self) -> tuple[Deployment, ...]:
+        """List every deployment once, in the order they are declared."""
+        found = {d.id: d for model in self._models.values() for d in model.deployments}
+        return tuple(found.values())
+
     def names(self) -> tuple[str, ...]:
         """List the public names in the order they are declared."""
         return tuple(self._models)

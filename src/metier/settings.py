@@ -13,7 +13,17 @@ import yaml
 
 from metier.errors import ConfigError
 
-__all__ = ["SECTIONS", "VARIABLES", "Section", "Settings", "Variable", "default_home", "found_provider_keys", "load"]
+__all__ = [
+    "SECTIONS",
+    "VARIABLES",
+    "Section",
+    "Settings",
+    "Variable",
+    "default_home",
+    "found_provider_keys",
+    "load",
+    "read_config",
+]
 
 _ENV_PREFIX = "env/"
 
@@ -63,6 +73,18 @@ VARIABLES: tuple[Variable, ...] = (
         "127.0.0.1",
     ),
     Variable("METIER_PORT", "Port `metier serve` listens on; 0 takes any free one and says which.", "8400"),
+    Variable(
+        "METIER_METRICS",
+        "Who may read /metrics: loopback takes this machine's programs, and keys issued for the surface metrics from "
+        "elsewhere; open takes everybody who reaches the port.",
+        "loopback",
+    ),
+    Variable(
+        "METIER_OTLP_URL",
+        "OpenTelemetry collector that gets a span for each call, by OTLP over HTTP as JSON, without contents: "
+        "http://host:4318. Without it nothing is sent.",
+        secret=True,
+    ),
     Variable(
         "METIER_LANG",
         "Language of the review page for browsers that ask for neither: fr or en. Commands speak English.",
@@ -128,6 +150,8 @@ class Settings:
     """32 bytes; None means the key file under home."""
     host: str = "127.0.0.1"
     port: int = 8400
+    metrics: str = "loopback"
+    otlp_url: str | None = None
     lang: str = "fr"
     log_level: str = "info"
     smtp_url: str | None = None
@@ -155,11 +179,13 @@ def load(environ: Mapping[str, str] | None = None, *, config: pathlib.Path | Non
     return Settings(
         home=home,
         config_path=path,
-        config=_read_yaml(path, env),
+        config=read_config(path, env),
         database_url=env.get("METIER_DATABASE_URL") or None,
         master_key=_master_key(env.get("METIER_MASTER_KEY")),
         host=env.get("METIER_HOST") or "127.0.0.1",
         port=_port(env.get("METIER_PORT") or "8400"),
+        metrics=_metrics(env.get("METIER_METRICS") or "loopback"),
+        otlp_url=env.get("METIER_OTLP_URL") or None,
         lang=lang,
         log_level=_log_level(env.get("METIER_LOG_LEVEL") or "info"),
         smtp_url=env.get("METIER_SMTP_URL") or None,
@@ -200,7 +226,18 @@ def _log_level(text: str) -> str:
     return text
 
 
-def _read_yaml(path: pathlib.Path, env: Mapping[str, str]) -> dict[str, Any]:
+def _metrics(text: str) -> str:
+    if text not in ("loopback", "open"):
+        raise ConfigError(f"METIER_METRICS is {text!r}: choose loopback or open")
+    return text
+
+
+def read_config(path: pathlib.Path, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Read metier.yaml with `env/NAME` values replaced, or say exactly which entry is wrong; nothing where it is not.
+
+    What is wrong is told by its place, never by quoting the file: secrets may stand in it.
+    """
+    env = os.environ if environ is None else environ
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -210,7 +247,7 @@ def _read_yaml(path: pathlib.Path, env: Mapping[str, str]) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML: {_fault(error)}") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict):
@@ -222,6 +259,14 @@ def _read_yaml(path: pathlib.Path, env: Mapping[str, str]) -> dict[str, Any]:
     resolved = _resolve(raw, env, str(path))
     assert isinstance(resolved, dict)
     return resolved
+
+
+def _fault(error: yaml.YAMLError) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return "a character that cannot stand there"
+    mark = error.problem_mark
+    # `context` and the snippet quote the line; `problem` names at most a character or an anchor.
+    return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def _resolve(value: object, env: Mapping[str, str], where: str) -> object:

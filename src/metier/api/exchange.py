@@ -119,6 +119,12 @@ class Exchange:
         await self._start(200, [_TEXT, (b"content-length", b"%d" % len(data)), *headers])
         await self._send({"type": "http.response.body", "body": data})
 
+    async def raw(self, body: bytes, content_type: str) -> None:
+        """Answer with a whole body of another type."""
+        named = (b"content-type", content_type.encode())
+        await self._start(200, [named, (b"content-length", b"%d" % len(body))])
+        await self._send({"type": "http.response.body", "body": body})
+
     async def open_stream(self, headers: Headers) -> None:
         """Answer 200 and begin a stream of server-sent events."""
         await self._start(200, [_SSE, (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"), *headers])

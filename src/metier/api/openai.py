@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Annotated, Any, Literal, Protocol
 
@@ -110,7 +111,7 @@ class Embeddings:
 class Models:
     """GET /v1/models and /v1/models/{name}: what the key may use."""
 
-    def __init__(self, catalog: Catalog, keys: Keys) -> None:
+    def __init__(self, catalog: Callable[[], Catalog], keys: Keys) -> None:
         self._catalog = catalog
         self._keys = keys
 
@@ -121,7 +122,8 @@ class Models:
     async def _handle(self, exchange: Exchange) -> None:
         principal = await self._keys.authenticate(exchange.secret())
         allowed = principal.models
-        every = (*self._catalog.models(), *self._catalog.by_provider())
+        catalog = self._catalog()
+        every = (*catalog.models(), *catalog.by_provider())
         models = [m for m in every if allowed is None or m.name in allowed]
         name = exchange.path.partition("/v1/models/")[2]
         if not name:

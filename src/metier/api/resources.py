@@ -23,8 +23,13 @@ class Alive:
 class Ready:
     """GET /readyz: 200 when every part can serve calls, 503 with the parts that cannot."""
 
-    def __init__(self, ready: Callable[[], Awaitable[Mapping[str, bool]]]) -> None:
+    def __init__(
+        self,
+        ready: Callable[[], Awaitable[Mapping[str, bool]]],
+        remarks: Callable[[], Mapping[str, object]] = dict,
+    ) -> None:
         self._ready = ready
+        self._remarks = remarks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -33,5 +38,5 @@ class Ready:
     async def _handle(self, exchange: Exchange) -> None:
         parts = dict(await self._ready())
         well = all(parts.values())
-        body = orjson.dumps({"status": "ready" if well else "not ready", "parts": parts})
+        body = orjson.dumps({"status": "ready" if well else "not ready", "parts": parts, **self._remarks()})
         await exchange.json(body, status=200 if well else 503)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.applications import Starlette
@@ -17,14 +18,16 @@ from metier.api import failures
 from metier.api.frame import Frame
 from metier.api.image import Images
 from metier.api.messages import CountTokens, Messages
+from metier.api.metrics import MetricsPage
 from metier.api.openai import ChatCompletions, Embeddings, Keys, Models
 from metier.api.rerank import Rerank
 from metier.api.resources import Alive, Ready
+from metier.api.traced import Traced
 from metier.api.transcription import Transcriptions
 from metier.catalog import Catalog
 from metier.gateway import Gateway
 
-__all__ = ["AppServices", "application", "routes"]
+__all__ = ["AppServices", "Watch", "application", "routes"]
 
 
 class AppServices(Protocol):
@@ -50,9 +53,31 @@ class AppServices(Protocol):
         ...
 
 
-def routes(app: AppServices) -> list[BaseRoute]:
+async def _nothing() -> bytes:
+    return b""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What those who run the platform may see of it."""
+
+    exposition: Callable[[], Awaitable[bytes]] = _nothing
+    """Gives the metrics of this node."""
+    remarks: Callable[[], Mapping[str, object]] = dict
+    """What /readyz adds although calls are served."""
+    everybody: bool = False
+    """Metrics are for whoever reaches the port."""
+    behind_proxy: bool = False
+    """Requests come through a proxy: that one comes from this machine says nothing."""
+    traced: bool = False
+    """Keep the header `traceparent` of requests."""
+
+
+def routes(app: AppServices, watch: Watch | None = None) -> list[BaseRoute]:
     """List the paths of the API."""
-    models = Models(app.catalog, app.keys)
+    watch = watch or Watch()
+    models = Models(lambda: app.catalog, app.keys)
+    metrics = MetricsPage(app.keys, watch.exposition, everybody=watch.everybody, behind_proxy=watch.behind_proxy)
     return [
         Route("/v1/chat/completions", ChatCompletions(app.gateway, app.keys), methods=["POST"]),
         Route("/v1/embeddings", Embeddings(app.gateway, app.keys), methods=["POST"]),
@@ -64,17 +89,22 @@ def routes(app: AppServices) -> list[BaseRoute]:
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{name:path}", models, methods=["GET"]),
         Route("/healthz", Alive(), methods=["GET"]),
-        Route("/readyz", Ready(app.ready), methods=["GET"]),
+        Route("/readyz", Ready(app.ready, watch.remarks), methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
     ]
 
 
 def application(
-    app: AppServices, more: Sequence[BaseRoute] = (), lifespan: Lifespan[Starlette] | None = None
+    app: AppServices,
+    more: Sequence[BaseRoute] = (),
+    lifespan: Lifespan[Starlette] | None = None,
+    watch: Watch | None = None,
 ) -> Starlette:
     """Make the ASGI application; `more` are the paths of other surfaces, the console's for one."""
+    traced = [Middleware(Traced)] if watch is not None and watch.traced else []
     return Starlette(
-        routes=[*routes(app), *more],
-        middleware=[Middleware(Frame)],
+        routes=[*routes(app, watch), *more],
+        middleware=[*traced, Middleware(Frame)],
         exception_handlers={HTTPException: _http_fault},
         lifespan=lifespan,
     )

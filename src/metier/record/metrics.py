@@ -95,9 +95,9 @@ class Metrics:
         self._timings: dict[tuple[str, str, str, str, str], _Timing] = {}
         self._sources: list[Callable[[], Sequence[Family]]] = []
 
-    def add(self, source: Callable[[], Sequence[Family]]) -> None:
-        """Ask `source` for further families whenever somebody looks."""
-        self._sources.append(source)
+    def add(self, *sources: Callable[[], Sequence[Family]]) -> None:
+        """Ask `sources` for further families whenever somebody looks."""
+        self._sources += sources
 
     def began(self, entry: Entry) -> None:
         """Note that a call is under way."""

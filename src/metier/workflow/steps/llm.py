@@ -29,8 +29,8 @@ class LlmSteps:
 
     def __init__(self, ask: Ask, roles: Mapping[str, str]) -> None:
         self._ask = ask
-        self._roles = dict(roles)
-        """What writer, judge and so on mean here: role → public model name."""
+        self._roles = roles
+        """What writer, judge and so on mean here and now: role → public model name."""
 
     async def __call__(self, context: StepContext, with_: dict[str, JSON]) -> JSON:
         """Render the prompt, ask, check the answer, repair once."""
