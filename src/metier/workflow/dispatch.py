@@ -68,10 +68,12 @@ def migrations() -> tuple[Migration, ...]:
 
 
 class Dispatch:
-    """Defers segments and runs the workers that take them."""
+    """Defers segments and runs the workers that take them; batches have a queue of their own, beside that of runs."""
 
-    def __init__(self, store: Store, pace: Pace | None = None) -> None:
+    def __init__(self, store: Store, pace: Pace | None = None, *, queue: str = _QUEUE, task: str = _TASK) -> None:
         self.pace = pace or Pace()
+        self._queue = queue
+        self._task = task
         self._store = store
         self._queries = store.queries("dispatch")
         self._deferrer = App(connector=PsycopgConnector())
@@ -80,18 +82,20 @@ class Dispatch:
         """Make a segment of the run due with this transaction; one that is already due is enough."""
         # No `lock`: it makes each fetch cost 30 ms with a thousand segments due, and the epoch already
         # refuses a second holder; the queueing lock keeps one segment due per run.
-        task = self._deferrer.configure_task(_TASK, queue=_QUEUE, queueing_lock=run, schedule_at=at, connection=tx)
+        task = self._deferrer.configure_task(
+            self._task, queue=self._queue, queueing_lock=run, schedule_at=at, connection=tx
+        )
         with contextlib.suppress(AlreadyEnqueued):
             async with tx.transaction():
                 await task.defer_async(run=run)
 
     async def abort(self, tx: Tx, run: RunId) -> None:
         """Stop what is due or in progress for a run."""
-        await self._queries.all("abort", {"run": run, "queue": _QUEUE}, tx)
+        await self._queries.all("abort", {"run": run, "queue": self._queue}, tx)
 
     async def stalled(self) -> list[Stalled]:
         """Find the segments of workers that died."""
-        rows = await self._queries.all("stalled", {"queue": _QUEUE, "stall_s": self.pace.stall_s})
+        rows = await self._queries.all("stalled", {"queue": self._queue, "stall_s": self.pace.stall_s})
         return [Stalled(row["id"], RunId(row["run"])) for row in rows]
 
     async def drop(self, tx: Tx, stalled: Stalled) -> bool:
@@ -115,7 +119,7 @@ class Dispatch:
         async with self._app(segment) as app:
             while True:
                 await self._worker(app, wait=False)
-                row = await self._queries.one("ready", {"queue": _QUEUE})
+                row = await self._queries.one("ready", {"queue": self._queue})
                 if row is None or row["ready"] == 0:
                     return
 
@@ -142,7 +146,7 @@ class Dispatch:
 
     async def _worker(self, app: App, *, wait: bool) -> None:
         await app.run_worker_async(
-            queues=[_QUEUE],
+            queues=[self._queue],
             wait=wait,
             concurrency=self.pace.concurrency,
             install_signal_handlers=False,
@@ -161,7 +165,7 @@ class Dispatch:
         async def run_segment(run: str) -> None:
             await segment(RunId(run))
 
-        app.task(name=_TASK, queue=_QUEUE)(run_segment)
+        app.task(name=self._task, queue=self._queue)(run_segment)
         async with app.open_async():
             yield app
 
