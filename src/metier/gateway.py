@@ -66,6 +66,9 @@ class Gateway:
             call, way, meter = await self._admitted(call, entry)
             checked = await self._guardrail.check_input(call)
             entry.masked = checked.counts
+            transcript = entry.transcript
+            if transcript is not None:
+                transcript.checked(checked.call)
             if way.shadows:
                 self.shadows.copy(call, way.shadows)
             answer = self._tries.answer(checked.call, way, entry)
@@ -74,6 +77,8 @@ class Gateway:
                 async for chunk in shown:
                     if meter is not None and meter.passed(chunk):
                         await meter.extend()
+                    if transcript is not None:
+                        transcript.shown(chunk)
                     yield chunk
             yield Chunk(receipt=entry.receipt())
 
@@ -86,8 +91,8 @@ class Gateway:
                 return call, way, verdict.meter
             call = replace(call, model=verdict.instead)
         raise BudgetExceeded(
-            f"the limits of {call.principal.key_id!r} name one model after the other, {call.model!r} being the last, and "
-            "each is used up: raise one of them"
+            f"the limits of {call.principal.key_id!r} name one model after the other, {call.model!r} being the last, "
+            "and each is used up: raise one of them"
         )
 
     async def count(self, call: Call) -> int | None:

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from metier.api.server import application
 from metier.calls import Call, Chunk
 from metier.guardrails.base import Checked, Verdict
+from metier.policy.keys import Scopes
 from metier.providers.scripted import Script, ScriptedProvider, asks, breaks, fails, says, vector
 from metier.store import Store
 from metier.vault import Vault
@@ -194,7 +195,9 @@ async def test_models_are_listed_as_far_as_the_key_reaches(door: Door) -> None:
     assert (await door.get("/v1/models/inconnu")).status == 404
     assert (await ask(door.app, "/v1/models")).status == 401
     here = door.here
-    key = await here.keys.issue("étroit", here.principal.project, here.principal.system, "Camille", models=["petit"])
+    key = await here.keys.issue(
+        "étroit", here.principal.project, here.principal.system, "Camille", scopes=Scopes(frozenset({"petit"}))
+    )
     narrow = await ask(door.app, "/v1/models", headers={"x-api-key": key.secret})
     assert [model["id"] for model in narrow.json["data"]] == ["petit"]
     assert (await ask(door.app, "/v1/models/vecteurs", headers={"x-api-key": key.secret})).status == 404

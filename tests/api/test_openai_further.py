@@ -15,6 +15,7 @@ from metier.api import transcription
 from metier.api.server import application
 from metier.calls import Call, Chunk, Media, Reasoning, ReasoningDelta, ToolCallDelta, Usage
 from metier.catalog import Catalog
+from metier.policy.keys import Scopes
 from metier.providers.scripted import Script, ScriptedProvider
 from metier.store import Store
 from metier.vault import Vault
@@ -252,7 +253,9 @@ async def test_models_have_the_names_of_their_providers_too(door: Door, provider
 
 async def test_a_key_for_some_models_reaches_no_others_by_the_names_of_providers(door: Door) -> None:
     here = door.here
-    key = await here.keys.issue("étroit", here.principal.project, here.principal.system, "Camille", models=["dehors"])
+    key = await here.keys.issue(
+        "étroit", here.principal.project, here.principal.system, "Camille", scopes=Scopes(frozenset({"dehors"}))
+    )
     headers = {"x-goog-api-key": key.secret}
     listed = (await ask(door.app, "/v1/models", headers=headers)).json["data"]
     assert [model["id"] for model in listed] == ["dehors"]

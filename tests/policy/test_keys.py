@@ -10,7 +10,7 @@ import pytest
 from metier.calls import KeyId
 from metier.errors import Conflict, Invalid, NotAuthenticated, NotFound, SystemNotApproved, Unavailable
 from metier.governance.register import ADMITTED, Register
-from metier.policy.keys import Keys
+from metier.policy.keys import Keys, Scopes
 from metier.policy.mirror import Mirror
 from metier.store import Store
 from metier.vault import Vault
@@ -19,8 +19,9 @@ from tests.record.world import build
 
 async def test_an_issued_key_is_recognised_and_its_secret_is_nowhere(store: Store, tmp_path: pathlib.Path) -> None:
     world = await build(store, tmp_path)
+    only = Scopes(frozenset({"chat"}))
     issued = await world.keys.issue(
-        "poste RH", "Clients", world.principal.system, "Nadia", models=["chat"], groups=["rh", "tous"]
+        "poste RH", "Clients", world.principal.system, "Nadia", scopes=only, groups=["rh", "tous"]
     )
     assert issued.secret.startswith(f"sk-mt-{issued.key.id}-") and issued.secret not in repr(issued)
     principal = await world.keys.authenticate(issued.secret)

@@ -39,6 +39,7 @@ class Exchange:
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: str = scope["path"]
         self._id = request_id(scope)
+        self._limits: Callable[[], Awaitable[Headers]] | None = None
         self.started = False
         """True once the status has been sent: from there on errors go into the stream."""
 
@@ -47,9 +48,10 @@ class Exchange:
         """What the client finds in x-request-id: the id of the call, where there is one."""
         return self._id
 
-    def name(self, call: CallId) -> None:
-        """Take the id of the call as that of the request."""
+    def name(self, call: CallId, limits: Callable[[], Awaitable[Headers]] | None = None) -> None:
+        """Take the id of the call as that of the request; `limits` tells what its headers say of what is left."""
         self._id = call
+        self._limits = limits
 
     def secret(self) -> str:
         """Find the key the client presents, in any of the four usual headers."""
@@ -167,8 +169,10 @@ class Exchange:
         await self.json(data, [(b"connection", b"close"), (b"x-should-retry", b"false")], 413)
 
     async def _start(self, status: int, headers: Headers) -> None:
-        self.started = True
         named = [(name, _UNSAFE.sub(b"?", value)) for name, value in headers]
+        if self._limits is not None:
+            named.extend(await self._limits())
+        self.started = True
         named.append((b"x-request-id", self.id.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": named})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import orjson
 
 from metier.errors import BudgetExceeded, Invalid, MetierError
@@ -30,8 +32,8 @@ def headers(error: MetierError) -> list[tuple[bytes, bytes]]:
     if isinstance(error, BudgetExceeded | Invalid):
         found.append((b"x-should-retry", b"false"))
     elif wait_s is not None:
-        found.append((b"retry-after", b"%d" % max(1, round(wait_s))))
-        found.append((b"retry-after-ms", b"%d" % round(wait_s * 1000)))
+        found.append((b"retry-after", b"%d" % max(1, math.ceil(wait_s))))
+        found.append((b"retry-after-ms", b"%d" % math.ceil(wait_s * 1000)))
     return found
 
 

@@ -12,6 +12,7 @@ from metier.api import answers
 from metier.api.exchange import Exchange
 from metier.api.openai import Keys
 from metier.api.parsing import fit, load, refuse_unknown
+from metier.api.surface import limit_headers
 from metier.calls import JSON, Call
 from metier.gateway import Gateway
 
@@ -48,7 +49,7 @@ class Images:
         body = fit(_Body, raw)
         size = "" if body.size == "auto" else body.size or ""
         call = Call(principal, body.model, "image", inputs=(body.prompt,), size=size, end_user=body.user or None)
-        exchange.name(call.id)
+        exchange.name(call.id, lambda: limit_headers(self._gateway, call))
         async with exchange.presence():
             answer = await self._gateway.collect(call)
         await exchange.json(answers.images(answer), answers.receipt_headers(answer.receipt))

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from metier.api import answers, failures, messages_answers, messages_body
 from metier.api.exchange import Exchange, Headers
 from metier.api.openai import Keys
+from metier.api.surface import limit_headers
 from metier.calls import Call
 from metier.errors import MetierError, Mistaken, Unavailable
 from metier.gateway import Gateway
@@ -58,7 +59,7 @@ class Messages:
         if data is None:
             return
         asked = messages_body.parse(data, principal, exchange.conversation())
-        exchange.name(asked.call.id)
+        exchange.name(asked.call.id, lambda: limit_headers(self._gateway, asked.call))
         if asked.stream:
             await self._stream(exchange, asked.call)
             return

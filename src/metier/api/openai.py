@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from metier.api import answers, chat_body
 from metier.api.exchange import Exchange
 from metier.api.parsing import fit, load, refuse_unknown
+from metier.api.surface import limit_headers
 from metier.calls import Call, Principal
 from metier.catalog import Catalog, Model
 from metier.errors import Invalid, NotFound
@@ -48,7 +49,7 @@ class ChatCompletions:
         if data is None:
             return
         asked = chat_body.parse(data, principal, exchange.conversation())
-        exchange.name(asked.call.id)
+        exchange.name(asked.call.id, lambda: limit_headers(self._gateway, asked.call))
         if asked.stream:
             await self._stream(exchange, asked)
         else:
@@ -101,7 +102,7 @@ class Embeddings:
             end_user=body.user or None,
             conversation=exchange.conversation(),
         )
-        exchange.name(call.id)
+        exchange.name(call.id, lambda: limit_headers(self._gateway, call))
         async with exchange.presence():
             answer = await self._gateway.collect(call)
         written = answers.embeddings(call, answer, body.encoding_format == "base64")

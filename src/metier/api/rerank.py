@@ -11,6 +11,7 @@ from metier.api import answers
 from metier.api.exchange import Exchange
 from metier.api.openai import Keys
 from metier.api.parsing import fit, load, refuse_unknown
+from metier.api.surface import limit_headers
 from metier.calls import Call
 from metier.errors import Invalid
 from metier.gateway import Gateway
@@ -41,7 +42,7 @@ class Rerank:
         body = fit(_Body, raw)
         documents = tuple(_text(document, index) for index, document in enumerate(body.documents))
         call = Call(principal, body.model, "rerank", inputs=documents, query=body.query, end_user=body.user or None)
-        exchange.name(call.id)
+        exchange.name(call.id, lambda: limit_headers(self._gateway, call))
         async with exchange.presence():
             answer = await self._gateway.collect(call)
         written = answers.rerank(call, answer, body.top_n, bool(body.return_documents))

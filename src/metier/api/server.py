@@ -19,9 +19,10 @@ from metier.api.frame import Frame
 from metier.api.image import Images
 from metier.api.messages import CountTokens, Messages
 from metier.api.metrics import MetricsPage
-from metier.api.openai import ChatCompletions, Embeddings, Keys, Models
+from metier.api.openai import ChatCompletions, Embeddings, Models
 from metier.api.rerank import Rerank
 from metier.api.resources import Alive, Ready
+from metier.api.surface import Door, Surface
 from metier.api.traced import Traced
 from metier.api.transcription import Transcriptions
 from metier.catalog import Catalog
@@ -39,7 +40,7 @@ class AppServices(Protocol):
         ...
 
     @property
-    def keys(self) -> Keys:
+    def keys(self) -> Door:
         """Who is calling."""
         ...
 
@@ -76,16 +77,19 @@ class Watch:
 def routes(app: AppServices, watch: Watch | None = None) -> list[BaseRoute]:
     """List the paths of the API."""
     watch = watch or Watch()
-    models = Models(lambda: app.catalog, app.keys)
-    metrics = MetricsPage(app.keys, watch.exposition, everybody=watch.everybody, behind_proxy=watch.behind_proxy)
+    chat, messages = Surface(app.keys, "chat"), Surface(app.keys, "messages")
+    models = Models(lambda: app.catalog, Surface(app.keys, "models"))
+    metrics = MetricsPage(
+        Surface(app.keys, "metrics"), watch.exposition, everybody=watch.everybody, behind_proxy=watch.behind_proxy
+    )
     return [
-        Route("/v1/chat/completions", ChatCompletions(app.gateway, app.keys), methods=["POST"]),
-        Route("/v1/embeddings", Embeddings(app.gateway, app.keys), methods=["POST"]),
-        Route("/v1/messages", Messages(app.gateway, app.keys), methods=["POST"]),
-        Route("/v1/messages/count_tokens", CountTokens(app.gateway, app.keys), methods=["POST"]),
-        Route("/v1/rerank", Rerank(app.gateway, app.keys), methods=["POST"]),
-        Route("/v1/audio/transcriptions", Transcriptions(app.gateway, app.keys), methods=["POST"]),
-        Route("/v1/images/generations", Images(app.gateway, app.keys), methods=["POST"]),
+        Route("/v1/chat/completions", ChatCompletions(app.gateway, chat), methods=["POST"]),
+        Route("/v1/embeddings", Embeddings(app.gateway, Surface(app.keys, "embeddings")), methods=["POST"]),
+        Route("/v1/messages", Messages(app.gateway, messages), methods=["POST"]),
+        Route("/v1/messages/count_tokens", CountTokens(app.gateway, messages), methods=["POST"]),
+        Route("/v1/rerank", Rerank(app.gateway, Surface(app.keys, "rerank")), methods=["POST"]),
+        Route("/v1/audio/transcriptions", Transcriptions(app.gateway, Surface(app.keys, "audio")), methods=["POST"]),
+        Route("/v1/images/generations", Images(app.gateway, Surface(app.keys, "images")), methods=["POST"]),
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{name:path}", models, methods=["GET"]),
         Route("/healthz", Alive(), methods=["GET"]),

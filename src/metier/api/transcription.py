@@ -15,6 +15,7 @@ from metier.api import answers, multipart
 from metier.api.exchange import Exchange
 from metier.api.openai import Keys
 from metier.api.parsing import fit, refuse_unknown
+from metier.api.surface import limit_headers
 from metier.calls import Call, Media, Principal
 from metier.errors import Invalid
 from metier.gateway import Gateway
@@ -59,7 +60,7 @@ class Transcriptions:
         # A long sound takes its time to cut out and to encode.
         call, plain = await asyncio.to_thread(_asked, data, exchange.content_type(), principal)
         del data
-        exchange.name(call.id)
+        exchange.name(call.id, lambda: limit_headers(self._gateway, call))
         async with exchange.presence():
             answer = await self._gateway.collect(call)
         headers = answers.receipt_headers(answer.receipt)

@@ -17,6 +17,7 @@ from metier.cli import preparation
 from metier.cli.litellm import Migration, translate
 from metier.cli.terminal import Terminal, as_json_option, run, without_platform
 from metier.errors import Conflict, Invalid
+from metier.policy.keys import Scopes
 from metier.settings import Settings
 
 __all__ = ["command"]
@@ -86,8 +87,9 @@ def _litellm_keys(file: pathlib.Path, system: str, project: str, apply: bool, as
         owner, use = await app.keys.project(project), await preparation.system_id(app, system)
         found = _wanted(file)
         for key in found if apply else ():
+            scopes = Scopes(None if key["models"] is None else frozenset(key["models"]))
             issued = await app.keys.issue(
-                key["name"], owner.id, use, getpass.getuser(), models=key["models"], expires_at=key["expires_at"]
+                key["name"], owner.id, use, getpass.getuser(), scopes=scopes, expires_at=key["expires_at"]
             )
             key["secret"] = issued.secret
         terminal.data({"keys": found, "applied": apply})

@@ -86,8 +86,8 @@ class Surroundings:
 
     footprint: Footprint | None = None
     """Estimates energy and carbon; without it, limits of them refuse calls unless unknown ones pass."""
-    digest: Callable[[str], str] = lambda name: name
-    """Makes of an end user's name what limits know them by."""
+    digest: Callable[[str, str], str] = lambda organisation, name: f"{organisation} {name}"
+    """Makes of an organisation and its end user's name what limits know that person by."""
     now: Callable[[], float] | None = None
     """Seconds since 1970 for rates; None takes the clock of PostgreSQL."""
 
@@ -284,7 +284,7 @@ class Admission:
         """Which end user counts; those a client does not name count as one."""
         if limit.scope != "end_user" or not call.end_user:
             return ""
-        return self._around.digest(call.end_user)
+        return self._around.digest(call.principal.organisation, call.end_user)
 
     def _told(self, limit: Limit, member: str) -> Remaining | None:
         if not limit.durable:
