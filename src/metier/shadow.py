@@ -31,7 +31,7 @@ class Shadows:
             return
         for model in models:
             # A copy is no part of a run: its answer goes nowhere.
-            shadow = replace(call, model=model, id=CallId(new_id("call")), origin=None)
+            shadow = replace(call, model=model, id=CallId(new_id("call")), origin=None, reuse="off")
             try:
                 self._waiting.put_nowait(shadow)
             except asyncio.QueueFull:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
-from metier.calls import Call, Usage
+from metier.calls import Call, Principal, Usage
 from metier.catalog import Catalog
 from metier.deployment import Deployment, Model
 from metier.errors import Invalid, NotAllowed
-from metier.policy.constraints import Constraints, Eligible
+from metier.policy.constraints import Caching, Constraints, Eligible
 from metier.record.impact import impact
 from metier.router import Chooser, Group, arm, groups, shadows
 
@@ -64,6 +64,11 @@ class Ways:
         self._catalog = catalog
         self._constraints = constraints
         self._made = {}
+
+    async def caching(self, principal: Principal) -> Caching | None:
+        """Say how answers to the caller's system may be kept; None where they may not."""
+        rules = await self._constraints.of(principal)
+        return None if rules is None else rules.caching
 
     async def find(self, call: Call) -> Way:
         """Give the way of a call, or raise what keeps it from being answered: rights, rules, then capability."""

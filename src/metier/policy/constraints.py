@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from metier.calls import Call, Media, Principal, Text
 from metier.deployment import SENSITIVITIES, Deployment, Hosting, Modality, Model, Sensitivity
 from metier.errors import ConfigError, Invalid, MetierError, NoDeployment, NotAllowed
 from metier.policy.mirror import Mirror
 
-__all__ = ["Constraints", "Eligible", "Prefer", "Rules"]
+__all__ = ["Caching", "Constraints", "Eligible", "Prefer", "Rules"]
 
 Prefer = Literal["order", "cost", "latency", "carbon", "quality"]
 """What decides among the deployments that may answer: the declared order, or one of four measures."""
@@ -25,6 +25,24 @@ _MOST_KEPT = 20_000
 _BYTES_PER_TOKEN = 4
 _ROUND = 1_000
 _TYPICAL_OUTPUT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Caching:
+    """How answers given to a system may be kept and given again."""
+
+    mode: Literal["exact", "semantic"] = "exact"
+    """For the very same question alone, or for questions that mean the same too."""
+    ttl_s: float = 86_400.0
+    """Seconds an answer is good for."""
+    threshold: float = 0.93
+    """Least similarity of two questions that may mean the same; the words of both are compared besides."""
+    max_entries: int = 10_000
+    """Answers kept for the system; the oldest leave first."""
+    max_temperature: float = 0.5
+    """Calls that ask for a higher one are answered anew."""
+    within: Literal["system", "key", "end_user"] = "system"
+    """Who shares answers, the rights being equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +60,8 @@ class Rules:
     languages: frozenset[str] | None = None
     """Languages it works in; a deployment declared without one of them is excluded."""
     prefer: Prefer = "order"
+    caching: Caching | None = None
+    """None keeps no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +287,17 @@ def _typical_cost(deployment: Deployment) -> float:
     return float(deployment.price.of(_ROUND, _TYPICAL_OUTPUT))
 
 
+class _Cache(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Literal["exact", "semantic"]
+    ttl_s: Annotated[float, Field(gt=0, le=31_622_400)] = Caching().ttl_s
+    threshold: Annotated[float, Field(ge=0.5, le=1)] = Caching().threshold
+    max_entries: Annotated[int, Field(gt=0)] = Caching().max_entries
+    max_temperature: Annotated[float, Field(ge=0)] = Caching().max_temperature
+    within: Literal["system", "key", "end_user"] = "system"
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -276,6 +307,15 @@ class _Entry(BaseModel):
     models: frozenset[str] | None = None
     languages: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")]] | None = None
     prefer: Prefer = "order"
+    cache: _Cache | None = None
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _one_word(cls, value: object) -> object:
+        """YAML reads a bare off as false."""
+        if value is False or value == "off":
+            return None
+        return {"mode": value} if isinstance(value, str) else value
 
 
 class _Sheet(BaseModel):
@@ -288,4 +328,5 @@ def _rules(entry: _Entry) -> Rules:
     countries = entry.countries
     if countries is not None and "EU" in countries:
         countries = (countries - {"EU"}) | _EU
-    return Rules(entry.sensitivity, entry.hosting, countries, entry.models, entry.languages, entry.prefer)
+    caching = None if entry.cache is None else Caching(**entry.cache.model_dump())
+    return Rules(entry.sensitivity, entry.hosting, countries, entry.models, entry.languages, entry.prefer, caching)

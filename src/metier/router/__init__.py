@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from metier.router.choice import Chooser, arm, shadows
+from metier.router.choice import Chooser, arm, language_of, shadows
 from metier.router.health import Flight, Health
 from metier.router.plan import Group, affinity_key, groups, plan
 from metier.router.retries import Retries
 
-__all__ = ["Chooser", "Flight", "Group", "Health", "Retries", "affinity_key", "arm", "groups", "plan", "shadows"]
+__all__ = [
+    "Chooser",
+    "Flight",
+    "Group",
+    "Health",
+    "Retries",
+    "affinity_key",
+    "arm",
+    "groups",
+    "language_of",
+    "plan",
+    "shadows",
+]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from metier.guardrails.pii.kinds import Found, Kind
 from metier.guardrails.pii.normalise import fold
 
-__all__ = ["Code", "Reading", "Waiting", "find_literals", "may_begin", "next_candidate", "read"]
+__all__ = ["Code", "Reading", "Waiting", "codes", "find_literals", "may_begin", "next_candidate", "read"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +180,14 @@ def _read_bare(text: str, start: int, final: bool) -> Reading | Waiting | None:
     if end - place == 1 and end == len(text) and not final:
         return Waiting()
     return Reading(Code(kind, ordinal, variant), end if end - place == 2 else place, bare=True)
+
+
+def codes(text: str) -> frozenset[str]:
+    """Give the codes a reader would find in a text, each in its one right form."""
+    if may_begin(text) is None:
+        return frozenset()
+    readings = (read(text, one.start) for one in find_literals(text))
+    return frozenset(str(reading.code) for reading in readings if isinstance(reading, Reading))
 
 
 def find_literals(text: str) -> tuple[Found, ...]:
