@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 
+from metier.cache.reuse import Cache, Reusing
 from metier.calls import (
     Answer,
     Call,
@@ -59,6 +61,8 @@ class Gateway:
         self.shadows = shadows or Shadows()
         """Copies of calls, made while `run` runs."""
         self._counters = counters or {}
+        self.cache: Cache | None = None
+        """Answers kept from earlier calls; written and swept while `run` runs."""
 
     async def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Yield the answer to `call` piece by piece, its receipt last; close the generator to leave early."""
@@ -72,15 +76,25 @@ class Gateway:
             if way.shadows:
                 self.shadows.copy(call, way.shadows)
             answer = self._tries.answer(checked.call, way, entry)
+            reusing = await self._reusing(checked.call, way, entry)
+            if reusing is not None:
+                answer = reusing.answer(answer)
             shown = answer if checked.output is None else _released(answer, checked.output)
+            if reusing is not None:
+                shown = reusing.shown(shown)
             async with aclosing(answer), aclosing(shown):
                 async for chunk in shown:
-                    if meter is not None and meter.passed(chunk):
+                    if meter is not None and entry.deployment is not None and meter.passed(chunk):
                         await meter.extend()
                     if transcript is not None:
                         transcript.shown(chunk)
                     yield chunk
             yield Chunk(receipt=entry.receipt())
+
+    async def _reusing(self, masked: Call, way: Way, entry: Entry) -> Reusing | None:
+        if self.cache is None:
+            return None
+        return self.cache.begin(masked, way.model, await self.ways.caching(masked.principal), entry)
 
     async def _admitted(self, call: Call, entry: Entry) -> tuple[Call, Way, Meter | None]:
         """Find a way whose limits have room: where one degrades, that of the cheaper model it names."""
@@ -112,8 +126,11 @@ class Gateway:
         return await self._admission.remaining(call)
 
     async def run(self) -> None:
-        """Make the copies that models ask for, for ever; owned by the lifespan of the process."""
-        await self.shadows.run(self.collect)
+        """Make the copies that models ask for, and keep answers, for ever; owned by the lifespan of the process."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.shadows.run(self.collect))
+            if self.cache is not None:
+                group.create_task(self.cache.entries.run())
 
     async def collect(self, call: Call) -> Answer:
         """Give the whole answer to `call`: the stream, collected."""
