@@ -1,22 +1,15 @@
-"""`metier serve`: the gateway, the review page, and a worker, in one process."""
+"""`metier serve`: the gateway, the review page, and workflows, in one process or in several that share a port."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import ipaddress
-import socket
+import importlib
 
 import click
-import uvicorn
 
-from metier.api.server import application
-from metier.app import App, Parts
-from metier.cli import preparation
-from metier.cli.terminal import Terminal, as_json_option, run
-from metier.cli.worker import stopped
-from metier.console import pages
-from metier.errors import ConfigError
+from metier import settings as configuration
+from metier.cli.listening import Service
+from metier.cli.supervisor import supervise
+from metier.errors import MetierError
 
 __all__ = ["command"]
 
@@ -24,83 +17,50 @@ __all__ = ["command"]
 @click.command()
 @click.option("--host", help="Address to listen on; by default METIER_HOST, 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; by default METIER_PORT, 8400.")
-@click.option("--work/--no-work", default=True, show_default=True, help="Also run workflows in this process.")
-@as_json_option
-def command(host: str | None, port: int | None, work: bool, as_json: bool) -> None:
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True,
+    help="Processes that share the port; one for each core that is to serve calls.",
+)  # fmt: skip
+@click.option("--work/--no-work", default=True, show_default=True, help="Also run workflows in these processes.")
+@click.option(
+    "--behind-proxy", is_flag=True,
+    help="A proxy in front ends TLS; what comes from this machine is then no longer taken for its own.",
+)  # fmt: skip
+@click.option("--tls-cert", metavar="FILE", help="Certificate in PEM, to end TLS here; read again at every restart.")
+@click.option("--tls-key", metavar="FILE", help="Its private key in PEM.")
+@click.option("--cleartext", is_flag=True, help="Accept another address than this machine's without any TLS.")
+@click.option(
+    "--notice", type=click.FloatRange(0, 300), default=1.0, show_default=True,
+    help="Seconds for which /readyz says 503 before the port closes, at SIGTERM.",
+)  # fmt: skip
+@click.option(
+    "--patience", type=click.FloatRange(0, 3600), default=20.0, show_default=True,
+    help="Seconds that calls under way may still take after that.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+def command(workers: int, host: str | None, port: int | None, notice: float, patience: float, **given: object) -> None:
     """Start the gateway and the review page, until Ctrl-C.
 
     Clients speak the OpenAI API with a virtual key: base URL http://HOST:PORT/v1. The review page is at /review; it is
-    opened with a key too.
+    opened with a key too. SIGHUP reads metier.yaml again; with several workers it replaces them one after the other.
     """
-
-    async def serve(app: App, terminal: Terminal) -> None:
-        address, number = host or app.settings.host, port if port is not None else app.settings.port
-        _check(address)
-        listening = _listen(address, number)
-        config = uvicorn.Config(
-            application(app, more=pages(app)), host=address, port=number, log_level="warning", access_log=False,
-            http="httptools", proxy_headers=False,
-            lifespan="off", timeout_graceful_shutdown=20, server_header=False,
-        )  # fmt: skip
-        server = _Server(config)
-        # What was built lives as long as the process: the collector need not walk it again.
-        gc.collect()
-        gc.freeze()
-        stop = stopped()
-        async with asyncio.TaskGroup() as group:
-            serving = group.create_task(server.serve(sockets=[listening]))
-            working = group.create_task(app.engine.work(stop, [app.review.sweep])) if work else None
-            group.create_task(_announce(server, app, f"http://{_shown(listening)}", terminal))
-            waiting = group.create_task(stop.wait())
-            await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
-            server.should_exit = True
-            stop.set()
-            await serving
-            if working is not None:
-                await working
-
-    run(serve, as_json=as_json, parts=Parts(loading=preparation.Loading(Terminal(as_json))))
-
-
-async def _announce(server: uvicorn.Server, app: App, url: str, terminal: Terminal) -> None:
-    """Tell where it listens as soon as it does; uvicorn has no event for that."""
-    for _ in range(6_000):
-        if server.started or server.should_exit:
-            break
-        await asyncio.sleep(0.01)
-    if server.started:
-        terminal.data({"url": url, "models": app.catalog.names()})
-        terminal.say(f"Ready: {url}/v1 for clients, {url}/review for people.")
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to us, so that workers and the ledger end in order."""
-
-    def install_signal_handlers(self) -> None:
-        """Signals are handled once, for the whole process."""
-
-
-def _check(address: str) -> None:
+    # Given by name to keep the list of parameters short; the names are those of the fields.
+    fields = {name: value for name, value in given.items() if value is not None}
     try:
-        ipaddress.ip_address(address)
-    except ValueError:
-        if address != "localhost":
-            raise ConfigError(
-                f"cannot listen on {address!r}: give an IP address such as 127.0.0.1 or 0.0.0.0"
-            ) from None
-
-
-def _listen(address: str, port: int) -> socket.socket:
-    """Open the port ourselves: what uvicorn does when it is taken cannot be told to people."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        settings = configuration.load()
+        listened = {"host": host or settings.host, "port": settings.port if port is None else port}
+        service = Service(**listened, notice_s=notice, patience_s=patience, **fields)  # type: ignore[arg-type]  # click has checked them
+        service.check()
+    except MetierError as error:
+        terminal = importlib.import_module("metier.cli.terminal")
+        terminal.fail(terminal.Terminal(bool(given["as_json"])), error)
+    if workers == 1:
+        # The process above several workers never loads what they serve with: it stays small.
+        importlib.import_module("metier.cli.serving").alone(service)
+        return
     try:
-        return socket.create_server((address, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {address} port {port}: {error.strerror}; stop what listens there, or give another --port"
-        ) from None
-
-
-def _shown(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        code = supervise(service, workers, settings.log_level)
+    except MetierError as error:
+        terminal = importlib.import_module("metier.cli.terminal")
+        terminal.fail(terminal.Terminal(service.as_json), error)
+    raise SystemExit(code)

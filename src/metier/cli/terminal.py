@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import click
 import psycopg
@@ -26,7 +26,7 @@ from metier.app import App, Parts, build
 from metier.errors import Broken, MetierError, Mistaken, Refused, Unavailable
 from metier.settings import Settings
 
-__all__ = ["Terminal", "as_json_option", "fail", "guarded", "plain", "quiet", "run", "without_platform"]
+__all__ = ["Loop", "Terminal", "as_json_option", "fail", "guarded", "plain", "quiet", "run", "without_platform"]
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 """The option every command has."""
@@ -77,7 +77,17 @@ class Terminal:
         self.out.print(table)
 
 
-def run(main: Callable[[App, Terminal], Awaitable[None]], *, as_json: bool, parts: Parts | None = None) -> None:
+Loop: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
+"""Makes the event loop of a command, where the usual one is not wanted."""
+
+
+def run(
+    main: Callable[[App, Terminal], Awaitable[None]],
+    *,
+    as_json: bool,
+    parts: Parts | None = None,
+    loop: Loop | None = None,
+) -> None:
     """Open the platform, do the work of a command, close everything, and turn failures into exit codes."""
     terminal = Terminal(as_json)
 
@@ -87,7 +97,7 @@ def run(main: Callable[[App, Terminal], Awaitable[None]], *, as_json: bool, part
         async with build(settings, parts) as app:
             await main(app, terminal)
 
-    guarded(work, terminal)
+    guarded(work, terminal, loop)
 
 
 def without_platform(main: Callable[[Settings, Terminal], Awaitable[None]], *, as_json: bool) -> None:
@@ -139,14 +149,15 @@ def plain(value: object) -> Any:
     return value
 
 
-def guarded(work: Callable[[], Awaitable[None]], terminal: Terminal) -> None:
+def guarded(work: Callable[[], Awaitable[None]], terminal: Terminal, loop: Loop | None = None) -> None:
     """Run the work of a command and turn its failures into exit codes."""
 
     async def main() -> None:
         await work()
 
     try:
-        asyncio.run(main())
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(main())
     except KeyboardInterrupt:
         terminal.err.print("[dim]stopped[/dim]")
         raise SystemExit(130) from None

@@ -1,0 +1,239 @@
+"""One process that serves: alone, or as a worker among several that share a port; it stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import json
+import pathlib
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import orjson
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from metier.api.server import Watch, application
+from metier.app import App, Parts
+from metier.cli import preparation
+from metier.cli.listening import Service, listen, shown
+from metier.cli.node import Node
+from metier.cli.terminal import Terminal, run
+from metier.console import pages
+
+__all__ = ["Duty", "alone", "main"]
+
+_DRAINING = orjson.dumps({"status": "stopping", "parts": {}})
+_CLOSE = (b"connection", b"close")
+_AT_ONCE = 4
+"""Connections a worker takes before it lets its neighbours have some."""
+
+
+def alone(service: Service) -> None:
+    """Serve in this process."""
+    run(functools.partial(_serve, service, None), as_json=service.as_json, parts=_parts(service), loop=_loop)
+
+
+def main(argument: str) -> None:
+    """Serve as a worker: the socket and the line to the process above come by their descriptors."""
+    given = json.loads(argument)
+    place = _Place(given["number"], pathlib.Path(given["folder"]), given["listening"], given["link"])
+    service = Service(**given["service"])
+    run(functools.partial(_serve, service, place), as_json=service.as_json, parts=_parts(service), loop=_loop)
+
+
+class Duty:
+    """Stands before the application and says, while the process stops, that it does."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.leaving = False
+        """Connections are closed after their present answer."""
+        self.stopping = False
+        """And /readyz says that nothing should come here any more."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, the usual way while the process serves."""
+        if not self.leaving or scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def last(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
+            await send(message)
+
+        if self.stopping and scope["path"] == "/readyz":
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_DRAINING))]
+            await last({"type": "http.response.start", "status": 503, "headers": headers})
+            await last({"type": "http.response.body", "body": _DRAINING})
+            return
+        await self._app(scope, receive, last)
+
+
+class _Place:
+    """Which worker this is, and how it is tied to the process above."""
+
+    def __init__(self, number: int, folder: pathlib.Path, listening: int, link: int) -> None:
+        self.number = number
+        self.folder = folder
+        self.listening = socket.socket(fileno=listening)
+        self._link = socket.socket(fileno=link)
+        self._link.setblocking(False)
+        self.retire = asyncio.Event()
+        """Another worker has taken this place: end, without a word to those who watch the node."""
+        self.orphaned = asyncio.Event()
+        """The process above is gone."""
+
+    def hear(self) -> None:
+        """Listen to the process above from now on."""
+        asyncio.get_running_loop().add_reader(self._link.fileno(), self._heard)
+
+    def ready(self, models: tuple[str, ...]) -> None:
+        """Tell the process above that calls are served here."""
+        with contextlib.suppress(OSError):
+            self._link.sendall(orjson.dumps({"models": models}) + b"\n")
+
+    def _heard(self) -> None:
+        try:
+            said = self._link.recv(64)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        if said:
+            self.retire.set()
+            return
+        asyncio.get_running_loop().remove_reader(self._link.fileno())
+        self.orphaned.set()
+
+
+class _Stop:
+    """What asks this process to end, and how; a second signal ends it as usual."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.politely = False
+        """By a service manager, whose balancers want notice, rather than by a person at a terminal."""
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._ask, number)
+
+    def _ask(self, number: signal.Signals) -> None:
+        self.politely = number == signal.SIGTERM
+        self.asked.set()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            self._loop.remove_signal_handler(each)
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us, so that workers and the ledger end in order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are handled once, for the whole process."""
+        yield
+
+    def stop_listening(self) -> None:
+        """Take no connection any more; those that are open stay so."""
+        for server in self.servers:
+            server.close()
+
+
+async def _serve(service: Service, place: _Place | None, app: App, terminal: Terminal) -> None:
+    listening = listen(service) if place is None else place.listening
+    node = Node(None if place is None else place.folder, 1 if place is None else place.number, app.metrics.families)
+    watch = Watch(
+        exposition=node.exposition, remarks=app.remarks, everybody=app.settings.metrics == "open",
+        behind_proxy=service.behind_proxy, traced=app.spans is not None,
+    )  # fmt: skip
+    duty = Duty(application(app, more=pages(app), watch=watch))
+    server = _Server(_config(service, duty))
+    stop = _Stop()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload.ask)
+    # What was built lives as long as the process: the collector need not walk it again.
+    gc.collect()
+    gc.freeze()
+    ended = asyncio.Event()
+    async with node, asyncio.TaskGroup() as group:
+        serving = group.create_task(server.serve(sockets=[listening]))
+        working = group.create_task(app.engine.work(ended, [app.review.sweep])) if service.work else None
+        telling = group.create_task(_announce(server, app, service, listening, place, terminal))
+        await _until(serving, stop, place)
+        ended.set()
+        await _drain(server, duty, service, stop, place)
+        await serving
+        await telling
+        if working is not None:
+            await working
+
+
+async def _until(serving: asyncio.Task[None], stop: _Stop, place: _Place | None) -> None:
+    """Wait for whatever ends this process."""
+    events = [stop.asked] if place is None else [stop.asked, place.retire, place.orphaned]
+    if place is not None:
+        place.hear()
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait([serving, *waiting], return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+
+
+async def _drain(server: _Server, duty: Duty, service: Service, stop: _Stop, place: _Place | None) -> None:
+    """Say first that this process ends, then close the port; calls under way end within their patience."""
+    duty.leaving = True
+    if place is not None and place.retire.is_set() and server.started:
+        # The others have the port; whoever is connected here is told to come again.
+        server.stop_listening()
+        await asyncio.sleep(service.notice_s)
+    elif stop.politely and server.started:
+        duty.stopping = True
+        await asyncio.sleep(service.notice_s)
+    server.should_exit = True
+
+
+async def _announce(
+    server: _Server, app: App, service: Service, listening: socket.socket, place: _Place | None, terminal: Terminal
+) -> None:
+    """Tell where it listens as soon as it does; uvicorn has no event for that."""
+    for _ in range(6_000):
+        if server.started or server.should_exit:
+            break
+        await asyncio.sleep(0.01)
+    if not server.started:
+        return
+    # uvicorn has shortened the queue to what a worker takes at once.
+    listening.listen(2048)
+    if place is not None:
+        place.ready(app.catalog.names())
+        return
+    url = shown(service, listening)
+    terminal.data({"url": url, "models": app.catalog.names()})
+    terminal.say(f"Ready: {url}/v1 for clients, {url}/review for people.")
+
+
+def _config(service: Service, duty: Duty) -> uvicorn.Config:
+    return uvicorn.Config(
+        duty, host=service.host, port=service.port, log_level="warning", access_log=False, http="httptools",
+        lifespan="off", timeout_graceful_shutdown=max(1, round(service.patience_s)), server_header=False,
+        # A proxy is believed about the scheme, so that cookies are marked secure; about addresses nobody asks.
+        proxy_headers=service.behind_proxy, forwarded_allow_ips="*" if service.behind_proxy else None,
+        ssl_certfile=service.tls_cert, ssl_keyfile=service.tls_key, backlog=_AT_ONCE,
+    )  # fmt: skip
+
+
+def _parts(service: Service) -> Parts:
+    return Parts(loading=preparation.Loading(Terminal(service.as_json)))
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    return uvloop.new_event_loop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
