@@ -76,15 +76,18 @@ class Cache:
         self._language = language
         self._embed = embed
 
-    def begin(self, call: Call, masked: Call, model: Model, caching: Caching | None, entry: Entry) -> Reusing | None:
-        """Accompany a call whose answer may be kept; None when it is none of the cache's business."""
+    def begin(self, masked: Call, model: Model, caching: Caching | None, entry: Entry) -> Reusing | None:
+        """Accompany a masked call whose answer may be kept; None when it is none of the cache's business."""
         place = None
-        if caching is not None and call.reuse != "off":
+        if caching is not None and masked.reuse != "off":
             place = self.places.find(masked, model, caching, self._language(masked))
         if place is None or caching is None:
-            if call.reuse == "only":
-                raise _nothing(call)
+            if masked.reuse == "only":
+                raise _nothing(masked)
             return None
+        if masked.origin is not None and masked.origin.attempt > 1 and masked.reuse == "usual":
+            # A step tries again because the answer would not do: the same one would not either.
+            masked = replace(masked, reuse="refresh")
         return Reusing(self, masked, place, caching, entry)
 
     async def vector(self, call: Call, question: str) -> Embedded | None:
