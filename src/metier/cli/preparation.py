@@ -17,7 +17,7 @@ from metier.calls import Principal
 from metier.cli.terminal import Terminal
 from metier.errors import Conflict, NotFound
 from metier.settings import Settings
-from metier.tuning.train import fit, read_examples
+from metier.tuning.train import fingerprint, fit, read_examples
 
 __all__ = [
     "CHAT_WEIGHTS",
@@ -196,11 +196,19 @@ async def documents(
 async def classifier(
     app: App, principal: Principal, name: str, messages: pathlib.Path, tell: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Train a classifier once on labelled messages; gives the card of the version in use."""
+    """Train a classifier on labelled messages unless it is; gives the card of the version in use.
+
+    Messages that changed since make a new version. A version somebody else trained is left in use.
+    """
+    examples = read_examples(messages)
     for row in await app.classifiers.list():
         if row["name"] == name:
-            return dict(row["card"])
+            card = dict(row["card"])
+            if not card.get("prepared") or card["data_sha256"] == fingerprint(examples):
+                return card
+            break
     kind: Any = "embeddings" if app.embedder(principal) is not None else "tfidf"
-    trained = await fit(read_examples(messages), kind, app.embed(principal), tell)
-    await app.classifiers.add(name, trained.classifier, trained.card)
-    return trained.card
+    trained = await fit(examples, kind, app.embed(principal), tell)
+    card = trained.card | {"prepared": True}
+    await app.classifiers.add(name, trained.classifier, card)
+    return card

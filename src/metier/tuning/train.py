@@ -19,7 +19,7 @@ from metier.errors import ConfigError, Invalid
 from metier.tuning import features
 from metier.tuning.classifier import Classifier, Embed, Features, Prediction, Reading, read
 
-__all__ = ["Example", "Measure", "Trained", "fit", "measure", "read_examples"]
+__all__ = ["Example", "Measure", "Trained", "fingerprint", "fit", "measure", "read_examples"]
 
 _SPLITS = ("train", "validation", "test")
 _STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -124,7 +124,7 @@ async def fit(
     card: dict[str, Any] = {
         "features": kind,
         "labels": list(labels),
-        "data_sha256": hashlib.sha256(json.dumps([asdict(e) for e in examples]).encode()).hexdigest(),
+        "data_sha256": fingerprint(examples),
         "counts": dict(Counter(e.split for e in examples)),
         "fitted_on": ["train", "validation"],
         "chosen_by": f"log loss, cross-validation in {folds.max() + 1} folds of train and validation",
@@ -133,6 +133,11 @@ async def fit(
         "test": asdict(test),
     }
     return Trained(classifier, crossed, test, card)
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """Give the SHA-256 of labelled messages, in hexadecimal: the card of a classifier says what it learnt from."""
+    return hashlib.sha256(json.dumps([asdict(e) for e in examples]).encode()).hexdigest()
 
 
 async def measure(classifier: Classifier, examples: Sequence[Example], embed: Embed | None = None) -> Measure:
