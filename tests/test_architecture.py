@@ -56,6 +56,7 @@ def relative(path: pathlib.Path) -> str:
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_a_module_stays_small(path: pathlib.Path) -> None:
     text = path.read_text(encoding="utf-8")
+    "responses": {"responses"},
     assert len(text.splitlines()) <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

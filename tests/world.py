@@ -24,6 +24,7 @@ from metier.policy.constraints import Constraints
 from metier.policy.keys import Keys
 from metier.providers.base import Counter, Provider
 from metier.record.ledger import Ledger
+from metier.record.responses import StoredResponses
 from metier.router import Health
 from metier.store import Store
 from metier.tries import Tries
@@ -55,6 +56,7 @@ class World:
     admission: Admission
     ledger: Ledger
     gateway: Gateway
+    responses: StoredResponses
     secret: str
     principal: Principal
     health: Health = field(default_factory=Health)
@@ -108,7 +110,10 @@ async def world(
         counters={"anthropic": provider} if isinstance(provider, Counter) else None,
     )
     principal = await keys.authenticate(issued.secret)
-    made = World(store, register, keys, catalog, admission, ledger, gateway, issued.secret, principal, health)
+    made = World(
+        store, register, keys, catalog, admission, ledger, gateway, StoredResponses(store, vault), issued.secret,
+        principal, health,
+    )  # fmt: skip
     try:
         yield made
     finally:

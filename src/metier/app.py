@@ -46,6 +46,7 @@ from metier.providers.openai import MistralDialect, OpenAIProvider
 from metier.record.ledger import Ledger
 from metier.record.metrics import Metrics
 from metier.record.otel import Spans
+from metier.record.responses import StoredResponses
 from metier.reload import Configured, Reload, Roles, roles_of
 from metier.settings import Settings, read_config
 from metier.store import Store
@@ -115,6 +116,7 @@ class App:
     outbox: Outbox | None
 
     @property
+    responses: StoredResponses
     def catalog(self) -> Catalog:
         """The models in force now."""
         return self.gateway.ways.catalog
@@ -255,6 +257,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     app: App = handed["app"]
     return app
 
+        responses=StoredResponses(store, vault),
 
 def _configured(config: Mapping[str, Any], parts: Parts, register: Register) -> Configured:
     """Make what metier.yaml says, at the start and whenever it changes; what was put in its place stays."""
@@ -346,10 +349,14 @@ async def _background(app: App) -> AsyncIterator[None]:
 
     async def sweep() -> None:
         while True:
-            try:
-                await app.personal_data.purge()
-            except (MetierError, psycopg.Error) as error:
-                _log.warning("expired placeholders could not be deleted: %s", error)
+            for what, purge in (
+                ("expired placeholders", app.personal_data.purge),
+                ("stored responses", app.responses.purge),
+            ):
+                try:
+                    await purge()
+                except (MetierError, psycopg.Error) as error:
+                    _log.warning("%s whose time is over could not be deleted: %s", what, error)
             await asyncio.sleep(_SWEEP_S)
 
     failed: Exception | None = None

@@ -22,11 +22,13 @@ from metier.api.metrics import MetricsPage
 from metier.api.openai import ChatCompletions, Embeddings, Models
 from metier.api.rerank import Rerank
 from metier.api.resources import Alive, Ready
+from metier.api.responses import CancelResponse, InputItems, KeptResponse, Responses
 from metier.api.surface import Door, Surface
 from metier.api.traced import Traced
 from metier.api.transcription import Transcriptions
 from metier.catalog import Catalog
 from metier.gateway import Gateway
+from metier.record.responses import StoredResponses
 
 __all__ = ["AppServices", "Watch", "application", "routes"]
 
@@ -42,6 +44,11 @@ class AppServices(Protocol):
     @property
     def keys(self) -> Door:
         """Who is calling."""
+        ...
+
+    @property
+    def responses(self) -> StoredResponses:
+        """What is kept for clients of the Responses API."""
         ...
 
     @property
@@ -78,12 +85,17 @@ def routes(app: AppServices, watch: Watch | None = None) -> list[BaseRoute]:
     """List the paths of the API."""
     watch = watch or Watch()
     chat, messages = Surface(app.keys, "chat"), Surface(app.keys, "messages")
+    responses = Surface(app.keys, "responses")
     models = Models(lambda: app.catalog, Surface(app.keys, "models"))
     metrics = MetricsPage(
         Surface(app.keys, "metrics"), watch.exposition, everybody=watch.everybody, behind_proxy=watch.behind_proxy
     )
     return [
         Route("/v1/chat/completions", ChatCompletions(app.gateway, chat), methods=["POST"]),
+        Route("/v1/responses", Responses(app.gateway, responses, app.responses), methods=["POST"]),
+        Route("/v1/responses/{id}", KeptResponse(responses, app.responses), methods=["GET", "DELETE"]),
+        Route("/v1/responses/{id}/input_items", InputItems(responses, app.responses), methods=["GET"]),
+        Route("/v1/responses/{id}/cancel", CancelResponse(responses, app.responses), methods=["POST"]),
         Route("/v1/embeddings", Embeddings(app.gateway, Surface(app.keys, "embeddings")), methods=["POST"]),
         Route("/v1/messages", Messages(app.gateway, messages), methods=["POST"]),
         Route("/v1/messages/count_tokens", CountTokens(app.gateway, messages), methods=["POST"]),
