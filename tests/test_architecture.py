@@ -46,6 +46,8 @@ OWNERS = {
     "review": {"tasks"},
     "outbox": {"outbox"},
     "classifiers": {"classifiers"},
+    "batches": {"batches", "batch_lines"},
+    "files": {"files", "file_pieces"},
 }
 
 
