@@ -18,6 +18,7 @@ import numpy as np
 import psycopg
 
 from metier import gauges
+from metier.admitting import admitting
 from metier.calls import Call, Origin, Principal, new_id
 from metier.catalog import Catalog
 from metier.connectors.customers import Customers
@@ -193,7 +194,7 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
 def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, providers: Mapping[str, Provider]) -> App:
     register = Register(store)
     worker = new_id("worker")
-    admission = Admission(store, worker, register.statuses, frozenset(ADMITTED))
+    admission = admitting(settings, store, vault, register, worker, (parts.transport, parts.mail_from))
     configured = _configured(settings.config, parts, register)
     ways, roles = Ways(configured.catalog, configured.constraints), Roles(configured.roles)
     metrics = Metrics(lambda name: name in ways.catalog)

@@ -129,6 +129,7 @@ SECTIONS: tuple[Section, ...] = (
     ),
     Section("systems", "Per AI system: how sensitive its data is, where it may go, and what it prefers."),
     Section("roles", "Which model the workflows mean by writer, judge and embedder."),
+    Section("alerts", "Where alerts of limits go: webhooks with their secrets, and e-mail addresses."),
     Section("customers", "Customer file (JSON Lines) that the tool crm.find_contact reads."),
 )
 """Every section of metier.yaml."""

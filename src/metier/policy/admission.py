@@ -14,6 +14,7 @@ import orjson
 from metier.calls import Call, Principal, ProjectId
 from metier.catalog import Model
 from metier.errors import BudgetExceeded, Invalid, MetierError, NotAllowed, RateLimited, SystemNotApproved
+from metier.policy.alerts import Alerts
 from metier.policy.estimate import Expected, Footprint, Outputs, expected, input_estimate
 from metier.policy.hold import Entry, Hold, Meter
 from metier.policy.leases import Leases
@@ -90,6 +91,8 @@ class Surroundings:
     """Makes of an organisation and its end user's name what limits know that person by."""
     now: Callable[[], float] | None = None
     """Seconds since 1970 for rates; None takes the clock of PostgreSQL."""
+    alerts: Alerts | None = None
+    """Who is told; None writes alerts down for the console and sends them nowhere."""
 
 
 _ADMITTED = Verdict()
@@ -125,8 +128,8 @@ class Admission:
         self._leases = Leases(store, worker, clock=clock, today=today)
         self._rates = Rates(store, worker, clock=clock, now=self._around.now)
         self._outputs = Outputs()
-        self.crossed: Callable[[Tx, Sequence[str]], Awaitable[None]] | None = None
-        """Told, inside the transaction that records calls, which limits have more spent now."""
+        self.alerts = self._around.alerts or Alerts(store, {}, {})
+        """Told, inside the transactions that record calls, which limits have more spent now."""
 
     async def admit(self, call: Call, model: Model, entry: Entry) -> Verdict:
         """Let `call` pass with what it may use held in `entry`, or raise the rule that refuses it."""
@@ -212,8 +215,7 @@ class Admission:
         await self._queries.run("lock_standings", {"leases": leases}, tx)
         document = orjson.dumps(charged, default=str).decode()
         touched = await self._queries.all("charge", {"rows": document}, tx)
-        if self.crossed is not None and touched:
-            await self.crossed(tx, sorted({row["limit_id"] for row in touched if not row["member"]}))
+        await self.alerts.crossed(tx, sorted({row["limit_id"] for row in touched if not row["member"]}))
 
     async def settle_worker(self, tx: Tx, worker: str, *, lost: bool = False) -> Decimal:
         """End the leases of a dead worker whose calls are all recorded; `lost` counts the rest as spent."""
@@ -221,8 +223,8 @@ class Admission:
         await self._queries.run("lock_standings", {"leases": leases}, tx)
         rows = await self._queries.all("close_leases", {"worker": worker, "lost": lost}, tx)
         await self._queries.run("leave", {"worker": worker}, tx)
-        if lost and self.crossed is not None and rows:
-            await self.crossed(tx, sorted({row["limit_id"] for row in rows}))
+        if lost:
+            await self.alerts.crossed(tx, sorted({row["limit_id"] for row in rows}))
         return sum((row["remaining"] for row in rows if row["measure"] == "money"), _ZERO)
 
     async def write_off(self, worker: str) -> Decimal:
@@ -246,10 +248,12 @@ class Admission:
         await self._rates.tick()
 
     async def run(self, every_s: float = 0.5) -> None:
-        """Tick for ever; owned by the lifespan of the process."""
-        while True:
-            await self.tick()
-            await asyncio.sleep(every_s)
+        """Tick and deliver alerts for ever; owned by the lifespan of the process."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.alerts.run())
+            while True:
+                await self.tick()
+                await asyncio.sleep(every_s)
 
     async def _fill(self, hold: Hold, call: Call, limits: Sequence[Limit], need: Expected) -> str | None:
         """Hold a part of every limit, or raise; gives the model to use instead where a limit degrades."""

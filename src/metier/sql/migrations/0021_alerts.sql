@@ -6,6 +6,7 @@ CREATE TABLE alerts (
     kind        text NOT NULL CHECK (kind IN ('50', '80', '100', 'forecast')),
     spent       numeric(24, 9) NOT NULL,
     forecast    numeric(24, 9),                 -- for 'forecast': where the period would end
+    told        jsonb NOT NULL,                 -- the limit as it was: scope, subject, measure, period, amount, action
     at          timestamptz NOT NULL DEFAULT now(),
     addressed   boolean NOT NULL DEFAULT false, -- true once its deliveries are written down
     UNIQUE (limit_id, starts_on, kind)

@@ -1,0 +1,35 @@
+"""Puts admission together with what it knows of the house: footprints, end users, and who is alerted."""
+
+from __future__ import annotations
+
+from metier.connectors import notices
+from metier.connectors.outbox import Transport
+from metier.connectors.smtp import Smtp, account_from_url
+from metier.governance.register import ADMITTED, Register
+from metier.policy.admission import Admission, Surroundings
+from metier.record.contents import member
+from metier.record.impact import impact
+from metier.settings import Settings
+from metier.store import Store
+from metier.vault import Vault
+
+__all__ = ["admitting"]
+
+
+def admitting(
+    settings: Settings,
+    store: Store,
+    vault: Vault,
+    register: Register,
+    worker: str,
+    mail: tuple[Transport | None, str | None],
+) -> Admission:
+    """Make the admission of one worker; `mail` is a transport and a sender in place of those of the settings."""
+    transport = mail[0] or (Smtp(account_from_url(settings.smtp_url)) if settings.smtp_url else None)
+    alerts = notices.alerts(
+        store, settings.config.get("alerts"), transport, mail[1] or settings.mail_from, settings.lang
+    )
+    around = Surroundings(
+        footprint=impact, digest=lambda organisation, name: member(vault, organisation, name), alerts=alerts
+    )
+    return Admission(store, worker, register.statuses, frozenset(ADMITTED), around=around)
