@@ -58,7 +58,7 @@ class _Paper:
     def opened(self, call_id: str, payload: bytes) -> None:
         """Nothing is kept."""
 
-    def ended(self, call_id: str, payload: bytes) -> None:
+    def ended(self, call_id: str, payload: bytes, contents: bytes | None = None) -> None:
         """Keep the last."""
         self.payload = orjson.loads(payload)
 

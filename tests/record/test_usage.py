@@ -12,7 +12,8 @@ import pytest
 
 from metier.calls import Call, Message, Principal, Usage
 from metier.record.entry import Entry
-from metier.record.ledger import Dimension, Ledger
+from metier.record.ledger import Ledger
+from metier.record.usage import Dimension
 from metier.store import Store
 from tests.record.world import World, build
 
@@ -28,7 +29,7 @@ class _Paper:
     def opened(self, call_id: str, payload: bytes) -> None:
         """Nothing is kept."""
 
-    def ended(self, call_id: str, payload: bytes) -> None:
+    def ended(self, call_id: str, payload: bytes, contents: bytes | None = None) -> None:
         """Keep the last."""
         self.payload = payload
 

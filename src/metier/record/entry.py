@@ -15,8 +15,9 @@ from metier.calls import JSON, Call, Chunk, Impact, Kept, Receipt, Usage
 from metier.catalog import Deployment
 from metier.errors import MetierError, Mistaken, ProviderTimeout, Refused
 from metier.record.impact import NOT_ESTIMATED, cost, impact
+from metier.record.transcript import Transcript
 
-__all__ = ["Entry", "Hold", "Outcome", "Sink", "Witness", "lost_row"]
+__all__ = ["Entry", "Hold", "Keeper", "Outcome", "Sink", "Witness", "lost_row"]
 
 Outcome = Literal["answered", "refused", "failed", "cancelled", "lost"]
 """How a call ended, as the ledger says it."""
@@ -46,8 +47,24 @@ class Sink(Protocol):
         """Keep durably that the call may cost money from now on, or raise LedgerBroken."""
         ...
 
-    def ended(self, call_id: str, payload: bytes) -> None:
-        """Take over the final record; never raises for lack of room."""
+    def ended(self, call_id: str, payload: bytes, contents: bytes | None = None) -> None:
+        """Take over the final record, with its sealed contents; never raises for lack of room."""
+        ...
+
+
+class Keeper(Protocol):
+    """What an entry needs where contents or end users may be kept."""
+
+    def transcript(self, call: Call) -> Transcript | None:
+        """Give what gathers this call, or None where nothing of it is kept."""
+        ...
+
+    def member(self, call: Call) -> str | None:
+        """Give the keyed digest of whom the client serves with this call."""
+        ...
+
+    def seal(self, call: Call, at: float, transcript: Transcript) -> bytes | None:
+        """Seal what was gathered."""
         ...
 
 
@@ -72,6 +89,7 @@ class Entry:
         "_bytes",
         "_complete",
         "_hold",
+        "_keeper",
         "_sink",
         "_witnesses",
         "call",
@@ -86,12 +104,15 @@ class Entry:
         "masked",
         "outcome",
         "reserved",
+        "transcript",
         "tries",
         "usage",
     )
 
-    def __init__(self, call: Call, sink: Sink, witnesses: Sequence[Witness] = ()) -> None:
+    def __init__(self, call: Call, sink: Sink, witnesses: Sequence[Witness] = (), keeper: Keeper | None = None) -> None:
         self.call = call
+        self.transcript = keeper.transcript(call) if keeper is not None else None
+        """Gathers what is said, where the system of the call captures contents; None nearly everywhere."""
         self.reserved = _ZERO
         self.deployment: Deployment | None = None
         """Set it before the provider is called: from then on the call may cost."""
@@ -116,6 +137,7 @@ class Entry:
         self._bytes = 0
         self._complete = False
         self._hold: Hold | None = None
+        self._keeper = keeper
         self._sink = sink
         self._witnesses = witnesses
 
@@ -135,6 +157,8 @@ class Entry:
 
     def observe(self, chunk: Chunk) -> None:
         """Note a piece that arrives from the provider: first token, size, and the usage it reports."""
+        if self.transcript is not None:
+            self.transcript.observe(chunk)
         if chunk.usage is not None:
             self.usage = chunk.usage
         if chunk.text or chunk.tool_calls or chunk.reasoning or chunk.vectors or chunk.scores or chunk.media:
@@ -174,7 +198,12 @@ class Entry:
             self._price()
         if self._hold is not None:
             self._hold.settle(self.cost)
-        self._sink.ended(self.call.id, orjson.dumps(self._row()))
+        payload, contents = orjson.dumps(self._row()), None
+        try:
+            if self.transcript is not None and self._keeper is not None:
+                contents = self._keeper.seal(self.call, self._at, self.transcript)
+        finally:
+            self._sink.ended(self.call.id, payload, contents)
         for witness in self._witnesses:
             witness.ended(self)
 
@@ -229,6 +258,7 @@ class Entry:
             "path": _clean(origin.path) if origin else None,
             "attempt": origin.attempt if origin else None,
             "conversation": _clean(call.conversation) if call.conversation else None,
+            "end_user": self._keeper.member(call) if call.end_user and self._keeper is not None else None,
         }
 
     def _row(self) -> dict[str, object]:

@@ -7,81 +7,41 @@ import itertools
 import logging
 import pathlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from decimal import Decimal
-from typing import Literal
+from datetime import datetime
+from typing import TypeAlias
 
 import orjson
 import psycopg
 
 from metier.calls import Call
-from metier.errors import LedgerBroken, Unavailable
+from metier.errors import Broken, LedgerBroken, Unavailable
+from metier.record.contents import Contents
 from metier.record.entry import Entry, Witness, lost_row
-from metier.record.spool import Left, Segment, Spool, left_behind
+from metier.record.spool import Kind, Left, Segment, Spool, left_behind
+from metier.record.usage import Dimension, Latency, Usages, latencies, usages
 from metier.store import Row, Store, Tx
 
-__all__ = ["Charge", "Dimension", "Latency", "Ledger", "SettleWorker", "Usages"]
+__all__ = ["Charge", "Ledger", "SettleWorker"]
 
-Charge = Callable[[Tx, Sequence[tuple[str, str, Decimal]]], Awaitable[None]]
-"""Takes (lease, project, cost) of newly recorded calls, inside their transaction."""
+Charge = Callable[[Tx, Sequence[Row]], Awaitable[None]]
+"""Takes leases, outcome and use of newly recorded calls that held something, inside their transaction."""
 
 SettleWorker = Callable[[Tx, str], Awaitable[object]]
 """Ends the leases of a dead worker, all of whose calls are recorded."""
 
-Dimension = Literal["organisation", "project", "system", "model", "day"]
-"""What usage can be grouped by."""
+_Record: TypeAlias = tuple[bytes, bytes | None]
+"""The row of a call as JSON, with its sealed contents where there are some."""
 
+_UNFIT = (psycopg.DataError, psycopg.IntegrityError, Broken)
+_FOR_SOMEBODY = b'"end_user":"'
 _LATER = (psycopg.Error, Unavailable, TimeoutError, OSError)
 _BATCH = 500
-_GROWTH = 1.105
-"""Ratio of the bounds of one bucket of time, as in the tables."""
+_BATCH_BYTES = 16 << 20
 _PATIENCE_S = 30.0
 _PAUSE_S = 1.0
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Usages:
-    """Totals of a group of calls; a dimension not asked for is None."""
-
-    organisation: str | None
-    project: str | None
-    system: str | None
-    model: str | None
-    day: date | None
-    calls: int
-    errors: int
-    """Calls refused, failed, cancelled or lost."""
-    input_tokens: int
-    output_tokens: int
-    cost_eur: Decimal
-    unpriced: int
-    """Calls whose price is unknown; they count as 0 in the cost."""
-    not_estimated: int
-    """Calls whose footprint is unknown; they are absent from energy and carbon."""
-    energy_low_wh: float | None
-    """None when no call of the group could be estimated."""
-    energy_high_wh: float | None
-    carbon_low_g: float | None
-    carbon_high_g: float | None
-    cache_hits: int
-    saved_eur: Decimal
-    """What answers out of the cache had cost the first time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """How long the answered calls of one model took, in seconds, each figure within 5 %."""
-
-    model: str
-    measure: Literal["first", "whole"]
-    """Until the first piece of the answer, or until its end."""
-    calls: int
-    p50_s: float
-    p95_s: float
-    p99_s: float
 
 
 @dataclass(slots=True)
@@ -90,6 +50,14 @@ class _Ended:
     payload: bytes
     segment: Segment | None
     """None when the disk was full: the record then lives only here until it is flushed."""
+    contents: bytes | None = None
+    """Sealed; None where nothing is captured."""
+    contents_segment: Segment | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes in memory."""
+        return len(self.payload) + len(self.contents or b"")
 
 
 class Ledger:
@@ -119,6 +87,9 @@ class Ledger:
         self._open: dict[str, Segment] = {}
         self._flushing = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._contents: Contents | None = None
+        self.uncaptured = 0
+        """Calls whose contents found neither disk nor memory since the start; their records are there."""
         self.unrecorded = 0
         """Refused calls that found neither disk nor memory for their record since the start."""
 
@@ -126,29 +97,36 @@ class Ledger:
         """Make and lock the spool of this process; before any lease is taken, so that a successor can tell."""
         self._spool.open()
 
+    def keep(self, contents: Contents) -> None:
+        """Keep contents where systems capture them, and digests of end users, from now on."""
+        self._contents = contents
+
     def entry(self, call: Call) -> Entry:
         """Accompany a call: `async with ledger.entry(call) as entry`."""
-        return Entry(call, self, self._witnesses)
+        return Entry(call, self, self._witnesses, self._contents)
 
     def opened(self, call_id: str, payload: bytes) -> None:
         """Keep on disk that a call may cost money from now on, or refuse it."""
         self._open[call_id] = self._spool.append("opened", payload)
 
-    def ended(self, call_id: str, payload: bytes) -> None:
+    def ended(self, call_id: str, payload: bytes, contents: bytes | None = None) -> None:
         """Take over the record of a call that is over; without disk it waits in memory."""
-        segment: Segment | None = None
         charged = call_id in self._open
-        try:
-            segment = self._spool.append("ended", payload)
-        except LedgerBroken as error:
-            _log.error("%s", error.message)
-        if self._waiting_bytes > 2 * self._most_bytes and not charged:
+        crowded = self._waiting_bytes > 2 * self._most_bytes
+        # Contents first: a record whose contents are still to come would lose them to a kill in between.
+        kept = _appended(self._spool, "contents", contents) if contents is not None else None
+        if contents is not None and kept is None and crowded:
+            self.uncaptured, contents = self.uncaptured + 1, None
+        segment = _appended(self._spool, "ended", payload)
+        if crowded and not charged:
             self.unrecorded += 1
-            if segment is not None:
-                self._spool.done(segment)
+            for one in (kept, segment):
+                if one is not None:
+                    self._spool.done(one)
             return
-        self._waiting.append(_Ended(call_id, payload, segment))
-        self._waiting_bytes += len(payload)
+        ended = _Ended(call_id, payload, segment, contents, kept)
+        self._waiting.append(ended)
+        self._waiting_bytes += ended.size
         if len(self._waiting) >= _BATCH:
             self._wake.set()
 
@@ -167,11 +145,11 @@ class Ledger:
         written = 0
         async with self._flushing:
             while self._waiting:
-                batch = list(itertools.islice(self._waiting, _BATCH))
-                await self._write([ended.payload for ended in batch])
+                batch = _batch(self._waiting)
+                await self._write([(ended.payload, ended.contents) for ended in batch])
                 for ended in batch:
                     self._waiting.popleft()
-                    self._waiting_bytes -= len(ended.payload)
+                    self._waiting_bytes -= ended.size
                     self._settled(ended)
                 written += len(batch)
             if written:
@@ -186,12 +164,14 @@ class Ledger:
                 replayed += await self._replay(left)
         return replayed
 
-    async def run(self, every_s: float = 0.25, recover_every: int = 40) -> None:
+    async def run(self, every_s: float = 0.25, recover_every: int = 40, refresh_every: int = 4) -> None:
         """Flush for ever, and look for dead neighbours now and then; owned by the lifespan of the process."""
         turn = 0
         while True:
             try:
                 await self.flush()
+                if self._contents is not None and turn % refresh_every == 0:
+                    await self._contents.refresh()
                 if turn % recover_every == 0:
                     await self.recover()
             except _LATER as error:
@@ -231,76 +211,104 @@ class Ledger:
 
         Between whole hours the totals of the hours answer, which outlive the calls; else the calls are counted.
         """
-        params = {"by": [*by], "since": since, "until": until, "project": project}
-        query = "usage_by_hours" if _whole_hour(since) and _whole_hour(until) else "usage"
-        return tuple(Usages(**row) for row in await self._queries.all(query, params))
+        return await usages(self._queries, by, since=since, until=until, project=project)
 
     async def latencies(
         self, *, since: datetime | None = None, until: datetime | None = None, project: str | None = None
     ) -> tuple[Latency, ...]:
         """Tell how long answered calls took, per model; `since` and `until` count as whole hours."""
-        rows = await self._queries.all("latencies", {"since": since, "until": until, "project": project})
-        groups: dict[tuple[str, Literal["first", "whole"]], list[tuple[int, int]]] = {}
-        for row in rows:
-            groups.setdefault((row["model"], row["measure"]), []).append((row["bucket"], row["calls"]))
-        return tuple(
-            Latency(model, measure, sum(n for _, n in found), *(_quantile(found, q) for q in (0.5, 0.95, 0.99)))
-            for (model, measure), found in groups.items()
-        )
+        return await latencies(self._queries, since=since, until=until, project=project)
 
     async def of_run(self, run: str) -> list[Row]:
         """Read the calls of one run of a workflow, in order, without contents."""
         return await self._queries.all("calls_of_run", {"run": run})
 
-    async def _write(self, payloads: Sequence[bytes]) -> None:
+    async def _write(self, records: Sequence[_Record]) -> None:
         """Insert a batch and charge its leases in one transaction; a row that cannot be stored is set aside."""
         try:
-            await self._insert(payloads)
-        except (psycopg.DataError, psycopg.IntegrityError):
-            for payload in payloads:
+            await self._insert(records)
+        except _UNFIT:
+            for record in records:
                 try:
-                    await self._insert([payload])
-                except (psycopg.DataError, psycopg.IntegrityError) as error:
-                    _log.error("a call was set aside in %s: %s", self._folder / "rejected.jsonl", error)
-                    with (self._folder / "rejected.jsonl").open("ab") as file:
-                        file.write(payload + b"\n")
+                    await self._insert([record])
+                except _UNFIT as error:
+                    await self._set_aside(record, error)
 
-    async def _insert(self, payloads: Sequence[bytes]) -> None:
-        rows = b"[" + b",".join(payloads) + b"]"
+    async def _set_aside(self, record: _Record, error: Exception) -> None:
+        """Store the record of a call without its contents where they were at fault, or else neither."""
+        payload, contents = record
+        if contents is not None:
+            try:
+                await self._insert([(payload, None)])
+            except _UNFIT as worse:
+                error = worse
+            else:
+                self.uncaptured += 1
+                _log.error("the contents of a call could not be stored: %s", error)
+                return
+        _log.error("a call was set aside in %s: %s", self._folder / "rejected.jsonl", error)
+        with (self._folder / "rejected.jsonl").open("ab") as file:
+            file.write(payload + b"\n")
+
+    async def _insert(self, records: Sequence[_Record]) -> None:
+        rows = b"[" + b",".join(payload for payload, _ in records) + b"]"
         async with asyncio.timeout(_PATIENCE_S), self._store.transaction() as tx:
+            contents = [contents for _, contents in records if contents is not None]
+            personal = _FOR_SOMEBODY in rows
+            if self._contents is not None and (contents or personal):
+                await self._contents.guard(tx)
             new = await self._queries.all("insert_calls", {"rows": rows.decode()}, tx)
-            await self._charge(tx, [(r["lease"], r["project"], r["cost_eur"]) for r in new if r["lease"] is not None])
+            await self._charge(tx, new)
+            if personal:
+                ids = [orjson.loads(payload)["id"] for payload, _ in records]
+                await self._queries.run("unlink_erased", {"ids": ids}, tx)
+            if self._contents is not None:
+                await self._contents.write(tx, contents)
 
     def _settled(self, ended: _Ended) -> None:
         opened = self._open.pop(ended.call_id, None)
-        for segment in (opened, ended.segment):
+        for segment in (opened, ended.contents_segment, ended.segment):
             if segment is not None:
                 self._spool.done(segment)
 
     async def _replay(self, left: Left) -> int:
-        opened: dict[str, bytes] = {}
-        ended: dict[str, bytes] = {}
+        found: dict[Kind, dict[str, bytes]] = {"opened": {}, "contents": {}, "ended": {}}
         for frame in left.frames():
-            call_id = str(orjson.loads(frame.payload)["id"])
-            (opened if frame.kind == "opened" else ended)[call_id] = frame.payload
-        rows = [*ended.values(), *(lost_row(p) for call_id, p in opened.items() if call_id not in ended)]
-        for first in range(0, len(rows), _BATCH):
-            await self._write(rows[first : first + _BATCH])
+            head = frame.payload.partition(b"\n")[0] if frame.kind == "contents" else frame.payload
+            found[frame.kind][str(orjson.loads(head)["id"])] = frame.payload
+        lost = {call: lost_row(opened) for call, opened in found["opened"].items() if call not in found["ended"]}
+        waiting = deque(
+            _Ended(call, payload, None, found["contents"].get(call))
+            for call, payload in (*found["ended"].items(), *lost.items())
+        )
+        replayed = len(waiting)
+        while waiting:
+            batch = _batch(waiting)
+            await self._write([(ended.payload, ended.contents) for ended in batch])
+            for _ in batch:
+                waiting.popleft()
         async with self._store.transaction() as tx:
             await self._settle_worker(tx, left.worker)
         left.delete()
-        return len(rows)
+        return replayed
 
 
-def _whole_hour(moment: datetime | None) -> bool:
-    return moment is None or (moment.astimezone(UTC).minute, moment.second, moment.microsecond) == (0, 0, 0)
+def _batch(waiting: Iterable[_Ended]) -> list[_Ended]:
+    """Take the first records that make one transaction, at least one: few hundred, and not too large."""
+    taken: list[_Ended] = []
+    size = 0
+    for ended in itertools.islice(waiting, _BATCH):
+        size += ended.size
+        if taken and size > _BATCH_BYTES:
+            break
+        taken.append(ended)
+    return taken
 
 
-def _quantile(buckets: Sequence[tuple[int, int]], share: float) -> float:
-    """Find the value below which `share` of the calls lie, the middle of its bucket (DDSketch)."""
-    rank = share * (sum(calls for _, calls in buckets) - 1)
-    for bucket, calls in buckets:
-        rank -= calls
-        if rank < 0:
-            return float(2 * _GROWTH**bucket / (_GROWTH + 1))
-    raise LedgerBroken("there is no quantile of no calls")
+def _appended(spool: Spool, kind: Kind, payload: bytes) -> Segment | None:
+    """Write a record of a call that is over; None where there is no room, which nobody can be refused for any more."""
+    try:
+        return spool.append(kind, payload)
+    except LedgerBroken as error:
+        _log.error("%s", error.message)
+        return None

@@ -16,11 +16,11 @@ from metier.errors import LedgerBroken
 
 __all__ = ["Frame", "Kind", "Left", "Segment", "Spool", "left_behind"]
 
-Kind = Literal["opened", "ended"]
-"""A call that may cost money from now on; a call that is over."""
+Kind = Literal["opened", "contents", "ended"]
+"""A call that may cost money from now on; what was said in it, sealed; a call that is over."""
 
 _HEAD = struct.Struct("<4sII")
-_MARKS: dict[Kind, bytes] = {"opened": b"MTo1", "ended": b"MTe1"}
+_MARKS: dict[Kind, bytes] = {"opened": b"MTo1", "contents": b"MTc1", "ended": b"MTe1"}
 _KINDS: dict[bytes, Kind] = {mark: kind for kind, mark in _MARKS.items()}
 _LOCK = "lock"
 _SUFFIX = ".spool"
