@@ -36,7 +36,17 @@ OWNERS = {
     "admission": {"grants", "leases", "standings"},
     "alerts": {"alerts", "deliveries", "feed"},
     "limits": {"limits"},
-    "ledger": {"calls", "usage_hours", "usage_latencies"},
+    "ledger": {"calls", "usage_hours", "usage_keys", "usage_latencies"},
+    "contents": {
+        "content_reads",
+        "contents",
+        "erasures",
+        "keepings",
+        "legal_holds",
+        "readers",
+        "subjects",
+        "workspaces",
+    },
     "pseudonyms": {"conversations", "pseudonyms"},
     "ingest": {"collections", "documents", "chunks", "terms"},
     "retrieve": set(),
@@ -48,6 +58,7 @@ OWNERS = {
     "classifiers": {"classifiers"},
     "batches": {"batches", "batch_lines"},
     "files": {"files", "file_pieces"},
+    "responses": {"responses"},
 }
 
 
@@ -58,7 +69,6 @@ def relative(path: pathlib.Path) -> str:
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_a_module_stays_small(path: pathlib.Path) -> None:
     text = path.read_text(encoding="utf-8")
-    "responses": {"responses"},
     assert len(text.splitlines()) <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -47,6 +47,7 @@ from metier.providers.openai import MistralDialect, OpenAIProvider
 from metier.record.ledger import Ledger
 from metier.record.metrics import Metrics
 from metier.record.otel import Spans
+from metier.record.records import Records
 from metier.record.responses import StoredResponses
 from metier.reload import Configured, Reload, Roles, roles_of
 from metier.settings import Settings, read_config
@@ -105,6 +106,7 @@ class App:
     keys: Keys
     admission: Admission
     ledger: Ledger
+    records: Records
     gateway: Gateway
     metrics: Metrics
     spans: Spans | None
@@ -115,9 +117,9 @@ class App:
     review: Review
     deliveries: Deliveries
     outbox: Outbox | None
+    responses: StoredResponses
 
     @property
-    responses: StoredResponses
     def catalog(self) -> Catalog:
         """The models in force now."""
         return self.gateway.ways.catalog
@@ -185,6 +187,7 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
         for provider in providers.values():
             stack.push_async_callback(provider.close)
         app = _assemble(settings, parts, store, vault, providers)
+        await app.records.contents.refresh()
         app.ledger.open()
         stack.push_async_callback(app.ledger.close)
         await stack.enter_async_context(_background(app))
@@ -244,6 +247,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         keys=Keys(store, vault, register.statuses, frozenset(ADMITTED)),
         admission=admission,
         ledger=ledger,
+        records=Records(store, vault, ledger),
         gateway=gateway,
         metrics=metrics,
         spans=spans,
@@ -254,11 +258,11 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         review=review,
         deliveries=Deliveries(store, vault, engine, review),
         outbox=outbox,
+        responses=StoredResponses(store, vault),
     )
     app: App = handed["app"]
     return app
 
-        responses=StoredResponses(store, vault),
 
 def _configured(config: Mapping[str, Any], parts: Parts, register: Register) -> Configured:
     """Make what metier.yaml says, at the start and whenever it changes; what was put in its place stays."""
@@ -367,6 +371,7 @@ async def _background(app: App) -> AsyncIterator[None]:
             group.create_task(sweep()),
             group.create_task(app.admission.run()),
             group.create_task(app.ledger.run()),
+            group.create_task(app.records.retention.run()),
             group.create_task(app.gateway.run()),
             group.create_task(app.reload.run()),
             *([group.create_task(app.spans.run())] if app.spans else []),

@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "lint": "Check a workflow before it runs.",
     "test": "Run the tests written beside a workflow.",
     "usage": "Calls, tokens, money, energy and carbon.",
+    "calls": "Recorded calls: look, keep contents, erase, delete.",
     "import": "Take over the configuration of another gateway.",
 }
 """Every command with its one-line help, in the order people meet them."""
