@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -121,6 +121,9 @@ class Entries:
     async def exact(self, place: Place, ttl_s: float) -> tuple[Found | None, int | None]:
         """Find the answer to the very same question, and the newest purge; None for both when nobody can tell."""
         now = self._clock()
+        waiting = self._waiting.get(place.key)
+        if waiting is not None:
+            return self._fresh(Found(place.key, waiting.answer), now, ttl_s), waiting.purge
         if self._steady() - self._heard < _DEAF_S:
             held = self._memory.get(place.key, now)
             if held is not None:
@@ -175,13 +178,15 @@ class Entries:
         if not self._waiting and not self._hits:
             return 0
         batch, hits = list(self._waiting.values()), self._hits
-        self._waiting, self._hits = OrderedDict(), Counter()
-        if batch:
-            async with self._store.transaction() as tx:
-                await self._queries.all("share", None, tx)
-                await self._queries.many("keep", [self._row(keeping) for keeping in batch], tx)
-            for system, most in {keeping.principal.system: keeping.most for keeping in batch}.items():
-                await self._queries.run("trim", {"system": system, "most": most})
+        self._hits = Counter()
+        try:
+            if batch:
+                await self._write(batch)
+        finally:
+            # Written or not: one that could not be is asked for again.
+            for keeping in batch:
+                if self._waiting.get(keeping.place.key) is keeping:
+                    del self._waiting[keeping.place.key]
         if hits:
             await self._queries.run("count_hits", {"keys": [*hits], "hits": [*hits.values()]})
         return len(batch)
@@ -235,6 +240,13 @@ class Entries:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    async def _write(self, batch: Sequence[Keeping]) -> None:
+        async with self._store.transaction() as tx:
+            await self._queries.all("share", None, tx)
+            await self._queries.many("keep", [self._row(keeping) for keeping in batch], tx)
+        for system, most in {keeping.principal.system: keeping.most for keeping in batch}.items():
+            await self._queries.run("trim", {"system": system, "most": most})
 
     def _hear(self, purge: int) -> None:
         if purge > self._purge:

@@ -154,25 +154,25 @@ class Reusing:
             self._land(_Landed(again=True))
 
     async def _look(self) -> tuple[Found | None, Literal["exact", "semantic"]]:
-        cache, place, reuse = self._cache, self._place, self._call.reuse
-        found, self._purge = await cache.entries.exact(place, self._caching.ttl_s)
-        if reuse == "refresh":
-            if self._caching.mode == "semantic" and place.question:
-                self._embedded = await cache.vector(self._call, place.question)
-            return None, "exact"
-        if found is not None and self._fits(found):
+        landed = await self._joined() if self._call.reuse == "usual" else None
+        if landed is not None and landed.found is not None and self._fits(landed.found):
+            return landed.found, landed.hit
+        found, self._purge = await self._cache.entries.exact(self._place, self._caching.ttl_s)
+        if found is not None and self._call.reuse != "refresh" and self._fits(found):
             return found, "exact"
-        while reuse == "usual" and (flight := cache.flights.get(place.key)) is not None:
-            # Waited for without cancelling it: it is everybody's.
-            await asyncio.wait([flight], timeout=cache.patience_s)
-            landed = flight.result() if flight.done() else _Landed()
-            if landed.found is not None and self._fits(landed.found):
-                return landed.found, landed.hit
-            if not landed.again:
-                return None, "exact"
-        if reuse == "usual":
-            self._flight = cache.flights[place.key] = asyncio.get_running_loop().create_future()
         return await self._near(), "semantic"
+
+    async def _joined(self) -> _Landed | None:
+        """Wait for a call like this one that is under way, or be the one that others wait for."""
+        flights, key = self._cache.flights, self._place.key
+        while (flight := flights.get(key)) is not None:
+            # Waited for without cancelling it: it is everybody's.
+            await asyncio.wait([flight], timeout=self._cache.patience_s)
+            landed = flight.result() if flight.done() else _Landed()
+            if not landed.again:
+                return landed
+        self._flight = flights[key] = asyncio.get_running_loop().create_future()
+        return None
 
     async def _near(self) -> Found | None:
         caching, question = self._caching, self._place.question
@@ -180,6 +180,8 @@ class Reusing:
             return None
         self._embedded = await self._cache.vector(self._call, question)
         if self._embedded is None:
+            return None
+        if self._call.reuse == "refresh":
             return None
         embedder, vector = self._embedded
         near = self._cache.entries.near
