@@ -107,9 +107,23 @@ def measured(receipt: Receipt | None) -> dict[str, Any]:
         "energy_kwh": None if impact.energy_kwh is None else [impact.energy_kwh.low, impact.energy_kwh.high],
         "carbon_g": None if impact.carbon_g is None else [impact.carbon_g.low, impact.carbon_g.high],
         "impact_method": impact.method,
+        **_kept(receipt.kept),
         "masked": dict(receipt.masked),
     }
     return {"metier": told}
+
+
+def _kept(kept: Kept | None) -> dict[str, Any]:
+    if kept is None:
+        return {}
+    if kept.hit is None:
+        return {"cache": "miss"}
+    return {
+        "cache": f"hit-{kept.hit}",
+        "age_s": round(kept.age_s),
+        "saved_eur": float(kept.saved_eur),
+        "saved_kwh": kept.saved_kwh,
+    }
 
 
 def receipt_headers(receipt: Receipt | None) -> Headers:
@@ -118,7 +132,7 @@ def receipt_headers(receipt: Receipt | None) -> Headers:
         return []
     found = [
         (b"x-metier-call-id", receipt.call_id.encode()),
-        (b"x-metier-deployment", receipt.deployment.encode()),
+        *([(b"x-metier-deployment", receipt.deployment.encode())] if receipt.deployment else []),
         (b"x-metier-cost-eur", format(receipt.cost_eur, "f").encode()),
         (b"x-metier-impact-method", receipt.impact.method.encode()),
     ]
@@ -129,7 +143,15 @@ def receipt_headers(receipt: Receipt | None) -> Headers:
     if receipt.masked:
         masked = ",".join(f"{kind}={count}" for kind, count in sorted(receipt.masked.items()))
         found.append((b"x-metier-masked", masked.encode()))
-    return found
+    return [*found, *kept_headers(receipt.kept)]
+
+
+def kept_headers(kept: Kept | None) -> Headers:
+    """Tell what was found among kept answers; "off" where none are kept for the call."""
+    if kept is None or kept.hit is None:
+        return [(b"x-metier-cache", b"off" if kept is None else b"miss")]
+    found = [(b"x-metier-cache", b"hit-" + kept.hit.encode()), (b"age", b"%d" % kept.age_s)]
+    return [*found, (b"x-metier-saved-eur", format(kept.saved_eur, "f").encode())]
 
 
 class ChatStream:

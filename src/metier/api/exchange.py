@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 
 from starlette.requests import ClientDisconnect
@@ -12,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from metier.api import failures
 from metier.api.frame import record, request_id
-from metier.calls import CallId, ConversationId
+from metier.calls import Call, CallId, ConversationId, Reuse
 from metier.errors import Broken, Invalid, MetierError, Mistaken, NotAuthenticated
 
 __all__ = ["BODY_LIMIT", "Exchange", "Headers", "Presence"]
@@ -27,6 +28,7 @@ _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _SSE = (b"content-type", b"text/event-stream; charset=utf-8")
 _CONVERSATION = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _UNSAFE = re.compile(rb"[^\x20-\x7e]")
+_REUSES: Mapping[bytes, Reuse] = {b"usual": "usual", b"off": "off", b"refresh": "refresh", b"only": "only"}
 _CREDENTIALS = (b"x-api-key", b"api-key", b"x-goog-api-key")
 
 
@@ -78,6 +80,19 @@ class Exchange:
                 param="x-metier-conversation",
             )
         return ConversationId(name)
+
+    def wanting(self, call: Call) -> Call:
+        """Give the call what its client wants of kept answers: x-metier-cache, or cache-control: no-store."""
+        raw = self._headers.get(b"x-metier-cache")
+        wanted = _REUSES.get(b"usual" if raw is None else raw.strip().lower())
+        if wanted is None:
+            raise Invalid(
+                f"x-metier-cache is {(raw or b'')[:60].decode('latin-1')!r}: say off, refresh or only, or leave it out",
+                param="x-metier-cache",
+            )
+        if b"no-store" in self._headers.get(b"cache-control", b"").lower():
+            wanted = "off"
+        return call if wanted == "usual" else replace(call, reuse=wanted)
 
     def content_type(self) -> bytes:
         """Read what the body is said to be."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import replace
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -59,6 +60,7 @@ class Messages:
         if data is None:
             return
         asked = messages_body.parse(data, principal, exchange.conversation())
+        asked = replace(asked, call=exchange.wanting(asked.call))
         exchange.name(asked.call.id, lambda: limit_headers(self._gateway, asked.call))
         if asked.stream:
             await self._stream(exchange, asked.call)
@@ -73,7 +75,8 @@ class Messages:
         async with exchange.presence(), aclosing(self._gateway.stream(call)) as chunks:
             # The first chunk comes before the headers, so that a refusal is an HTTP status.
             first = await anext(chunks)
-            await exchange.open_stream([(b"x-metier-call-id", call.id.encode()), *exchange.named()])
+            told = [(b"x-metier-call-id", call.id.encode()), *answers.kept_headers(first.kept), *exchange.named()]
+            await exchange.open_stream(told)
             await exchange.write(events.write(first))
             async for chunk in chunks:
                 data = events.write(chunk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Protocol
 
 import orjson
@@ -49,6 +50,7 @@ class ChatCompletions:
         if data is None:
             return
         asked = chat_body.parse(data, principal, exchange.conversation())
+        asked = replace(asked, call=exchange.wanting(asked.call))
         exchange.name(asked.call.id, lambda: limit_headers(self._gateway, asked.call))
         if asked.stream:
             await self._stream(exchange, asked)
@@ -62,7 +64,7 @@ class ChatCompletions:
         async with exchange.presence(), aclosing(self._gateway.stream(asked.call)) as chunks:
             # The first chunk comes before the headers, so that a refusal is an HTTP status.
             first = await anext(chunks)
-            await exchange.open_stream([(b"x-metier-call-id", asked.call.id.encode())])
+            await exchange.open_stream([(b"x-metier-call-id", asked.call.id.encode()), *answers.kept_headers(first.kept)])
             opening = events.write(first)
             if opening:
                 await exchange.write(opening)

@@ -82,6 +82,7 @@ class Responses:
         if data is None:
             return
         asked = responses_body.parse(data, principal, exchange.conversation())
+        asked = replace(asked, call=exchange.wanting(asked.call))
         exchange.name(asked.call.id, lambda: limit_headers(self._gateway, asked.call))
         asked = await self._continued(asked)
         if asked.stream:
@@ -98,7 +99,7 @@ class Responses:
         async with exchange.presence(), aclosing(self._gateway.stream(asked.call)) as chunks:
             # The first chunk comes before the headers, so that a refusal is an HTTP status.
             first = await anext(chunks)
-            await exchange.open_stream([(b"x-metier-call-id", asked.call.id.encode())])
+            await exchange.open_stream([(b"x-metier-call-id", asked.call.id.encode()), *answers.kept_headers(first.kept)])
             await exchange.write(events.write(first))
             async for chunk in chunks:
                 data = events.write(chunk)
