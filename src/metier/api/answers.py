@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 
 from metier.api.exchange import Headers
-from metier.calls import Answer, Call, Chunk, Range, Reasoning, ReasoningDelta, Receipt, ToolCallDelta, Usage
+from metier.calls import Answer, Call, Chunk, Kept, Range, Reasoning, ReasoningDelta, Receipt, ToolCallDelta, Usage
 
-__all__ = ["ChatStream", "chat", "embeddings", "images", "measured", "receipt_headers", "rerank", "transcription"]
+__all__ = ["ChatStream", "chat", "embeddings", "images", "kept_headers", "measured", "receipt_headers", "rerank", "transcription"]
 
 
 def chat(call: Call, answer: Answer) -> bytes:
