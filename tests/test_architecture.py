@@ -55,6 +55,7 @@ OWNERS = {
     "dispatch": set(),
     "review": {"tasks"},
     "outbox": {"outbox"},
+    "cache": {"cache_entries", "cache_purges"},
     "classifiers": {"classifiers"},
     "batches": {"batches", "batch_lines"},
     "files": {"files", "file_pieces"},

@@ -50,6 +50,7 @@ from metier.record.otel import Spans
 from metier.record.records import Records
 from metier.record.responses import StoredResponses
 from metier.reload import Configured, Reload, Roles, roles_of
+from metier.reuse import cache
 from metier.settings import Settings, read_config
 from metier.store import Store
 from metier.tries import Tries
@@ -216,6 +217,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         tries=tries,
         counters={name: provider for name, provider in providers.items() if isinstance(provider, Counter)},
     )
+    gateway.cache = cache(store, vault, gateway, roles, [personal_data, *parts.guardrails])
     reload = Reload(
         settings.config_path, settings.config, read_config,
         lambda config: _configured(config, parts, register), ways, roles,
@@ -323,12 +325,8 @@ def _outbox(settings: Settings, parts: Parts, store: Store, vault: Vault) -> Out
     sender = parts.mail_from or settings.mail_from
     if not sender or "@" not in sender:
         raise ConfigError("e-mails need a sender: set METIER_MAIL_FROM, such as support@exemple.fr")
-    transport = parts.transport or _smtp(settings.smtp_url or "")
+    transport = parts.transport or Smtp(account_from_url(settings.smtp_url or ""))
     return Outbox(store, vault, transport, parts.confirm or _unknowable, domain=sender.rsplit("@", 1)[1].strip("> "))
-
-
-def _smtp(url: str) -> Transport:
-    return Smtp(account_from_url(url))
 
 
 async def _unknowable(_: str) -> bool | None:

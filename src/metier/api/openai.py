@@ -64,7 +64,8 @@ class ChatCompletions:
         async with exchange.presence(), aclosing(self._gateway.stream(asked.call)) as chunks:
             # The first chunk comes before the headers, so that a refusal is an HTTP status.
             first = await anext(chunks)
-            await exchange.open_stream([(b"x-metier-call-id", asked.call.id.encode()), *answers.kept_headers(first.kept)])
+            told = [(b"x-metier-call-id", asked.call.id.encode()), *answers.kept_headers(first.kept)]
+            await exchange.open_stream(told)
             opening = events.write(first)
             if opening:
                 await exchange.write(opening)

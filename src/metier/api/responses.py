@@ -99,7 +99,8 @@ class Responses:
         async with exchange.presence(), aclosing(self._gateway.stream(asked.call)) as chunks:
             # The first chunk comes before the headers, so that a refusal is an HTTP status.
             first = await anext(chunks)
-            await exchange.open_stream([(b"x-metier-call-id", asked.call.id.encode()), *answers.kept_headers(first.kept)])
+            told = [(b"x-metier-call-id", asked.call.id.encode()), *answers.kept_headers(first.kept)]
+            await exchange.open_stream(told)
             await exchange.write(events.write(first))
             async for chunk in chunks:
                 data = events.write(chunk)
