@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import pathlib
 import signal
 import socket
 import subprocess
-import sys
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import pytest
@@ -21,74 +15,8 @@ import yaml
 from aiohttp import web
 
 from tests.cli.house import House
+from tests.cli.served import METIER, SAY, ask, get, key, running, serving
 from tests.upstream import Reply, answer, upstream
-
-METIER = str(pathlib.Path(sys.executable).with_name("metier"))
-SAY: dict[str, Any] = {"model": "writer", "messages": [{"role": "user", "content": "Bonjour"}]}
-
-
-@dataclass(slots=True)
-class Served:
-    """The server while it runs."""
-
-    url: str
-    models: list[str]
-    process: subprocess.Popen[str]
-    error: str = ""
-
-
-@contextlib.contextmanager
-def serving(house: House, *options: str, **variables: str) -> Iterator[Served]:
-    """Start it on a free port; at the end ask it to stop, which it does with code 0 within ten seconds."""
-    process = subprocess.Popen(
-        [METIER, "serve", "--port", "0", "--json", *options],
-        env={**house.environment, "PATH": "/usr/bin:/bin", **variables},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    # One that says nothing is ended, so that reading its output ends too.
-    watch = threading.Timer(60, process.kill)
-    watch.start()
-    assert process.stdout is not None
-    text = ""
-    for line in process.stdout:
-        text += line
-        if line == "}\n":
-            break
-    watch.cancel()
-    served = Served(**json.loads(text), process=process)
-    try:
-        yield served
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        _, served.error = process.communicate(timeout=10)
-        assert (process.returncode, "Traceback" in served.error) == (0, False), served.error
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def key(house: House, name: str) -> str:
-    """A key of an approved system."""
-    house.data("ingest", "rien", "--list", code=2)  # the house's first use makes the default project
-    house.data("system", "register", name, "--purpose", "Essai", "--owner", "Camille")
-    house.run("system", "move", name, "pilot")
-    return str(house.data("key", "issue", name, "--system", name)["secret"])
-
-
-async def ask(url: str, secret: str | None, **body: Any) -> tuple[int, Any]:
-    """Ask for a chat completion."""
-    headers = {"authorization": f"Bearer {secret}"} if secret else {}
-    async with (
-        aiohttp.ClientSession(headers=headers) as session,
-        session.post(f"{url}/v1/chat/completions", json={**SAY, **body}) as response,
-    ):
-        return response.status, await response.json()
-
-
-async def get(url: str) -> tuple[int, str]:
-    """Ask for a page, without following it elsewhere."""
-    async with aiohttp.ClientSession() as session, session.get(url, allow_redirects=False) as response:
-        return response.status, await response.text()
 
 
 @pytest.fixture
@@ -157,20 +85,6 @@ async def test_a_call_in_progress_ends_before_the_server_stops(
             await asyncio.to_thread(served.process.wait, 10)
 
 
-@contextlib.asynccontextmanager
-async def running(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
-    """A model server of one's own on a free port."""
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", handler)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    finally:
-        await runner.cleanup()
-
-
 def test_a_port_that_is_taken_is_told(house: House) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -184,3 +98,28 @@ def test_a_port_that_is_taken_is_told(house: House) -> None:
 
 def test_an_address_that_is_none_is_told(house: House) -> None:
     assert "127.0.0.1" in house.run("serve", "--host", "example", code=2)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7"])
+def test_keys_do_not_cross_a_network_in_the_clear_unasked(house: House, host: str) -> None:
+    for workers in ("1", "2"):
+        told = house.run("serve", "--host", host, "--workers", workers, code=2)
+        assert "--behind-proxy" in told and "--tls-cert" in told and "--cleartext" in told
+
+
+def test_tls_needs_both_files(house: House, tmp_path: pathlib.Path) -> None:
+    there = tmp_path / "cert.pem"
+    there.write_text("")
+    assert "--tls-key" in house.run("serve", "--host", "0.0.0.0", "--tls-cert", str(there), code=2)
+    absent = str(tmp_path / "none.pem")
+    assert "none.pem" in house.run("serve", "--tls-cert", str(there), "--tls-key", absent, code=2)
+
+
+async def test_a_yes_opens_the_port_to_others(house: House) -> None:
+    for option in ("--cleartext", "--behind-proxy"):
+        with serving(house, "--host", "0.0.0.0", option) as served:
+            url = served.url.replace("0.0.0.0", "127.0.0.1")
+            assert (await get(f"{url}/healthz"))[0] == 200
+            metrics = await get(f"{url}/metrics")
+            # Behind a proxy everything comes from this machine, which then means nothing.
+            assert metrics[0] == (200 if option == "--cleartext" else 401)

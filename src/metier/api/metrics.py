@@ -57,7 +57,7 @@ def _from_here(scope: Scope) -> bool:
 
 def _allowed(principal: Principal) -> None:
     # A key without any list of surfaces is one for models; figures of all projects are asked for by name.
-    if SURFACE not in (getattr(principal, "surfaces", None) or ()):
+    if SURFACE not in (principal.surfaces or ()):
         raise NotAllowed(
             f"key {principal.key_id!r} may not read metrics: issue one for the surface {SURFACE!r}, ask from the "
             "machine itself, or set METIER_METRICS=open where only your own network reaches the port"
