@@ -12,7 +12,17 @@ import orjson
 from metier.api.exchange import Headers
 from metier.calls import Answer, Call, Chunk, Kept, Range, Reasoning, ReasoningDelta, Receipt, ToolCallDelta, Usage
 
-__all__ = ["ChatStream", "chat", "embeddings", "images", "kept_headers", "measured", "receipt_headers", "rerank", "transcription"]
+__all__ = [
+    "ChatStream",
+    "chat",
+    "embeddings",
+    "images",
+    "kept_headers",
+    "measured",
+    "receipt_headers",
+    "rerank",
+    "transcription",
+]
 
 
 def chat(call: Call, answer: Answer) -> bytes:
