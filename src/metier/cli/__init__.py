@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "lint": "Check a workflow before it runs.",
     "test": "Run the tests written beside a workflow.",
     "usage": "Calls, tokens, money, energy and carbon.",
+    "cache": "Show and delete answers kept to be given again.",
     "calls": "Recorded calls: look, keep contents, erase, delete.",
     "import": "Take over the configuration of another gateway.",
 }
