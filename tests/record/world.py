@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
-from metier.calls import Call, KeyId, Message, Principal, ProjectId, SystemId, Usage
+from metier.calls import Call, Chunk, KeyId, Message, Principal, ProjectId, SystemId, Usage
 from metier.catalog import Catalog, Deployment, Model
 from metier.governance.register import ADMITTED, Register
 from metier.policy.admission import Admission
 from metier.policy.keys import Keys
 from metier.record.entry import Entry
+from metier.record.keeping import Capture
 from metier.record.ledger import Ledger
+from metier.record.records import Records
 from metier.store import Row, Store
 from metier.vault import Vault
 
-__all__ = ["World", "build", "rows", "spend"]
+__all__ = ["VAULT", "World", "build", "rows", "said", "spend"]
+
+VAULT = Vault(bytes(32))
+"""What seals in these tests; the same in every process of one."""
 
 CATALOG = {
     "chat": {
@@ -61,6 +68,16 @@ class World:
         ledger.open()
         return ledger
 
+    def recording(self, worker: str, admission: Admission) -> tuple[Ledger, Records]:
+        """An opened ledger that keeps contents, and what is done with them."""
+        ledger = self.ledger(worker, admission)
+        return ledger, Records(self.store, VAULT, ledger)
+
+    async def capture(self, records: Records, mode: Capture) -> None:
+        """Have the contents of the approved system captured from now on."""
+        await records.keepings.decide(self.principal.system, "Claire", "a test", capture=mode)
+        await records.contents.refresh()
+
     def call(self, model: str = "chat", output: int | None = None) -> Call:
         """A short call of the approved system."""
         return Call(self.principal, model, messages=(Message("user", "Bonjour"),), max_output_tokens=output)
@@ -81,7 +98,7 @@ async def build(store: Store, folder: pathlib.Path, limit: str | None = None) ->
     register = Register(store)
     system = await register.register("Assistant", "Répondre aux clients", "Nadia")
     await register.approve(system.id, "Claire")
-    keys = Keys(store, Vault(bytes(32)), register.statuses, ADMITTED)
+    keys = Keys(store, VAULT, register.statuses, ADMITTED)
     project = await keys.create_project("Clients")
     principal = Principal(KeyId("abc"), ProjectId(project.id), SystemId(system.id))
     world = World(store, register, keys, Catalog.from_yaml(CATALOG), principal, folder / "spool")
@@ -105,3 +122,21 @@ async def rows(store: Store) -> list[Row]:
     """Every recorded call, in order."""
     async with store.connection() as connection:
         return await (await connection.execute("SELECT * FROM calls ORDER BY at, id")).fetchall()
+
+
+async def said(ledger: Ledger, world: World, question: str, answer: str, **more: Any) -> Call:
+    """Make one call whose words are known: asked in clear, answered in pieces, with placeholders for the provider."""
+    call = Call(world.principal, "chat", messages=(Message("user", question),), **more)
+    masked = dataclasses.replace(call, messages=(Message("user", "[[PERSONNE_1]] asks"),))
+    async with ledger.entry(call) as entry:
+        entry.hold(None, 10)
+        if entry.transcript is not None:
+            entry.transcript.checked(masked)
+        entry.deployment = world.deployment
+        for piece in (*answer, Usage(5, 5)):
+            seen = Chunk(usage=piece) if isinstance(piece, Usage) else Chunk(piece)
+            entry.observe(Chunk("[[PERSONNE_1]] ") if seen.text == answer[:1] else seen)
+            if entry.transcript is not None:
+                entry.transcript.shown(seen)
+        entry.receipt()
+    return call

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import orjson
 
@@ -24,6 +24,7 @@ WRITING = 0x6D65746965720E
 
 _MODES: tuple[Mode, ...] = ("masked", "full")
 _MOST_DAYS = 366
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,21 @@ class Read:
 def member(vault: Vault, organisation: str, end_user: str) -> str:
     """Give the keyed digest an end user is known by: the same in one organisation, unlike in two."""
     return vault.digest("end user", f"{organisation}\0{end_user}".encode("utf-8", "replace")).hex()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Spooled:
+    """Sealed contents on their way into the database."""
+
+    place: Place
+    at: float
+    project: str
+    system: str
+    subject: str
+    cut: bool
+    key: bytes
+    """Of the record, wrapped for the spool."""
+    sealed: bytes
 
 
 class Contents:
@@ -121,36 +137,46 @@ class Contents:
         """Keep keys from being dropped until this transaction ends; before anything that may be erased is written."""
         await self._queries.one("lock_writing", {"lock": WRITING}, tx)
 
-    async def write(self, tx: Tx, spooled: Sequence[bytes]) -> None:
-        """Keep contents out of the spool, in the guarded transaction of their calls, but not what was erased since."""
+    async def write(self, tx: Tx, spooled: Sequence[bytes]) -> int:
+        """Keep contents out of the spool, in the guarded transaction of their calls, but not what was erased since.
+
+        Gives how many could not be read: damaged, or sealed under another master key.
+        """
         if not spooled:
-            return
-        found = [(head, frame[end + 1 :]) for frame in spooled for head, end in (_head(frame),)]
+            return 0
+        found = [one for one in map(_spooled, spooled) if one is not None]
         params = {
-            "calls": [head["id"] for head, _ in found],
-            "organisations": [head["organisation"] for head, _ in found],
-            "subjects": [head["subject"] for head, _ in found],
-            "ats": [head["at"] for head, _ in found],
+            "calls": [one.place.call for one in found],
+            "organisations": [one.place.organisation for one in found],
+            "subjects": [one.subject for one in found],
+            "ats": [one.at for one in found],
         }
         wanted = {row["call"] for row in await self._queries.all("writable", params, tx)}
-        kept = [(head, sealed) for head, sealed in found if head["id"] in wanted]
-        keys = await self._subject_keys(tx, {(head["organisation"], head["subject"]) for head, _ in kept})
-        rows = [
-            {
-                **{name: head[name] for name in ("at", "organisation", "project", "system", "subject", "mode", "cut")},
-                "call": head["id"],
-                "wrapped": self._envelope.rewrap(
-                    Place(head["organisation"], head["id"], head["mode"]),
-                    base64.b85decode(head["key"]),
-                    head["subject"],
-                    keys[head["organisation"], head["subject"]],
-                ),
-                "sealed": sealed,
-            }
-            for head, sealed in kept
-        ]
+        kept = [one for one in found if one.place.call in wanted]
+        keys = await self._subject_keys(tx, {(one.place.organisation, one.subject) for one in kept})
+        rows = [row for one in kept if (row := self._row(one, keys[one.place.organisation, one.subject])) is not None]
         if rows:
             await self._queries.many("insert_contents", rows, tx)
+        return len(spooled) - len(found) + len(kept) - len(rows)
+
+    def _row(self, one: _Spooled, subject_key: bytes) -> dict[str, object] | None:
+        try:
+            wrapped = self._envelope.rewrap(one.place, one.key, one.subject, subject_key)
+        except Broken as error:
+            _log.error("the contents of the call %r are lost: %s", one.place.call, error.message)
+            return None
+        return {
+            "call": one.place.call,
+            "at": one.at,
+            "organisation": one.place.organisation,
+            "project": one.project,
+            "system": one.system,
+            "subject": one.subject,
+            "mode": one.place.mode,
+            "cut": one.cut,
+            "wrapped": wrapped,
+            "sealed": one.sealed,
+        }
 
     async def read(self, call: str, by: str, reason: str) -> Shown:
         """Open the contents of one call for somebody who may; that they did, or were refused, is written down first."""
@@ -243,9 +269,14 @@ class Contents:
         return {row["organisation"]: self._envelope.workspace(row["organisation"], row["wrapped"]) for row in rows}
 
 
-def _head(frame: bytes) -> tuple[dict[str, Any], int]:
-    end = frame.find(b"\n")
-    if end < 0:
-        raise Broken("contents in a spool have no head: the file was written by something else")
-    head: dict[str, Any] = orjson.loads(frame[:end])
-    return head, end
+def _spooled(frame: bytes) -> _Spooled | None:
+    """Read what `seal` made out of a spool again; None where it was damaged on the way."""
+    head, _, sealed = frame.partition(b"\n")
+    try:
+        told = orjson.loads(head)
+        place = Place(told["organisation"], told["id"], told["mode"])
+        key = base64.b85decode(told["key"])
+        return _Spooled(place, told["at"], told["project"], told["system"], told["subject"], told["cut"], key, sealed)
+    except (ValueError, KeyError, TypeError) as error:
+        _log.error("contents in the spool cannot be read (%s): their call is recorded without", type(error).__name__)
+        return None

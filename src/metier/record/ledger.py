@@ -16,7 +16,7 @@ import orjson
 import psycopg
 
 from metier.calls import Call
-from metier.errors import Broken, LedgerBroken, Unavailable
+from metier.errors import LedgerBroken, Unavailable
 from metier.record.contents import Contents
 from metier.record.entry import Entry, Witness, lost_row
 from metier.record.spool import Kind, Left, Segment, Spool, left_behind
@@ -34,7 +34,7 @@ SettleWorker = Callable[[Tx, str], Awaitable[object]]
 _Record: TypeAlias = tuple[bytes, bytes | None]
 """The row of a call as JSON, with its sealed contents where there are some."""
 
-_UNFIT = (psycopg.DataError, psycopg.IntegrityError, Broken)
+_UNFIT = (psycopg.DataError, psycopg.IntegrityError)
 _FOR_SOMEBODY = b'"end_user":"'
 _LATER = (psycopg.Error, Unavailable, TimeoutError, OSError)
 _BATCH = 500
@@ -89,7 +89,7 @@ class Ledger:
         self._wake = asyncio.Event()
         self._contents: Contents | None = None
         self.uncaptured = 0
-        """Calls whose contents found neither disk nor memory since the start; their records are there."""
+        """Calls whose contents found no room, or were damaged, since the start; their records are there."""
         self.unrecorded = 0
         """Refused calls that found neither disk nor memory for their record since the start."""
 
@@ -232,23 +232,9 @@ class Ledger:
                 try:
                     await self._insert([record])
                 except _UNFIT as error:
-                    await self._set_aside(record, error)
-
-    async def _set_aside(self, record: _Record, error: Exception) -> None:
-        """Store the record of a call without its contents where they were at fault, or else neither."""
-        payload, contents = record
-        if contents is not None:
-            try:
-                await self._insert([(payload, None)])
-            except _UNFIT as worse:
-                error = worse
-            else:
-                self.uncaptured += 1
-                _log.error("the contents of a call could not be stored: %s", error)
-                return
-        _log.error("a call was set aside in %s: %s", self._folder / "rejected.jsonl", error)
-        with (self._folder / "rejected.jsonl").open("ab") as file:
-            file.write(payload + b"\n")
+                    _log.error("a call was set aside in %s: %s", self._folder / "rejected.jsonl", error)
+                    with (self._folder / "rejected.jsonl").open("ab") as file:
+                        file.write(record[0] + b"\n")
 
     async def _insert(self, records: Sequence[_Record]) -> None:
         rows = b"[" + b",".join(payload for payload, _ in records) + b"]"
@@ -263,7 +249,7 @@ class Ledger:
                 ids = [orjson.loads(payload)["id"] for payload, _ in records]
                 await self._queries.run("unlink_erased", {"ids": ids}, tx)
             if self._contents is not None:
-                await self._contents.write(tx, contents)
+                self.uncaptured += await self._contents.write(tx, contents)
 
     def _settled(self, ended: _Ended) -> None:
         opened = self._open.pop(ended.call_id, None)
