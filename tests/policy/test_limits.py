@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from metier.calls import Call, Chunk, Impact, KeyId, Message, Range, Tool, Usage
+from metier.calls import Call, Chunk, Impact, Message, Range, Tool, Usage
 from metier.deployment import Deployment
 from metier.errors import BudgetExceeded, Invalid, NotAllowed, NotFound, RateLimited
 from metier.governance.register import ADMITTED
