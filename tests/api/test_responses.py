@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import pathlib
 from collections.abc import AsyncIterator
@@ -236,14 +237,18 @@ async def test_a_stream_that_breaks_off_ends_with_response_failed_and_keeps_noth
     assert kept.status == 404
 
 
-@pytest.mark.parametrize("leave", [0, 1, 2, 3])
-async def test_a_client_that_leaves_is_settled_and_nothing_is_kept(door: Door, leave: int) -> None:
+@pytest.mark.parametrize(("stream", "leave"), [(False, 0), (True, 0), (True, 1), (True, 2), (True, 5)])
+async def test_a_client_that_leaves_is_settled_and_nothing_is_kept(door: Door, stream: bool, leave: int) -> None:
+    story = says(*"Il était une fois, dans une ville de France")
+    door.provider.then(Script(story.chunks, before=lambda: asyncio.sleep(0)))
+    await door.asked(store=False)
     headers = {"x-api-key": door.here.secret}
-    await ask(door.app, PATH, {**HELLO, "stream": True}, headers=headers, leave_after=leave)
-    await door.here.rows()
-    assert len(door.provider.closed) == len(door.provider.calls)
-    rows = await door.here.rows()
-    assert all(row["outcome"] in ("left", "answered", "departed", "cancelled") for row in rows), rows
+    await ask(door.app, PATH, {**HELLO, "stream": stream}, headers=headers, leave_after=leave)
+    _, row = await door.here.rows()
+    assert row["outcome"] == "cancelled"
+    assert door.provider.closed == [call.id for call in door.provider.calls]
+    async with door.here.store.connection() as connection:
+        assert await (await connection.execute("SELECT id FROM responses")).fetchall() == []
 
 
 async def test_items_become_the_turns_of_a_conversation(door: Door) -> None:
