@@ -127,7 +127,10 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "eur_per_usd", "Euros one dollar is counted as in the list of known prices; 1.00, a convention, without it."
     ),
-    Section("systems", "Per AI system: how sensitive its data is, where it may go, what it prefers, and whether answers are kept."),
+    Section(
+        "systems",
+        "Per AI system: how sensitive its data is, where it may go, what it prefers, and whether answers are kept.",
+    ),
     Section("roles", "Which model the workflows mean by writer, judge and embedder."),
     Section("alerts", "Where alerts of limits go: webhooks with their secrets, and e-mail addresses."),
     Section("customers", "Customer file (JSON Lines) that the tool crm.find_contact reads."),

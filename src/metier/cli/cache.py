@@ -33,7 +33,7 @@ def _show(system: str | None, as_json: bool) -> None:
 
     async def work(app: App, terminal: Terminal) -> None:
         found = await _cache(app).entries.totals(await preparation.system_id(app, system) if system else None)
-        names = {one.id: one.name for one in await app.register.list()}
+        names = {str(one.id): one.name for one in await app.register.list()}
         terminal.data({"kept": found, "systems": names})
         terminal.table(
             ["system", "model", "answers", "comparable", "kB", "hits", "€ saved", "Wh saved", "oldest", "newest"],
