@@ -14,6 +14,7 @@ import uvicorn
 from psycopg.rows import dict_row
 from starlette.types import ASGIApp
 
+from metier.batches import Batches
 from metier.calls import Call, Message, Principal
 from metier.catalog import Catalog
 from metier.gateway import Gateway
@@ -57,6 +58,7 @@ class World:
     ledger: Ledger
     gateway: Gateway
     responses: StoredResponses
+    batches: Batches
     secret: str
     principal: Principal
     health: Health = field(default_factory=Health)
@@ -111,8 +113,8 @@ async def world(
     )
     principal = await keys.authenticate(issued.secret)
     made = World(
-        store, register, keys, catalog, admission, ledger, gateway, StoredResponses(store, vault), issued.secret,
-        principal, health,
+        store, register, keys, catalog, admission, ledger, gateway, StoredResponses(store, vault),
+        Batches.built(store, vault, None), issued.secret, principal, health,
     )  # fmt: skip
     try:
         yield made

@@ -19,6 +19,7 @@ import psycopg
 
 from metier import gauges
 from metier.admitting import admitting
+from metier.batches import Batches
 from metier.calls import Call, Origin, Principal, new_id
 from metier.catalog import Catalog
 from metier.connectors.customers import Customers
@@ -119,6 +120,7 @@ class App:
     deliveries: Deliveries
     outbox: Outbox | None
     responses: StoredResponses
+    batches: Batches
 
     @property
     def catalog(self) -> Catalog:
@@ -261,6 +263,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         deliveries=Deliveries(store, vault, engine, review),
         outbox=outbox,
         responses=StoredResponses(store, vault),
+        batches=Batches.built(store, vault, settings.config.get("batches"), parts.pace),
     )
     app: App = handed["app"]
     return app

@@ -133,6 +133,7 @@ SECTIONS: tuple[Section, ...] = (
     ),
     Section("roles", "Which model the workflows mean by writer, judge and embedder."),
     Section("alerts", "Where alerts of limits go: webhooks with their secrets, and e-mail addresses."),
+    Section("batches", "When batches make their calls, how many at a time, and how large files may be."),
     Section("customers", "Customer file (JSON Lines) that the tool crm.find_contact reads."),
 )
 """Every section of metier.yaml."""

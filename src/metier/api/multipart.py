@@ -1,4 +1,4 @@
-"""The body of a form with files, read in memory: no file is written, nothing is decoded that was not asked for."""
+"""The body of a form with files, whole or as it comes: no file is written, nothing decoded that was not asked for."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
-from typing import Final
+from typing import Final, Literal
 
 from metier.errors import Mistaken
 
-__all__ = ["Field", "read"]
+__all__ = ["Cutter", "Ended", "Field", "Opened", "read"]
 
 _MOST_FIELDS: Final = 64
 _LONGEST_HEAD: Final = 4096
@@ -37,13 +37,7 @@ class Field:
 
 def read(body: bytes, content_type: bytes) -> Mapping[str, list[Field]]:
     """Cut a multipart/form-data body into its fields by name, or refuse what is no such body."""
-    head = _header(content_type.decode("latin-1"))
-    boundary = head.get_param("boundary")
-    if head.get_content_type() != "multipart/form-data" or not isinstance(boundary, str):
-        raise Mistaken("the request body is no form: send multipart/form-data with a boundary, as clients for files do")
-    mark = boundary.encode("latin-1", "replace")
-    if not _BOUNDARY.fullmatch(mark):
-        raise Mistaken("the boundary of the form is no boundary: use up to 70 letters and digits")
+    mark = _mark(content_type)
     # With a line end before it, the first boundary is found like all others.
     pieces = (b"\r\n" + body).split(b"\r\n--" + mark, _MOST_FIELDS + 2)
     if len(pieces) > _MOST_FIELDS + 2:
@@ -55,6 +49,83 @@ def read(body: bytes, content_type: bytes) -> Mapping[str, list[Field]]:
         name, field = _field(piece)
         found.setdefault(name, []).append(field)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A field of a form begins; its bytes follow, until the next one begins."""
+
+    name: str
+    filename: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The form ends."""
+
+
+class Cutter:
+    """Cuts a form as it comes, however its bytes are parted, and holds no more of it than a head of a field."""
+
+    def __init__(self, content_type: bytes) -> None:
+        self._mark = b"\r\n--" + _mark(content_type)
+        # With a line end before it, the first boundary is found like all others.
+        self._held = bytearray(b"\r\n")
+        self._state: Literal["before", "head", "data", "over"] = "before"
+        self._fields = 0
+
+    def feed(self, data: bytes) -> list[Opened | bytes | Ended]:
+        """Take some more bytes and give what they say: fields that begin, their bytes, the end of the form."""
+        found: list[Opened | bytes | Ended] = []
+        if self._state == "over":
+            return found
+        self._held += data
+        while True:
+            if self._state == "head":
+                opened = self._head()
+                if opened is not None:
+                    found.append(opened)
+                if opened is None or isinstance(opened, Ended):
+                    return found
+                continue
+            at = self._held.find(self._mark)
+            # What may be the beginning of a boundary waits for the bytes that tell.
+            end = at if at >= 0 else max(len(self._held) - len(self._mark) + 1, 0)
+            if end and self._state == "data":
+                found.append(bytes(self._held[:end]))
+            del self._held[: end if at < 0 else at + len(self._mark)]
+            if at < 0:
+                return found
+            self._state = "head"
+
+    def _head(self) -> Opened | Ended | None:
+        if self._held.startswith(b"--"):
+            self._state = "over"
+            self._held.clear()
+            return Ended()
+        end = self._held.find(b"\r\n\r\n")
+        if end < 0:
+            if len(self._held) > _LONGEST_HEAD + 4:
+                raise Mistaken("a field of the form has no head that can be read: let a library write the form")
+            return None
+        self._fields += 1
+        if self._fields > _MOST_FIELDS:
+            raise Mistaken(f"the form has more than {_MOST_FIELDS} fields: send only those that are documented")
+        name, field = _field(bytes(self._held[: end + 4]))
+        del self._held[: end + 4]
+        self._state = "data"
+        return Opened(name, field.filename)
+
+
+def _mark(content_type: bytes) -> bytes:
+    head = _header(content_type.decode("latin-1"))
+    boundary = head.get_param("boundary")
+    if head.get_content_type() != "multipart/form-data" or not isinstance(boundary, str):
+        raise Mistaken("the request body is no form: send multipart/form-data with a boundary, as clients for files do")
+    mark = boundary.encode("latin-1", "replace")
+    if not _BOUNDARY.fullmatch(mark):
+        raise Mistaken("the boundary of the form is no boundary: use up to 70 letters and digits")
+    return mark
 
 
 def _field(piece: bytes) -> tuple[str, Field]:

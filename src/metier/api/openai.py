@@ -15,12 +15,12 @@ from metier.api import answers, chat_body
 from metier.api.exchange import Exchange
 from metier.api.parsing import fit, load, refuse_unknown
 from metier.api.surface import limit_headers
-from metier.calls import Call, Principal
+from metier.calls import Call, ConversationId, Principal
 from metier.catalog import Catalog, Model
 from metier.errors import Invalid, NotFound
 from metier.gateway import Gateway
 
-__all__ = ["ChatCompletions", "Embeddings", "Keys", "Models"]
+__all__ = ["ChatCompletions", "Embeddings", "Keys", "Models", "embedding_call"]
 
 _MOST_INPUTS = 2048
 
@@ -92,24 +92,30 @@ class Embeddings:
         data = await exchange.body()
         if data is None:
             return
-        body = _embedding_body(data)
-        texts = (body.input,) if isinstance(body.input, str) else tuple(body.input)
-        if not texts or len(texts) > _MOST_INPUTS or not all(texts):
-            raise Invalid(f"input takes 1 to {_MOST_INPUTS} texts, none of them empty", param="input")
-        call = Call(
-            principal,
-            body.model,
-            "embed",
-            inputs=texts,
-            dimensions=body.dimensions,
-            end_user=body.user or None,
-            conversation=exchange.conversation(),
-        )
+        call, as_base64 = embedding_call(data, principal, exchange.conversation())
         exchange.name(call.id, lambda: limit_headers(self._gateway, call))
         async with exchange.presence():
             answer = await self._gateway.collect(call)
-        written = answers.embeddings(call, answer, body.encoding_format == "base64")
+        written = answers.embeddings(call, answer, as_base64)
         await exchange.json(written, answers.receipt_headers(answer.receipt))
+
+
+def embedding_call(data: bytes, principal: Principal, conversation: ConversationId | None) -> tuple[Call, bool]:
+    """Read the body of an embeddings request: the call, and whether its vectors shall be base64."""
+    body = _embedding_body(data)
+    texts = (body.input,) if isinstance(body.input, str) else tuple(body.input)
+    if not texts or len(texts) > _MOST_INPUTS or not all(texts):
+        raise Invalid(f"input takes 1 to {_MOST_INPUTS} texts, none of them empty", param="input")
+    call = Call(
+        principal,
+        body.model,
+        "embed",
+        inputs=texts,
+        dimensions=body.dimensions,
+        end_user=body.user or None,
+        conversation=conversation,
+    )
+    return call, body.encoding_format == "base64"
 
 
 class Models:

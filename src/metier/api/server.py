@@ -14,7 +14,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
-from metier.api import failures
+from metier.api import batches, failures
+from metier.api.files import FileContent, OneFile, SeveralFiles
 from metier.api.frame import Frame
 from metier.api.image import Images
 from metier.api.messages import CountTokens, Messages
@@ -26,6 +27,7 @@ from metier.api.responses import CancelResponse, InputItems, KeptResponse, Respo
 from metier.api.surface import Door, Surface
 from metier.api.traced import Traced
 from metier.api.transcription import Transcriptions
+from metier.batches import Batches
 from metier.catalog import Catalog
 from metier.gateway import Gateway
 from metier.record.responses import StoredResponses
@@ -49,6 +51,11 @@ class AppServices(Protocol):
     @property
     def responses(self) -> StoredResponses:
         """What is kept for clients of the Responses API."""
+        ...
+
+    @property
+    def batches(self) -> Batches:
+        """Files, and the batches made of them."""
         ...
 
     @property
@@ -102,11 +109,25 @@ def routes(app: AppServices, watch: Watch | None = None) -> list[BaseRoute]:
         Route("/v1/rerank", Rerank(app.gateway, Surface(app.keys, "rerank")), methods=["POST"]),
         Route("/v1/audio/transcriptions", Transcriptions(app.gateway, Surface(app.keys, "audio")), methods=["POST"]),
         Route("/v1/images/generations", Images(app.gateway, Surface(app.keys, "images")), methods=["POST"]),
+        *_batch_routes(app),
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{name:path}", models, methods=["GET"]),
         Route("/healthz", Alive(), methods=["GET"]),
         Route("/readyz", Ready(app.ready, watch.remarks), methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),
+    ]
+
+
+def _batch_routes(app: AppServices) -> list[BaseRoute]:
+    keys, files = Surface(app.keys, "batches"), app.batches.files
+    several = batches.SeveralBatches(app.batches, keys, tuple(batches.surfaces(app.responses)))
+    return [
+        Route("/v1/files", SeveralFiles(files, keys), methods=["GET", "POST"]),
+        Route("/v1/files/{id}", OneFile(files, keys), methods=["GET", "DELETE"]),
+        Route("/v1/files/{id}/content", FileContent(files, keys), methods=["GET"]),
+        Route("/v1/batches", several, methods=["GET", "POST"]),
+        Route("/v1/batches/{id}", batches.OneBatch(app.batches, keys), methods=["GET"]),
+        Route("/v1/batches/{id}/cancel", batches.CancelBatch(app.batches, keys), methods=["POST"]),
     ]
 
 

@@ -42,6 +42,7 @@ class Totals:
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
     cost_eur: Decimal = Decimal(0)
     energy_kwh: Range | None = None
     """None where it could not be estimated."""
@@ -87,6 +88,11 @@ class Batch:
 
 class Batches:
     """Makes and shows batches; the work is done by whoever runs `metier.batches.runner`."""
+
+    @classmethod
+    def built(cls, store: Store, vault: Vault, section: object, pace: Pace | None = None) -> Batches:
+        """Make what the section `batches` of metier.yaml says."""
+        return cls(store, vault, Files(store, vault, Rules.from_yaml(section)), pace=pace)
 
     def __init__(
         self, store: Store, vault: Vault, files: Files, *, pace: Pace | None = None, clock: Clock = utc
@@ -211,6 +217,7 @@ def _totals(row: Row) -> Totals:
         calls=row["calls"],
         input_tokens=row["input_tokens"],
         output_tokens=row["output_tokens"],
+        cached_tokens=row["cached_tokens"],
         cost_eur=row["cost_eur"],
         energy_kwh=between("energy", "kwh"),
         carbon_g=between("carbon", "g"),

@@ -15,7 +15,7 @@ from metier.batches.results import unanswered
 from metier.batches.turn import Pause, Road, Turn
 from metier.batches.validation import Reading
 from metier.calls import RunId
-from metier.errors import MetierError, NotAuthenticated, NotFound
+from metier.errors import MetierError, NotAllowed, NotAuthenticated, NotFound
 
 __all__ = ["Runner"]
 
@@ -128,7 +128,7 @@ class Runner:
         try:
             principal = await self._road.principal(held.key_id)
             file = await self._files.get(held.project, held.input_file)
-        except (NotAuthenticated, NotFound) as error:
+        except (NotAllowed, NotAuthenticated, NotFound) as error:
             await self._progress.close(held, "failed", self._clock(), [_told(error)])
             return True
         reading = Reading(held, self._surfaces[held.endpoint], principal, self._files.rules.lines)

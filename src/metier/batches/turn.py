@@ -21,6 +21,7 @@ from metier.errors import (
     BudgetExceeded,
     LedgerBroken,
     MetierError,
+    NotAllowed,
     NotAuthenticated,
     RateLimited,
     SystemNotApproved,
@@ -133,7 +134,12 @@ class Turn:
             return
         request, error, answer = f"{held.id}-{line.number}", None, b""
         try:
-            prepared = await self._prepared(line)
+            principal = await self.road.principal(held.key_id)
+        except (NotAuthenticated, NotAllowed) as refused:
+            await self._end(line, refused)
+            return
+        try:
+            prepared = await self._prepared(line, principal)
             origin = Origin(RunId(held.id), f"line {line.number}", line.begun)
             call = dataclasses.replace(prepared.call, origin=origin)
             request = call.id
@@ -155,21 +161,24 @@ class Turn:
             self._stalls = 0
             await progress.flow(held)
 
-    async def _prepared(self, line: Line) -> Prepared:
+    async def _prepared(self, line: Line, principal: Principal) -> Prepared:
         data = await self.files.extract(self.held.input_file, line.start, line.size)
         _, asked = read(data, self.held.endpoint)
         if not isinstance(asked, Request):
             raise Broken(f"line {line.number} of {self.held.id!r} is not what was checked: report it")
-        principal = await self.road.principal(self.held.key_id)
         if len(asked.body) > _LARGE:
             return await asyncio.to_thread(self.surface, asked.body, principal)
         return self.surface(asked.body, principal)
 
+    async def _end(self, line: Line, error: MetierError) -> None:
+        """Stop the batch: what refused this line would refuse every other."""
+        self.fatal = error
+        await self.progress.release(self.held, line, outage=False)
+
     async def _met(self, line: Line, error: MetierError) -> bool:
         """Give a line back that a wall stopped, and remember the wall; False when the error is the line's own."""
         if isinstance(error, NotAuthenticated | SystemNotApproved):
-            self.fatal = error
-            await self.progress.release(self.held, line, outage=False)
+            await self._end(line, error)
             return True
         outage = isinstance(error, Unavailable | LedgerBroken)
         if not outage and not isinstance(error, RateLimited | BudgetExceeded):

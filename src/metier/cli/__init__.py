@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "run": "Start a workflow and follow it.",
     "review": "Answer the tasks that wait for a person.",
     "runs": "List, show, resume or cancel runs.",
+    "batches": "List, show or cancel batches.",
     "ingest": "Put documents into a collection.",
     "ask": "Search a collection and answer with citations.",
     "key": "Issue, list and revoke virtual keys.",

@@ -24,6 +24,7 @@ from metier.cli import preparation
 from metier.cli.listening import Service, listen, shown
 from metier.cli.node import Node
 from metier.cli.terminal import Terminal, run
+from metier.cli.worker import working
 from metier.console import pages
 
 __all__ = ["Duty", "alone", "main"]
@@ -162,15 +163,15 @@ async def _serve(service: Service, place: _Place | None, app: App, terminal: Ter
     ended = asyncio.Event()
     async with node, asyncio.TaskGroup() as group:
         serving = group.create_task(server.serve(sockets=[listening]))
-        working = group.create_task(app.engine.work(ended, [app.review.sweep])) if service.work else None
+        moving = group.create_task(working(app, ended)) if service.work else None
         telling = group.create_task(_announce(server, app, service, listening, place, terminal))
         await _until(serving, stop, place)
         ended.set()
         await _drain(server, duty, service, stop, place)
         await serving
         await telling
-        if working is not None:
-            await working
+        if moving is not None:
+            await moving
 
 
 async def _until(serving: asyncio.Task[None], stop: _Stop, place: _Place | None) -> None:

@@ -7,16 +7,17 @@ import signal
 
 import click
 
+from metier.api.batches import runner
 from metier.app import App
 from metier.cli.terminal import Terminal, as_json_option, run
 
-__all__ = ["command", "stopped"]
+__all__ = ["command", "stopped", "working"]
 
 
 @click.command()
 @as_json_option
 def command(as_json: bool) -> None:
-    """Run workflows until asked to stop (Ctrl-C or SIGTERM); several workers share the work.
+    """Run workflows and batches until asked to stop (Ctrl-C or SIGTERM); several workers share the work.
 
     A worker that dies loses nothing: its runs are picked up by another one, or at the next start, from their last
     journalled step.
@@ -27,9 +28,16 @@ def command(as_json: bool) -> None:
         terminal.data({"status": "working"})
         terminal.say("Working. Ctrl-C stops after the steps in progress.")
         await app.engine.recover()
-        await app.engine.work(stop, [app.review.sweep])
+        await working(app, stop)
 
     run(work, as_json=as_json)
+
+
+async def working(app: App, stop: asyncio.Event) -> None:
+    """Move runs and batches until asked to stop; what is under way then gets a while to end."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(app.engine.work(stop, [app.review.sweep]))
+        group.create_task(runner(app).work(stop))
 
 
 def stopped() -> asyncio.Event:

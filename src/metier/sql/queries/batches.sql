@@ -43,7 +43,7 @@ SELECT b.id, b.project, b.key_id, b.endpoint, b.input_file, b.status, b.quiet_ho
 -- totals --
 -- Sums what the recorded calls of some batches took, tries that gave no answer included.
 SELECT run AS batch, count(*) AS calls, sum(input_tokens)::bigint AS input_tokens,
-       sum(output_tokens)::bigint AS output_tokens, sum(cost_eur) AS cost_eur, sum(energy_low_kwh) AS energy_low_kwh,
+       sum(output_tokens)::bigint AS output_tokens, sum(cached_tokens)::bigint AS cached_tokens, sum(cost_eur) AS cost_eur, sum(energy_low_kwh) AS energy_low_kwh,
        sum(energy_high_kwh) AS energy_high_kwh, sum(carbon_low_g) AS carbon_low_g, sum(carbon_high_g) AS carbon_high_g
   FROM calls WHERE run = ANY(%(ids)s) GROUP BY run
 
