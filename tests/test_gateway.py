@@ -273,3 +273,24 @@ async def test_a_deployment_whose_provider_is_not_installed_is_passed_over(
         assert provider.deployments == ["petit-a"]
         with pytest.raises(NoDeployment, match="'local'"):
             await here.gateway.collect(here.call(model="ici"))
+
+
+@pytest.mark.parametrize("usage", [Usage(10**20, 10**20), Usage(-5, -7), Usage(0, 0), Usage(11, 7, cached_tokens=-1)])
+async def test_a_count_that_cannot_be_true_is_replaced_by_an_estimate(
+    store: Store, vault: Vault, tmp_path: pathlib.Path, usage: Usage
+) -> None:
+    provider = ScriptedProvider(says("Bonjour", usage=usage))
+    async with world(store, vault, tmp_path, provider) as here:
+        await here.gateway.collect(here.call())
+        (row,) = await here.rows()
+        assert row["estimated"] and 0 < row["output_tokens"] < 10 and 0 < row["cost_eur"] < 1
+
+
+async def test_the_record_says_how_many_deployments_were_asked(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    provider = ScriptedProvider(fails(503), says("Bonjour"))
+    async with world(store, vault, tmp_path, provider) as here:
+        await here.gateway.collect(here.call())
+        (row,) = await here.rows()
+        assert (row["tries"], row["outcome"]) == (2, "answered")

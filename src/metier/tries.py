@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
 
 from metier.calls import Call, Chunk
 from metier.errors import NoDeployment, ProviderTimeout, Unavailable
@@ -18,6 +19,8 @@ __all__ = ["Tries"]
 _MOST_TRIES = 5
 _ADMISSION_MARGIN = 2
 """Admission counts a token per two bytes, about twice what prose costs."""
+_MOST_TOKENS = 1_000_000_000
+"""No call has so many tokens: a provider that says so is not believed."""
 
 
 class Tries:
@@ -56,13 +59,14 @@ class Tries:
             if tried and not self._may_try_again(way, tried, clock() - began):
                 break
             tried += 1
-            entry.deployment = deployment
+            entry.deployment, entry.tries = deployment, tried
             flight = health.began(deployment, tokens, clock())
             begun = landed = False
             early: list[Chunk] = []
             chunks = provider.stream(call, deployment)
             try:
-                async for chunk in chunks:
+                async for given in chunks:
+                    chunk = given if given.usage is None else _believed(given)
                     if not begun:
                         if not _says_something(chunk):
                             early.append(chunk)
@@ -110,3 +114,13 @@ def _says_something(chunk: Chunk) -> bool:
         or chunk.scores
         or chunk.media
     )
+
+
+def _believed(chunk: Chunk) -> Chunk:
+    """Leave out a count that cannot be true: it would spoil the money of the house, and ours is better than none."""
+    usage = chunk.usage
+    assert usage is not None
+    counts = (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.cache_write_tokens)
+    if min(counts) < 0 or max(counts) >= _MOST_TOKENS or not (usage.input_tokens or usage.output_tokens):
+        return replace(chunk, usage=None)
+    return chunk
