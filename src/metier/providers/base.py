@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Protocol, runtime_checkable
 
@@ -17,6 +18,10 @@ _CALLER = frozenset({400, 413, 422})
 _LONGEST_QUOTE = 400
 _SHORTEST_SECRET = 6
 """Shorter options, such as a location, are words that a message may need."""
+_LONGEST_WAIT_S = 86_400.0
+_BEARER = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{6,}")
+_CODE = re.compile(r"\[\[[A-Z][A-Z_0-9]*[a-z]*\]{0,2}")
+"""A placeholder for personal data, or its beginning."""
 
 
 class Provider(Protocol):
@@ -45,6 +50,9 @@ def failure(status: int, message: str, deployment: Deployment, wait_s: float | N
     for secret in (deployment.api_key, *deployment.options.values()):
         if secret and len(secret) >= _SHORTEST_SECRET:
             message = message.replace(secret, "[credential]")
+    # What a provider quotes is the request as it got it: tokens lent for an hour, placeholders nobody outside knows.
+    message = _CODE.sub("[masked]", _BEARER.sub(r"\1[credential]", message))
+    wait_s = None if wait_s is None else min(wait_s, _LONGEST_WAIT_S)
     said = f"deployment {deployment.id!r} answered {status}: {message[:_LONGEST_QUOTE]!r}"
     if status in _OUR_CREDENTIAL:
         return ProviderUnavailable(
