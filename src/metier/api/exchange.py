@@ -195,9 +195,10 @@ class Exchange:
 class Presence:
     """A block that is cancelled when the client leaves, and then raises ClientDisconnect."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, again_s: float = 1.0) -> None:
         self._receive = receive
-        self._left = False
+        self._again_s = again_s
+        self._cancels = 0
 
     async def __aenter__(self) -> None:
         """Begin to listen; the request body must have been read."""
@@ -211,11 +212,17 @@ class Presence:
     ) -> None:
         """Stop listening; a cancellation of our own making becomes ClientDisconnect."""
         self._watch.cancel()
-        if self._left and self._inside.uncancel() == 0 and kind is asyncio.CancelledError:
+        ours = self._cancels > 0
+        for _ in range(self._cancels):
+            ours = self._inside.uncancel() == 0
+        if ours and kind is asyncio.CancelledError:
             raise ClientDisconnect from error
 
     async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._left = True
-        self._inside.cancel()
+        while True:
+            self._cancels += 1
+            self._inside.cancel()
+            # On Python 3.11 wait_for, and so psycopg, may swallow a cancellation: the client would be served for ever.
+            await asyncio.sleep(self._again_s)
