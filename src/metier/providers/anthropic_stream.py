@@ -127,6 +127,8 @@ class Reading:
         pieces = _Pieces()
         try:
             for data in events:
+                if self.done:
+                    break
                 self.event(orjson.loads(data), pieces)
         except _MISFITS as error:
             raise _misfit(self._deployment, "sent an event that does not fit Anthropic's format") from error

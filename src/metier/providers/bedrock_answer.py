@@ -67,6 +67,8 @@ class Reading:
         finish: FinishReason | None = None
         usage: Usage | None = None
         for frame in frames:
+            if self.done:
+                break
             kind, event = self._event(frame)
             if kind == "contentBlockStart":
                 start = event["start"].get("toolUse")
@@ -83,7 +85,7 @@ class Reading:
                 finish = self._finish(event["stopReason"])
                 self._finished = True
             elif kind == "metadata":
-                usage = _usage(event["usage"])
+                usage = _usage(event["usage"]) if event.get("usage") else usage
                 self.done = self._finished
         said = "".join(texts)
         if not (said or tools or thoughts or finish or usage):

@@ -118,13 +118,13 @@ class Patience:
         """Give what has arrived, or wait for it; empty at the end of the body, or soon after the answer is done."""
         content = self._content
         while not content.at_eof():
-            data = content.read_nowait(-1)
-            if data:
-                break
             if done:
                 # The end of the body usually follows at once; seen, the connection can be kept.
                 await _drain(content)
                 return b""
+            data = content.read_nowait(-1)
+            if data:
+                break
             self._since = self._loop.time()
             if self._timer is None:
                 self._timer = self._loop.call_later(self._limit_s, self._check)
@@ -197,5 +197,6 @@ async def _drain(content: aiohttp.StreamReader) -> None:
     try:
         async with asyncio.timeout(_DRAIN_S):
             await content.readany()
-    except TimeoutError:
+    except (TimeoutError, aiohttp.ClientError):
+        # The answer is complete: what breaks behind it is nobody's loss.
         return
