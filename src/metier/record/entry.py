@@ -235,10 +235,15 @@ class Entry:
         silent = self.first_token_s is None
         if silent and self.call.at_once and (self.outcome == "cancelled" or self.error_code == ProviderTimeout.code):
             # It was being written where nobody saw it: counted as long as it could be.
-            return Usage(self.input_tokens, self.call.max_output_tokens or 0, estimated=True)
+            return Usage(self.input_tokens, self._longest(), estimated=True)
         if silent and self.outcome in ("failed", "refused"):
             return Usage(estimated=True)
         return Usage(input_tokens=self.input_tokens, output_tokens=-(-self._bytes // _BYTES_PER_TOKEN), estimated=True)
+
+    def _longest(self) -> int:
+        """The most an answer in one piece can have been: what was asked for, as far as the deployment goes."""
+        asked, deployment = self.call.max_output_tokens or 0, self.deployment
+        return asked if deployment is None else min(asked, deployment.max_output_tokens)
 
     def _head(self, call: Call) -> dict[str, object]:
         """What is known before the call, in the columns of the ledger."""
