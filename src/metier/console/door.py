@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 Action: TypeAlias = Callable[[Visit], Awaitable[Response]]
 """Does the work of one page: what it sees is a visitor already recognised."""
 
+_SURFACE = "admin"
 _SESSION = "metier_session"
 _GUEST = "metier_guest"
 _LANGUAGE = "metier_language"
@@ -98,6 +99,9 @@ class Door:
         try:
             principal = await self._keys.principal(KeyId(session.key_id))
         except NotAuthenticated:
+            return self._guest(request)
+        if principal.surfaces is not None and _SURFACE not in principal.surfaces:
+            # Its owner may have been narrowed since the session began.
             return self._guest(request)
         return Visit(request, self._words(request), session, _reviewer(principal))
 
