@@ -69,7 +69,7 @@ class Door:
 
 def events(response: Response) -> list[Any]:
     """Each event of a stream, read; what stands after `event:` is the type inside, and they are numbered."""
-    found = []
+    found: list[Any] = []
     for block in response.body.decode().split("\n\n")[:-1]:
         name, data = block.split("\n")
         event = orjson.loads(data.removeprefix("data: "))
@@ -297,7 +297,7 @@ async def test_items_become_the_turns_of_a_conversation(door: Door) -> None:
 
 
 async def test_settings_reach_the_call_and_are_repeated(door: Door) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    schema: Any = {"type": "object", "properties": {"a": {"type": "integer"}}}
     response = await door.asked(
         tools=[WEATHER, {**WEATHER, "name": "heure", "strict": True}],
         tool_choice={"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "heure"}]},

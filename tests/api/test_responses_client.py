@@ -156,7 +156,7 @@ async def test_thinking_of_claude_goes_there_and_back(
             assert kinds == ["reasoning", "reasoning", "message", "function_call", "function_call"]
             assert [part.text for part in response.output[0].summary] == ["Il faut le temps."]
             assert response.usage.input_tokens_details.cached_tokens == 100
-            results = [
+            results: Any = [
                 {"type": "function_call_output", "call_id": f"toolu_{number}", "output": "12 °C"} for number in (1, 2)
             ]
             if stored:

@@ -14,6 +14,9 @@ from metier.errors import Invalid, NotFound
 from metier.guardrails.pii import PersonalData
 from metier.providers.scripted import Script, ScriptedProvider, asks, says
 from metier.record import responses as room
+from metier.record.contents import member
+from metier.record.erasure import Erasure
+from metier.record.keeping import Capture, Keepings, Scope
 from metier.record.responses import StoredResponses
 from metier.store import Store
 from metier.testing import StillClock
@@ -149,12 +152,11 @@ async def test_a_function_call_without_its_output_is_named(door: Door) -> None:
 @pytest.mark.parametrize("other", ["project", "system", "groups"])
 async def test_who_has_no_right_to_a_response_is_not_told_that_it_exists(door: Door, other: str) -> None:
     maker = await door.another_key(groups=("rh",)) if other == "groups" else ""
-    stranger = {
-        "project": lambda: door.another_key(project="Autre"),
-        "system": lambda: door.another_key(system=True),
-        "groups": lambda: door.another_key(groups=("achats",)),
-    }[other]
-    key, name = await stranger(), (await door.made(key=maker))["id"]
+    groups = ("achats",) if other == "groups" else ()
+    key = await door.another_key(
+        project="Autre" if other == "project" else None, system=other == "system", groups=groups
+    )
+    name = (await door.made(key=maker))["id"]
     asked = [
         await door.send("GET", f"/{name}", key=key),
         await door.send("GET", f"/{name}/input_items", key=key),
@@ -162,12 +164,11 @@ async def test_who_has_no_right_to_a_response_is_not_told_that_it_exists(door: D
         await door.send("DELETE", f"/{name}", key=key),
         await door.send("POST", body={**HELLO, "previous_response_id": name}, key=key),
     ]
-    absent = await door.send("GET", f"/{name[:-1]}{'0' if name[-1] != '0' else '1'}", key=key)
+    nobodys = f"{name[:-1]}{'0' if name[-1] != '0' else '1'}"
+    absent = await door.send("GET", f"/{nobodys}", key=key)
     assert [response.status for response in asked] == [404] * 5
     for response in asked[:4]:
-        assert response.json["error"]["message"].replace(name, "") == absent.json["error"]["message"].replace(
-            f"{name[:-1]}{'0' if name[-1] != '0' else '1'}", ""
-        )
+        assert response.json["error"]["message"].replace(name, nobodys) == absent.json["error"]["message"]
     assert (await door.send("GET", f"/{name}", key=maker)).status == 200
 
 
@@ -241,7 +242,8 @@ async def test_after_30_days_a_response_is_not_given_any_more_and_the_purge_dele
     clock = StillClock()
     kept, who = StoredResponses(store, vault, clock=clock), door.here.principal
     name = "resp_call_" + "a" * 19
-    await kept.keep(who, {"id": name, "previous_response_id": None, "output": []}, [])
+    call = door.here.call()
+    assert await kept.keep(call, {"id": name, "previous_response_id": None, "output": []}, [])
     clock.forward(30 * 86_400 - 1)
     assert (await kept.read(who, name)).id == name
     assert await kept.purge() == 0
@@ -251,6 +253,50 @@ async def test_after_30_days_a_response_is_not_given_any_more_and_the_purge_dele
     with pytest.raises(NotFound):
         await kept.chain(who, name)
     assert await kept.purge() == 1
+
+
+@pytest.mark.parametrize(("capture", "kept"), [("none", False), ("masked", False), ("full", True)])
+async def test_what_is_decided_for_a_system_holds_for_its_responses(
+    store: Store, door: Door, capture: Capture, kept: bool
+) -> None:
+    system = door.here.principal.system
+    await Keepings(store).decide(system, "Camille", "Essai", capture=capture, contents_days=2)
+    body = await door.made()
+    assert body["store"] is kept
+    assert (await door.send("GET", f"/{body['id']}")).status == (200 if kept else 404)
+    if kept:
+        async with store.connection() as connection:
+            [row] = await (await connection.execute("SELECT expires_at - created_at AS time FROM responses")).fetchall()
+        assert row["time"].days == 2
+
+
+@pytest.mark.parametrize("scope", ["system", "project", "subject", "call"])
+async def test_what_is_under_a_legal_hold_is_deleted_for_the_client_and_stays(
+    store: Store, vault: Vault, door: Door, scope: Scope
+) -> None:
+    name, who = (await door.made(user="u1"))["id"], door.here.principal
+    targets = {
+        "system": who.system,
+        "project": who.project,
+        "subject": member(vault, who.organisation, "u1"),
+        "call": name.removeprefix("resp_"),
+    }
+    hold = await Keepings(store).hold(scope, targets[scope], "Camille", "Procès")
+    assert (await door.send("DELETE", f"/{name}")).status == 200
+    assert (await door.send("GET", f"/{name}")).status == 404
+    assert await door.here.responses.purge() == 0
+    await Keepings(store).release(hold.id, "Camille")
+    assert await door.here.responses.purge() == 1
+
+
+async def test_what_was_kept_for_a_person_or_of_a_call_is_erased(store: Store, vault: Vault, door: Door) -> None:
+    theirs, others, third = await door.made(user="u1"), await door.made(user="u2"), await door.made()
+    erasure = Erasure(store, vault)
+    await erasure.person("main", "u1", "Camille", "Demande")
+    names = [body["id"] for body in (theirs, others, third)]
+    assert [(await door.send("GET", f"/{name}")).status for name in names] == [404, 200, 200]
+    assert await door.here.responses.erase_call(others["id"].removeprefix("resp_")) == 1
+    assert [(await door.send("GET", f"/{name}")).status for name in names] == [404, 404, 200]
 
 
 async def test_a_conversation_too_long_to_bring_back_is_refused(

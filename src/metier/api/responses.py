@@ -132,7 +132,7 @@ class Responses:
         call = asked.call
         try:
             async with asyncio.timeout(_KEEP_S):
-                await self._stored.keep(call.principal, body, asked.items, call.conversation)
+                body["store"] = await self._stored.keep(call, body, asked.items)
         except (TimeoutError, Unavailable, psycopg.Error) as error:
             _log.warning("the response of %s is given without being kept: %s", call.id, type(error).__name__)
             body["store"] = False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from metier.calls import new_id
 from metier.errors import Conflict, Invalid, NotFound
 from metier.record.contents import WRITING, member
+from metier.record.responses import StoredResponses
 from metier.store import Store
 from metier.vault import Vault
 
@@ -42,6 +43,7 @@ class Erasure:
         self._vault = vault
         self._contents = store.queries("contents")
         self._calls = store.queries("ledger")
+        self._responses = StoredResponses(store, vault)
 
     async def call(self, call: str, by: str, reason: str, *, dry_run: bool = False) -> Erased:
         """Erase the contents of one call; its record stays."""
@@ -59,6 +61,7 @@ class Erasure:
             dropped = await self._contents.run("drop_record", {"call": call}, tx)
             found = Erased(id, organisation, None, call, dropped, dropped, 0, False)
             await self._contents.run("insert_erasure", _row(found, by, reason), tx)
+        await self._responses.erase_call(call)
         return found
 
     async def person(self, organisation: str, end_user: str, by: str, reason: str, *, dry_run: bool = False) -> Erased:
@@ -93,6 +96,7 @@ class Erasure:
             records, unlinked = int(counted["records"]), int(calls["calls"])
             found = Erased(id, organisation, subject, None, keys, records, unlinked, False)
             await self._contents.run("insert_erasure", _row(found, by, reason), tx)
+        await self._responses.erase(organisation, subject)
         while await self._contents.run("purge_erased", {**which, "most": _BATCH}):
             pass
         while await self._calls.run("unlink", {**linked, "most": _BATCH}):

@@ -7,13 +7,14 @@ import binascii
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
 
-from metier.calls import JSON, ConversationId, Principal, Reasoning
+from metier.calls import JSON, Call, ConversationId, Principal, Reasoning
 from metier.errors import Broken, Invalid, NotFound
+from metier.record.contents import member
 from metier.store import Row, Store
 from metier.vault import Vault
 
@@ -25,7 +26,7 @@ LONGEST_CHAIN: Final = 1024
 MOST_BYTES: Final = 32 * 1024 * 1024
 """Bytes of kept responses that one call may bring back."""
 
-_KEPT_FOR = timedelta(days=30)
+_DAYS = 30
 _PURPOSE = "response"
 _THOUGHT = "thought"
 _ID = re.compile(r"resp_call_[0-9a-z]{19}")
@@ -73,25 +74,21 @@ class StoredResponses:
         text, signature, hidden = orjson.loads(clear)
         return Reasoning(text, signature, hidden)
 
-    async def keep(
-        self,
-        principal: Principal,
-        body: Mapping[str, Any],
-        items: Sequence[Mapping[str, Any]],
-        conversation: ConversationId | None = None,
-    ) -> None:
-        """Keep a response and what was sent for it, by the id in its object."""
-        name, now = str(body["id"]), self._clock()
-        clear = orjson.dumps({"items": items, "body": body, "conversation": conversation})
-        params = {
+    async def keep(self, call: Call, body: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> bool:
+        """Keep a response and what was sent for it; False where what is kept of the system does not allow it."""
+        principal, name = call.principal, str(body["id"])
+        clear = orjson.dumps({"items": items, "body": body, "conversation": call.conversation})
+        subject = member(self._vault, principal.organisation, call.end_user) if call.end_user else principal.project
+        params: dict[str, object] = {
             "id": name,
             "key": principal.key_id,
+            "subject": subject,
             "previous": body["previous_response_id"],
             "size": len(clear),
             "sealed": self._vault.seal(_PURPOSE, clear, _place(principal, name)),
-            "expires_at": now + _KEPT_FOR,
+            "days": _DAYS,
         }
-        await self._queries.run("keep", params | self._rights(principal))
+        return bool(await self._queries.run("keep", params | self._rights(principal)))
 
     async def read(self, principal: Principal, name: str) -> StoredResponse:
         """Give one response back, or NotFound, which does not tell whether it is somebody else's."""
@@ -131,10 +128,20 @@ class StoredResponses:
             gone = await self._queries.run("delete", {"id": name} | self._rights(principal))
         if not gone:
             raise _absent(name)
+        await self._queries.run("purge", {"id": name, "now": self._clock()})
 
     async def purge(self) -> int:
-        """Delete the responses whose time is over, and say how many there were."""
-        return await self._queries.run("purge", {"now": self._clock()})
+        """Delete the responses whose time is over and that no legal hold covers, and say how many there were."""
+        return await self._queries.run("purge", {"id": None, "now": self._clock()})
+
+    async def erase(self, organisation: str, subject: str) -> int:
+        """Delete what was kept for a subject (digest of an end user, or a project) and no legal hold covers."""
+        return await self._queries.run("erase", {"id": None, "organisation": organisation, "subject": subject})
+
+    async def erase_call(self, call: str) -> int:
+        """Delete what was kept of one call, unless a legal hold covers it."""
+        params = {"id": f"resp_{call}", "organisation": None, "subject": None}
+        return await self._queries.run("erase", params)
 
     def _rights(self, principal: Principal) -> dict[str, object]:
         return {
@@ -157,6 +164,6 @@ def _place(principal: Principal, name: str = "") -> str:
 def _absent(name: str, param: str = "response_id", why: str = "") -> NotFound:
     return NotFound(
         f"there is no response {name[:80]!r}{why} that this key may read: it was not stored, was deleted, is over "
-        "30 days old, or belongs to another project, system or group",
+        "its time, or belongs to another project, system or group",
         param=param,
     )
