@@ -81,6 +81,8 @@ def test_always_is_no_window() -> None:
 def test_rules_of_the_house_are_read_or_refused_by_name() -> None:
     assert Rules.from_yaml(None) == Rules()
     assert Rules.from_yaml({"window": "22:00-06:00 UTC", "concurrency": 2}) == Rules("22:00-06:00 UTC", 2)
-    for wrong in ([], {"nights": 1}, {"concurrency": 0}, {"concurrency": True}, {"window": "at night"}, {"lines": "9"}):
+    section: list[object] = [[], {"nights": 1}, {"window": "at night"}]
+    wrongs = [*section, {"concurrency": 0}, {"concurrency": True}, {"lines": "9"}]
+    for wrong in wrongs:
         with pytest.raises(ConfigError, match="batches"):
             Rules.from_yaml(wrong)
