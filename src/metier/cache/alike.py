@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import Stemmer
 
-from metier.cache.words import ASKING, CLASSES, FIGURES, NEGATIONS, OPPOSITES, PLAIN, PREFIXES, SYNONYMS
+from metier.cache.words import ASKING, CLASSES, FIGURES, NEGATIONS, OPPOSITES, PLAIN, PREFIXES, SYNONYMS, TOWARDS
 
 __all__ = ["Alike", "Difference"]
 
-Difference = Literal["placeholders", "figures", "negation", "opposites", "names", "asked", "order", "replaced", "added"]
+Difference = Literal[
+    "placeholders", "figures", "negation", "opposites", "names", "towards", "asked", "order", "replaced", "added"
+]
 """What tells two questions apart."""
 
 _TOKEN = re.compile(
@@ -27,6 +29,9 @@ _TOKEN = re.compile(
 )
 _ELISION = re.compile(r"(?<!\w)(?:[cdjlmnst]|qu|jusqu|lorsqu|puisqu)['’](?=\w)", re.IGNORECASE)
 _NOT = re.compile(r"n['’]t\b", re.IGNORECASE)
+_OWNER = re.compile(r"(?<=\w)['’]s\b")
+_HYPHEN = re.compile(r"(?<=[^\W\d_])-(?:t-)?(?=[^\W\d_])")
+"""Between two words without figures: est-il, peut-on, e-mail, two-factor."""
 _KIND = re.compile(r"_\d+.*")
 _MANY = re.compile(r"[.,\u00a0\u202f ]")
 
@@ -36,10 +41,13 @@ class _Read:
     """What is compared of one question."""
 
     codes: tuple[str, ...]
-    figures: Counter[str]
+    figures: tuple[str, ...]
+    """In order, dates, units and words for numbers included."""
     negations: int
     names: frozenset[str]
     """Words written with a capital inside a sentence, or with digits, folded."""
+    towards: Mapping[str, str]
+    """The small word before each name, figure and placeholder, where one stands there."""
     every: frozenset[str]
     """Every word, folded."""
     asked: frozenset[str]
@@ -75,11 +83,13 @@ class Alike:
             found.add("opposites")
         if not (one.names <= two.every and two.names <= one.every):
             found.add("names")
+        if any(two.towards.get(thing, way) != way for thing, way in one.towards.items()):
+            found.add("towards")
         if one.asked != two.asked:
             found.add("asked")
-        return frozenset(found | self._worded(one.content, two.content))
+        return frozenset(found | self._worded(one.content, two.content, few_names=len(one.names | two.names) < 2))
 
-    def _worded(self, one: Sequence[str], two: Sequence[str]) -> set[Difference]:
+    def _worded(self, one: Sequence[str], two: Sequence[str], few_names: bool) -> set[Difference]:
         """Compare the words that carry the meaning: which, and in what order."""
         found: set[Difference] = set()
         left, right = set(one), set(two)
@@ -88,7 +98,8 @@ class Alike:
         elif left != right or not left:
             found.add("added")
         shared = left & right
-        if _firsts(one, shared) != _firsts(two, shared):
+        ours, theirs = _firsts(one, shared), _firsts(two, shared)
+        if ours != theirs and not (few_names and _turned(ours, theirs)):
             found.add("order")
         return found
 
@@ -102,12 +113,14 @@ class Alike:
         return any(prefix + word in other for prefix in PREFIXES for word, other in _crossed(one.every, two.every))
 
     def _read(self, text: str) -> _Read:
-        text = _NOT.sub(" not", unicodedata.normalize("NFC", text))
+        text = _HYPHEN.sub(" ", _OWNER.sub("", _NOT.sub(" not", unicodedata.normalize("NFC", text))))
         text = _ELISION.sub(lambda found: found[0][:-1] + " ", text)
         codes: list[str] = []
-        figures: Counter[str] = Counter()
+        figures: list[str] = []
         words: list[str] = []
         names: set[str] = set()
+        towards: dict[str, str] = {}
+        way = ""
         first = True
         for token in _TOKEN.finditer(text):
             said = token[0]
@@ -117,30 +130,37 @@ class Alike:
             if token["code"]:
                 codes.append(said)
             elif token["figure"]:
-                figures[_number(said)] += 1
+                figures.append(_number(said))
             elif token["sign"]:
-                figures[said] += 1
+                figures.append(FIGURES.get(said, said))
             else:
                 # Without its accent the French word for where is the word for or.
                 word = "où" if said.lower() == "où" else _fold(said)
                 words.append(word)
-                figures.update(FIGURES.get(word, "").split())
+                if word in FIGURES and (said != "may" and (word != "may" or not first)):
+                    figures.append(FIGURES[word])
                 if any(map(str.isdigit, word)) or (said[0].isupper() and (not first or said[1:].isupper())):
                     names.add(word)
+            thing = said if token["code"] else figures[-1] if token["figure"] else words[-1] if token["word"] else ""
+            if way and thing and (token["word"] is None or thing in names):
+                towards.setdefault(thing, way)
+            way = TOWARDS.get(thing, "")
             first = False
         every = frozenset(words)
         return _Read(
             codes=tuple(codes),
-            figures=figures,
+            figures=tuple(figures),
             negations=_negations(words),
             names=frozenset(names - self._plain - ASKING.keys()),
+            towards=towards,
             every=every,
             asked=frozenset(ASKING[word] for word in words if word in ASKING) or _phrased(words),
             content=tuple(self._canonical(word) for word in words if self._counts(word)),
         )
 
     def _counts(self, word: str) -> bool:
-        return word not in self._plain and word not in ASKING and word not in NEGATIONS and len(word) > 1
+        said = word in self._plain or word in ASKING or word in NEGATIONS or word in FIGURES
+        return not said and len(word) > 1
 
     def _canonical(self, word: str) -> str:
         stem = self._stem(word)
@@ -187,6 +207,11 @@ def _phrased(words: Sequence[str]) -> frozenset[str]:
 
 def _firsts(words: Sequence[str], shared: set[str]) -> list[str]:
     return list(dict.fromkeys(word for word in words if word in shared))
+
+
+def _turned(one: Sequence[str], two: Sequence[str]) -> bool:
+    """Tell whether a part has only moved from one end to the other, as clauses do; two words alone may be reversed."""
+    return len(one) > 2 and any([*one[cut:], *one[:cut]] == [*two] for cut in range(1, len(one)))
 
 
 def _crossed(one: frozenset[str], two: frozenset[str]) -> list[tuple[str, frozenset[str]]]:

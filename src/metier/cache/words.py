@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["ASKING", "CLASSES", "FIGURES", "NEGATIONS", "OPPOSITES", "PLAIN", "PREFIXES", "SYNONYMS"]
+__all__ = ["ASKING", "CLASSES", "FIGURES", "NEGATIONS", "OPPOSITES", "PLAIN", "PREFIXES", "SYNONYMS", "TOWARDS"]
 
 _NUMBERS = (
     "zero", "", "deux two", "trois three", "quatre four", "cinq five", "six", "sept seven", "huit eight", "neuf nine",
@@ -36,7 +36,7 @@ _OTHERS = {
     "last": "dernier derniere derniers dernieres last",
     "next": "prochain prochaine prochains prochaines suivant suivante next following",
     "previous": "precedent precedente previous",
-    "today": "aujourd aujourd'hui today",
+    "today": "aujourd today",
     "yesterday": "hier yesterday",
     "tomorrow": "demain tomorrow",
     "day": "jour jours journee quotidien quotidienne quotidiens day days daily",
@@ -47,11 +47,11 @@ _OTHERS = {
     "minute": "minute minutes",
     "morning": "matin matinee morning",
     "evening": "soir soiree evening",
-    "euro": "euro euros eur",
-    "dollar": "dollar dollars usd",
-    "pound": "livre livres pound pounds gbp",
+    "euro": "euro euros eur €",
+    "dollar": "dollar dollars usd $",
+    "pound": "livre livres pound pounds gbp £",
     "franc": "franc francs chf",
-    "percent": "pourcent percent",
+    "percent": "pourcent percent %",
     "km": "km kilometre kilometres kilometer kilometers",
     "kg": "kg kilo kilos kilogramme kilogrammes kilogram kilograms",
 }
@@ -146,7 +146,13 @@ pere father / mere mother
 mari husband / epouse wife
 locataire tenant / proprietaire bailleur landlord owner
 legal lawful / illegal unlawful
-pouvoir peut peux puis can may / devoir doit dois faut must
+pouvoir peut peux puis can may / devoir doit dois faut besoin must need
+est sont suis is are am / etait etaient etais was were
+est sont suis is are am / sera seront serai will
+etait etaient etais was were / sera seront serai will
+mon ma mes my mine / votre vos your yours
+he his him / she her hers
+tout tous toute toutes all every each / certain certains certaine certaines some any
 obligatoire mandatory required / facultatif facultative optional
 inscrire inscription subscribe register join / desinscrire desinscription resilier resiliation unsubscribe leave
 chiffrer encrypt / dechiffrer decrypt
@@ -174,6 +180,26 @@ professionnel professionnelle professional business / particulier personnel pers
 OPPOSITES: Final = tuple((one, two) for one, two in (line.split(" / ") for line in _PAIRS.strip().splitlines()))
 """Words that stand against each other; one side here and the other there is another question."""
 
+_TOWARDS = """
+de du des d from of
+a au aux to into onto
+pour for
+vers towards toward
+depuis since
+jusqu until till
+contre against versus
+par by via
+sous under below
+sur over above on
+avec with
+chez at
+entre between
+"""
+TOWARDS: Final[Mapping[str, str]] = {
+    word: line.split()[0] for line in _TOWARDS.strip().splitlines() for word in line.split()
+}
+"""Small words that say what a name or figure beside them has to do with the rest, each by one name."""
+
 _MEANINGS = """
 changer modifier change modify update edit
 reinitialiser reset
@@ -194,7 +220,7 @@ inscription inscrire register registration signup
 salarie employe collaborateur
 conge conges vacances holiday holidays vacation
 ordinateur pc computer
-mail mails courriel courriels e-mail email emails
+mail mails courriel courriels email emails
 telephone tel phone
 numero number
 adresse address
@@ -215,9 +241,8 @@ demander demande request
 probleme souci problem issue
 erreur error
 aide assistance help support
-fonctionner marcher work works
 imprimer impression print
-connecter connexion login log-in sign-in
+connecter connexion login
 voir consulter afficher see view show
 trouver find
 rapport
@@ -229,20 +254,20 @@ SYNONYMS: Final = tuple(_MEANINGS.strip().splitlines())
 """Words that may stand for each other in a question, each line one meaning."""
 
 PLAIN: Final = """
-a about actuellement afin ai aider aidez aimerais ainsi alors am an and any are arrive as at au auquel aussi autre
-autres aux avais avait avez avoir avons be because been being besoin bonjour bonsoir but by c can ce ceci cela celle
-celles celui ces cet cette ceux chaque chez ci connaitre cordialement could currently d dans de dear depuis des
-describe did dire dis dis-moi dites do does doing dois dois-je doit doivent donc dont du elle elles en encore entre es
-est est-ce et etaient etait etant etape etapes ete etes etre eu eux exactement exactly existe explain explique
-expliquer expliquez facon faire fais fait faut faut-il for from get go had has have having he hello help her here hers
-hi him his hows hui i id if il ils im indique indiquer indiquez into is it its itself ive j je just kindly know l la
-le les let leur leurs like ll lors lui m ma mais maniere marche may me meme memes merci mes moi mon moyen must my n ne
-necessaire need nos notre nous of on ont or ou our ours par parce parvenir parviens pendant permet permettre peu peut
-peut-on peuvent peux plait please plus possible pour pourrais pourrait pourriez pouvez pouvons procede proceder
-procedure process puis puis-je puisque qu qu-est-ce que quel quelle quelles quels quoi re regards s sa sais savoir se
-sera seront ses she should si simplement simply sinon so soi soit some sommes son sont souhaite souhaiterais sous step
-steps stp such suis suivre sur svp t ta te tell tes than thank thanks that the their them then there these they this
-those to toi ton too tous tout toute toutes tres tu un une us va vais ve vers very veuillez veux voici voila vont vos
-votre voudrais voudrait voulez vous want was way ways we were what whats which while will with would y you your yours
+a about actuellement afin ai aider aidez aimerais ainsi alors am an and any are arrive as at au auquel aux avais avait
+avez avoir avons be because been being besoin bonjour bonsoir but by c ca can ce ceci cela celle celles celui ces cet
+cette ceux chaque chez ci connaitre cordialement could currently d dans de dear decrire depuis des describe did dire
+dis dites do does doing dois doit doivent donc dont du elle elles en entre es est et etaient etait etant etape etapes
+ete etes etre eu eux exactement exactly existe explain explique expliquer expliquez facon faire fais fait faut
+fonctionne fonctionner for from get go had has have having he hello help her here hers hi him his hows hui i id if il
+ils im indique indiquer indiquez into is it its itself ive j je just kindly know l la le les let leur leurs like ll
+lors lui m ma mais maniere marche marcher may me merci mes moi mon moyen must my n ne necessaire need nos notre nous
+of on ont or ou our ours par parce parvenir parviens pendant permet permettre peu peut peuvent peux plait please plus
+possible pour pourrais pourrait pourriez pouvez pouvons procede proceder procedure process puis puisque qu que quel
+quelle quelles quels quoi re regards s sa sais savoir se sera seront ses she should si simplement simply sinon so soi
+soit some sommes son sont souhaite souhaiterais sous step steps stp such suis suivre sur svp t ta te tell tes than
+thank thanks that the their them then there these they this those to toi ton too tous tout toute toutes tres tu un une
+us va vais ve vers very veuillez veux voici voila vont vos votre voudrais voudrait voulez vous want was way ways we
+were what whats which while will with work works would y you your yours
 """
 """Words that say nothing of what is asked for."""
