@@ -218,6 +218,9 @@ async def test_no_noise_breaks_the_server(here: World, noise: list[Any], stream:
             assert set(response.json["error"]) == {"message", "type", "param", "code"}
 
 
-def test_the_parameters_of_the_reference_are_those_of_the_body() -> None:
+def test_every_parameter_is_taken_in_one_way_and_documented() -> None:
     assert not (KNOWN & IGNORED) | (KNOWN & NEUTRAL.keys()) | (IGNORED & NEUTRAL.keys())
-    assert {"input", "previous_response_id", "store", "metadata"} <= KNOWN
+    page = pathlib.Path(__file__).parents[2] / "docs" / "reference" / "http-api.md"
+    section = page.read_text(encoding="utf-8").split("\n## Responses\n")[1].split("\n## ")[0]
+    for name in KNOWN | IGNORED | NEUTRAL.keys():
+        assert f"`{name}" in section, name
