@@ -113,9 +113,25 @@ async def test_what_may_not_be_kept_is_asked_each_time(
 
 @pytest.mark.parametrize(
     "script",
-    [says("à moitié", finish="length"), says("sans fin", finish=None), says(""), says("x", finish="content_filter")]
+    [
+        says("à moitié", finish="length"),
+        says("sans fin", finish=None),
+        says(""),
+        says("x", finish="content_filter"),
+        says("\ud800"),
+    ]
     + [asks("heure", {}), says("à [[PERSONNE_7]], que personne n'a nommée"), breaks("rompu"), fails(400)],
-    ids=["cut short", "no end", "empty", "held back", "tool", "a code nobody gave", "broken", "refused"],
+    ids=[
+        "cut short",
+        "no end",
+        "empty",
+        "held back",
+        "half a character",
+        "tool",
+        "a code nobody gave",
+        "broken",
+        "refused",
+    ],
 )
 async def test_an_answer_that_is_not_whole_is_not_kept(
     store: Store, vault: Vault, tmp_path: pathlib.Path, script: Script

@@ -111,7 +111,7 @@ class Entries:
         self._clock = clock
         self._steady = steady
         self._memory = _Memory(memory_bytes)
-        self._purge = -1
+        self._purge = 0
         self._heard = float("-inf")
         self._away_until = float("-inf")
         self._waiting: OrderedDict[bytes, Keeping] = OrderedDict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -14,6 +15,7 @@ from metier.calls import Chunk, Reasoning, ReasoningDelta, Usage
 __all__ = ["Collecting", "KeptAnswer"]
 
 _LONGEST = 1 << 20
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _PIECES = 6
 _SHORTEST_PIECE = 120
 
@@ -86,6 +88,8 @@ class Collecting:
     def whole(self) -> tuple[str, tuple[Reasoning, ...]] | None:
         """Give text and thoughts; None for an answer cut short, held back, empty or not of text alone."""
         text = "".join(self._texts)
+        thoughts = tuple(self._thoughts[index] for index in sorted(self._thoughts))
         if not self._fit or not self._ended or not text.strip():
             return None
-        return text, tuple(self._thoughts[index] for index in sorted(self._thoughts))
+        # Half a character cannot be written down.
+        return (text, thoughts) if _SURROGATE.search(text + "".join(one.text for one in thoughts)) is None else None
