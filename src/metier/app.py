@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import importlib.metadata
 import logging
 import pathlib
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -204,7 +202,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     configured = _configured(settings.config, parts, register)
     ways, roles = Ways(configured.catalog, configured.constraints), Roles(configured.roles)
     metrics = Metrics(lambda name: name in ways.catalog)
-    spans = _spans(settings)
+    spans = Spans.to(settings.otlp_url)
     ledger = Ledger(
         store, settings.home / "spool", worker, admission.charge, admission.settle_worker,
         witnesses=[metrics] if spans is None else [metrics, spans],
@@ -226,6 +224,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     )  # fmt: skip
     metrics.add(
         gauges.process(), gauges.records(ledger), gauges.shadows(gateway.shadows), reload.families,
+        gauges.leases(admission.lent),
         gauges.deployments(lambda: ways.catalog.deployments(), tries.health.standing),
         *([] if spans is None else [spans.families]),
     )  # fmt: skip
@@ -276,14 +275,6 @@ def _configured(config: Mapping[str, Any], parts: Parts, register: Register) -> 
     for ending in catalog.endings(datetime.now(UTC).date()):
         _log.warning("%s", ending.message)
     return Configured(catalog, constraints, {**DEFAULT_ROLES, **(parts.roles or roles_of(config))})
-
-
-def _spans(settings: Settings) -> Spans | None:
-    if settings.otlp_url is None:
-        return None
-    version = importlib.metadata.version("metier")
-    resource = {"service.name": "metier", "service.version": version, "host.name": socket.gethostname()}
-    return Spans(settings.otlp_url, resource=resource)
 
 
 async def _predict(
@@ -371,6 +362,7 @@ async def _background(app: App) -> AsyncIterator[None]:
             group.create_task(beat()),
             group.create_task(sweep()),
             group.create_task(app.admission.run()),
+            group.create_task(app.admission.alerts.run()),
             group.create_task(app.ledger.run()),
             group.create_task(app.records.retention.run()),
             group.create_task(app.gateway.run()),

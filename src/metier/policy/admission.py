@@ -131,6 +131,10 @@ class Admission:
         self.alerts = self._around.alerts or Alerts(store, {}, {})
         """Told, inside the transactions that record calls, which limits have more spent now."""
 
+    def lent(self) -> Mapping[str, tuple[Decimal, Decimal]]:
+        """Tell what this worker was lent of each limit, and what of that is free; for metrics."""
+        return self._leases.lent()
+
     async def admit(self, call: Call, model: Model, entry: Entry) -> Verdict:
         """Let `call` pass with what it may use held in `entry`, or raise the rule that refuses it."""
         principal = call.principal
@@ -248,12 +252,10 @@ class Admission:
         await self._rates.tick()
 
     async def run(self, every_s: float = 0.5) -> None:
-        """Tick and deliver alerts for ever; owned by the lifespan of the process."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.alerts.run())
-            while True:
-                await self.tick()
-                await asyncio.sleep(every_s)
+        """Tick for ever; owned by the lifespan of the process."""
+        while True:
+            await self.tick()
+            await asyncio.sleep(every_s)
 
     async def _fill(self, hold: Hold, call: Call, limits: Sequence[Limit], need: Expected) -> str | None:
         """Hold a part of every limit, or raise; gives the model to use instead where a limit degrades."""
