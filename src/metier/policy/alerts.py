@@ -13,14 +13,13 @@ from typing import Any, Literal
 import psycopg
 
 from metier.errors import MetierError, Unavailable
+from metier.policy.budgets import LEAST_PART
 from metier.policy.limits import UNITS
 from metier.store import Row, Store, Tx
 
 __all__ = ["Alert", "Alerts", "Channel", "Send"]
 
 _log = logging.getLogger(__name__)
-_LEAST_PART = 0.1
-"""Part of a period that must be over before it is carried forward: 2.4 hours of a day, three days of a month."""
 _MOST_TRIES = 16
 
 Channel = Literal["webhook", "email"]
@@ -83,7 +82,7 @@ class Alerts:
 
     async def forecast(self) -> int:
         """Carry what is spent forward to the end of each period, in a straight line; gives how many alerts came."""
-        return await self._queries.run("forecast", {"now": self._now(), "least": _LEAST_PART})
+        return await self._queries.run("forecast", {"now": self._now(), "least": LEAST_PART})
 
     async def deliver(self) -> int:
         """Send what is due to every address; gives how many were taken."""

@@ -120,6 +120,14 @@ class Leases:
         purse = self._purses.get((limit.id, member))
         return None if purse is None or not purse.granted else max(_ZERO, purse.left + purse.free)
 
+    def lent(self) -> dict[str, tuple[Decimal, Decimal]]:
+        """Tell what this worker was lent of each limit, and what of that no call holds or has used; for metrics."""
+        found: dict[str, tuple[Decimal, Decimal]] = {}
+        for (limit, _), purse in self._purses.items():
+            granted, free = found.get(limit, (_ZERO, _ZERO))
+            found[limit] = (granted + purse.granted, free + purse.free)
+        return found
+
     async def tick(self, idle_s: float) -> None:
         """Show that this worker lives, give back what lies idle, and drop leases somebody else has closed."""
         known = [(name, purse) for name, purse in self._purses.items() if purse.granted]

@@ -23,6 +23,7 @@ __all__ = [
     "Measure",
     "Period",
     "Scope",
+    "amount_text",
     "period_end",
     "period_start",
 ]
@@ -141,9 +142,10 @@ class Limits:
             for other in await self.list(subject):
                 same = (other.measure, other.period, other.action) == (limit.measure, limit.period, "refuse")
                 if same and other.scope != "end_user" and other.amount < limit.amount:
+                    asked = f"{amount_text(limit.amount)} {UNITS[limit.measure]} per {limit.period}"
                     raise Invalid(
-                        f"{limit.whose} cannot have {limit.amount:f} {UNITS[limit.measure]} per {limit.period}: its "
-                        f"{other.whose} has {other.amount:f}; give less, or raise the owner's first",
+                        f"{limit.whose} cannot have {asked}: its {other.whose} has {amount_text(other.amount)}; give "
+                        "less, or raise the owner's first",
                         param="amount",
                     )
 
@@ -156,6 +158,11 @@ class Limits:
             who = row.pop("who")
             found.setdefault(who, []).append(Limit(**row))
         return {who: tuple(limits) for who, limits in found.items()}
+
+
+def amount_text(amount: Decimal) -> str:
+    """Write an amount for people: no more digits than it has."""
+    return f"{amount.normalize():f}"
 
 
 def period_start(period: LimitPeriod, today: date) -> date:
