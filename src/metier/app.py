@@ -366,6 +366,7 @@ async def _background(app: App) -> AsyncIterator[None]:
             group.create_task(app.ledger.run()),
             group.create_task(app.records.retention.run()),
             group.create_task(app.gateway.run()),
+            *([group.create_task(app.gateway.cache.entries.run())] if app.gateway.cache else []),
             group.create_task(app.reload.run()),
             *([group.create_task(app.spans.run())] if app.spans else []),
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -126,11 +125,8 @@ class Gateway:
         return await self._admission.remaining(call)
 
     async def run(self) -> None:
-        """Make the copies that models ask for, and keep answers, for ever; owned by the lifespan of the process."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.shadows.run(self.collect))
-            if self.cache is not None:
-                group.create_task(self.cache.entries.run())
+        """Make the copies that models ask for, for ever; owned by the lifespan of the process."""
+        await self.shadows.run(self.collect)
 
     async def collect(self, call: Call) -> Answer:
         """Give the whole answer to `call`: the stream, collected."""
