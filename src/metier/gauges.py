@@ -7,6 +7,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from metier.deployment import Deployment
@@ -16,7 +17,7 @@ from metier.record.ledger import Ledger
 from metier.router.health import Standing
 from metier.shadow import Shadows
 
-__all__ = ["deployments", "process", "records", "shadows"]
+__all__ = ["deployments", "leases", "process", "records", "shadows"]
 
 _STATUS = Path("/proc/self/statm")
 
@@ -65,6 +66,23 @@ def deployments(
             Family("metier_deployment_failures", "gauge", "Failures in a row of a deployment.", failures),
             Family(alias, "gauge", "0 well, 1 failed lately, 2 resting.", states),
         ]
+
+    return look
+
+
+def leases(lent: Callable[[], Mapping[str, tuple[Decimal, Decimal]]]) -> Callable[[], Sequence[Family]]:
+    """Watch what PostgreSQL lent this worker of each limit, in the unit of the limit."""
+
+    def look() -> Sequence[Family]:
+        now = sorted(lent().items())
+        return [
+            Family("metier_lease_granted", "gauge", "Lent to this worker of a limit, in its unit.", [
+                Sample({"limit": limit}, float(granted)) for limit, (granted, _) in now
+            ]),
+            Family("metier_lease_free", "gauge", "Of that, neither held by a call nor used.", [
+                Sample({"limit": limit}, float(free)) for limit, (_, free) in now
+            ]),
+        ]  # fmt: skip
 
     return look
 

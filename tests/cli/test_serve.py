@@ -123,3 +123,9 @@ async def test_a_yes_opens_the_port_to_others(house: House) -> None:
             metrics = await get(f"{url}/metrics")
             # Behind a proxy everything comes from this machine, which then means nothing.
             assert metrics[0] == (200 if option == "--cleartext" else 401)
+
+
+def test_stopping_as_soon_as_it_is_ready_is_stopping(house: House) -> None:
+    for _ in range(3):
+        with serving(house, "--notice", "0"):
+            pass

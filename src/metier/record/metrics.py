@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,8 +56,22 @@ class _Tally:
     """What the calls of one place came to."""
 
     __slots__ = (
-        "answered_by", "cached", "calls", "carbon", "cost", "energy", "input", "masked", "not_estimated", "output",
-        "provider", "reasoning", "retries", "unpriced",
+        "answered_by",
+        "cached",
+        "calls",
+        "carbon",
+        "cost",
+        "energy",
+        "hits",
+        "input",
+        "masked",
+        "not_estimated",
+        "output",
+        "provider",
+        "reasoning",
+        "retries",
+        "saved",
+        "unpriced",
     )  # fmt: skip
 
     def __init__(self, provider: str, answered_by: str) -> None:
@@ -64,7 +79,8 @@ class _Tally:
         self.answered_by = answered_by
         self.calls = self.input = self.output = self.cached = self.reasoning = 0
         self.retries = self.masked = self.unpriced = self.not_estimated = 0
-        self.cost = 0.0
+        self.hits = {"exact": 0, "semantic": 0}
+        self.cost = self.saved = 0.0
         self.energy = [0.0, 0.0]
         self.carbon = [0.0, 0.0]
 
@@ -115,6 +131,9 @@ class Metrics:
         tally.retries += entry.tries - 1
         if entry.masked:
             tally.masked += sum(entry.masked.values())
+        if entry.kept is not None and entry.kept.hit is not None:
+            tally.hits[entry.kept.hit] += 1
+            tally.saved += float(entry.kept.saved_eur)
         if deployment is None:
             return
         tally.cost += float(entry.cost)
@@ -189,6 +208,10 @@ class Metrics:
         yield of("metier_output_tokens_total", "Tokens written, thoughts included.", lambda t: t.output)
         yield of("metier_cached_tokens_total", "Tokens read out of the providers' caches.", lambda t: t.cached)
         yield of("metier_reasoning_tokens_total", "Tokens of thoughts.", lambda t: t.reasoning)
+        for kind in ("exact", "semantic"):
+            about = f"Calls answered out of kept answers, {kind}."
+            yield of(f"metier_cache_{kind}_hits_total", about, functools.partial(_hits, kind))
+        yield of("metier_cache_saved_euros_total", "What kept answers had cost the first time.", lambda t: t.saved)
         yield of("metier_retries_total", "Further deployments asked after the first.", lambda t: t.retries)
         yield of("metier_masked_values_total", "Personal values masked before a call.", lambda t: t.masked)
         yield of("metier_calls_unpriced_total", "Calls whose price is unknown; they cost 0 here.", lambda t: t.unpriced)
@@ -261,6 +284,10 @@ class Metrics:
                     labels = {"requested_model": asked, "model": answered, "model_id": deployment}
                     samples += histogram.samples({**labels, "api_provider": self._names.provider(provider)})
             yield _histogram(alias[name], about, samples)
+
+
+def _hits(kind: str, tally: _Tally) -> int:
+    return tally.hits[kind]
 
 
 def _labels(place: _Place) -> dict[str, str]:

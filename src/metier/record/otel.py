@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import logging
 import re
 import secrets
+import socket
 from collections import deque
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -54,6 +56,16 @@ class Spans:
         self.sent = 0
         self.dropped = 0
         """Spans that found no room while the collector was away, or that it refused."""
+
+    @classmethod
+    def to(cls, url: str | None) -> Spans | None:
+        """Make what sends to a collector, in the name of this machine; None where there is no collector."""
+        if url is None:
+            return None
+        version = importlib.metadata.version("metier")
+        return cls(url, resource={
+            "service.name": "metier", "service.version": version, "host.name": socket.gethostname(),
+        })  # fmt: skip
 
     def began(self, entry: Entry) -> None:
         """Note in whose trace a call is, while the request it came by is at hand."""

@@ -32,6 +32,7 @@ _QUEUE = "workflow"
 _TASK = "metier.segment"
 # Registrations of dead workers are only forgotten after a day: stalled segments are found by their heartbeat.
 _FORGET_S = 86_400.0
+_MARGIN_S = 3.0
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +114,9 @@ class Dispatch:
             worker = group.create_task(self._persist(segment, stop))
             await stop.wait()
             worker.cancel()
+            _, late = await asyncio.wait([worker], timeout=self.pace.grace_s + _MARGIN_S)
+            for task in late:
+                task.cancel()
 
     async def drain(self, segment: RunSegment) -> None:
         """Run every segment that is due, and those they make due, then return."""
@@ -129,6 +133,9 @@ class Dispatch:
             try:
                 async with self._app(segment) as app:
                     pause = 0.2
+                    # Connecting may have swallowed the cancellation, on Python 3.11.
+                    if stop.is_set():
+                        return
                     await self._worker(app, wait=True)
             except (psycopg.Error, ConnectorException) as error:
                 _log.warning("the worker lost its database (%s): it tries again in %.1f s", error, pause)
