@@ -296,6 +296,38 @@ async def test_items_become_the_turns_of_a_conversation(door: Door) -> None:
     )
 
 
+async def test_what_is_thought_between_words_keeps_its_place(door: Door) -> None:
+    items = [
+        {"role": "user", "content": "Quel temps ?"},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "un"}]},
+        {"role": "assistant", "content": "Voyons."},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "deux"}]},
+        {"type": "function_call", "call_id": "c1", "name": "meteo", "arguments": "{}"},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "trois"}]},
+        {"type": "function_call", "call_id": "c2", "name": "meteo", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c2", "output": "2"},
+        {"type": "function_call_output", "call_id": "c1", "output": "1"},
+    ]
+    assert (await door.asked(input=items)).status == 200
+    assert door.provider.calls[0].messages == (
+        Message("user", "Quel temps ?"),
+        Message("assistant", "Voyons.", reasoning=(Reasoning("un"),)),
+        Message(
+            "assistant",
+            tool_calls=(ToolCall("c1", "meteo", "{}"), ToolCall("c2", "meteo", "{}")),
+            reasoning=(Reasoning("deux"), Reasoning("trois")),
+        ),
+        Message("tool", "2", tool_call_id="c2"),
+        Message("tool", "1", tool_call_id="c1"),
+    )
+
+
+async def test_a_model_that_does_not_chat_is_refused(door: Door) -> None:
+    response = await door.asked(model="vecteurs", stream=True)
+    assert 400 <= response.status < 500
+    assert response.json["error"]["type"] == "invalid_request_error"
+
+
 async def test_settings_reach_the_call_and_are_repeated(door: Door) -> None:
     schema: Any = {"type": "object", "properties": {"a": {"type": "integer"}}}
     response = await door.asked(

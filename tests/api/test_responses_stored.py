@@ -10,7 +10,7 @@ import pytest
 
 from metier.api.server import application
 from metier.calls import Chunk, KeyId, Message, Principal, Reasoning, ReasoningDelta, ToolCall, Usage
-from metier.errors import Invalid, NotFound
+from metier.errors import Invalid, NotFound, Unavailable
 from metier.guardrails.pii import PersonalData
 from metier.providers.scripted import Script, ScriptedProvider, asks, says
 from metier.record import responses as room
@@ -318,6 +318,18 @@ async def test_an_answer_that_cannot_be_kept_is_given_and_says_so(door: Door) ->
         await connection.execute("ALTER TABLE responses RENAME TO elsewhere")
     body = await door.made()
     assert (body["status"], body["store"]) == ("completed", False)
+
+
+async def test_a_database_that_does_not_answer_is_unavailable_and_not_broken(
+    store: Store, vault: Vault, door: Door
+) -> None:
+    name, who = (await door.made())["id"], door.here.principal
+    async with Store(store.url, size=1) as closed:
+        pass
+    kept = StoredResponses(closed, vault)
+    for asked in (kept.read(who, name), kept.chain(who, name), kept.delete(who, name)):
+        with pytest.raises(Unavailable):
+            await asked
 
 
 async def test_what_is_sealed_is_bound_to_its_place(store: Store, vault: Vault, door: Door) -> None:

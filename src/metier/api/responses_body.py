@@ -144,7 +144,8 @@ def parse(data: bytes, principal: Principal, conversation: ConversationId | None
         temperature=body.temperature,
         top_p=body.top_p,
         max_output_tokens=body.max_output_tokens,
-        parallel_tool_calls=body.parallel_tool_calls,
+        # Some clients send it whether or not there are tools.
+        parallel_tool_calls=body.parallel_tool_calls if choice.offered else None,
         effort=reasoning.effort,
         cache_key=body.prompt_cache_key or None,
         end_user=body.safety_identifier or body.user or None,
@@ -246,7 +247,7 @@ def _tool_choice(choice: str | dict[str, Any] | None, tools: tuple[Tool, ...]) -
             f"tool_choice is {choice[:60]!r}: use 'auto', 'none', 'required' or an object that names a function",
             param="tool_choice",
         )
-    # Official clients send "auto" whether or not there are tools.
+    # Some clients send "auto" whether or not there are tools.
     if not tools and choice == "required":
         raise Invalid("tool_choice is 'required' without `tools`: add the tools or leave it out", param="tool_choice")
     return _Choice(choice if tools else None, tools, choice)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
+import psycopg
 
 from metier.calls import JSON, Call, ConversationId, Principal, Reasoning
-from metier.errors import Broken, Invalid, NotFound
+from metier.errors import Broken, Invalid, NotFound, Unavailable
 from metier.record.contents import member
 from metier.store import Row, Store
 from metier.vault import Vault
@@ -94,7 +96,8 @@ class StoredResponses:
         """Give one response back, or NotFound, which does not tell whether it is somebody else's."""
         row = None
         if _ID.fullmatch(name):
-            row = await self._queries.one("find", {"id": name} | self._rights(principal))
+            with _reached(name):
+                row = await self._queries.one("find", {"id": name} | self._rights(principal))
         if row is None:
             raise _absent(name)
         return self._opened(principal, row)
@@ -104,7 +107,8 @@ class StoredResponses:
         rows: list[Row] = []
         if _ID.fullmatch(name):
             params: dict[str, JSON] = {"id": name, "most": LONGEST_CHAIN}
-            rows = await self._queries.all("chain", params | self._rights(principal))
+            with _reached(name):
+                rows = await self._queries.all("chain", params | self._rights(principal))
         if not rows:
             raise _absent(name, "previous_response_id")
         if rows[0]["previous"] is not None and len(rows) < LONGEST_CHAIN:
@@ -115,7 +119,9 @@ class StoredResponses:
                 "send the items that matter as input, without previous_response_id",
                 param="previous_response_id",
             )
-        found = {row["id"]: row for row in await self._queries.all("contents", {"ids": [row["id"] for row in rows]})}
+        with _reached(name):
+            sealed = await self._queries.all("contents", {"ids": [row["id"] for row in rows]})
+        found = {row["id"]: row for row in sealed}
         for row in rows:
             if row["id"] not in found:
                 raise _absent(row["id"], "previous_response_id")
@@ -125,10 +131,11 @@ class StoredResponses:
         """Delete one response for good; those that continue it can be read, but not continued any more."""
         gone = 0
         if _ID.fullmatch(name):
-            gone = await self._queries.run("delete", {"id": name} | self._rights(principal))
+            with _reached(name):
+                gone = await self._queries.run("delete", {"id": name} | self._rights(principal))
+                await self._queries.run("purge", {"id": name, "now": self._clock()})
         if not gone:
             raise _absent(name)
-        await self._queries.run("purge", {"id": name, "now": self._clock()})
 
     async def purge(self) -> int:
         """Delete the responses whose time is over and that no legal hold covers, and say how many there were."""
@@ -155,6 +162,18 @@ class StoredResponses:
     def _opened(self, principal: Principal, row: Row) -> StoredResponse:
         kept = orjson.loads(self._vault.open(_PURPOSE, row["sealed"], _place(principal, row["id"])))
         return StoredResponse(row["id"], row["previous"], kept["items"], kept["body"], kept["conversation"])
+
+
+@contextlib.contextmanager
+def _reached(name: str) -> Iterator[None]:
+    """Tell a database that does not answer from one that is wrong: only the first is worth another try."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise Unavailable(
+            f"the database does not answer, so the response {name!r} cannot be read: try again, or send the "
+            "conversation as input"
+        ) from error
 
 
 def _place(principal: Principal, name: str = "") -> str:
