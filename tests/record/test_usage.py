@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import orjson
 import pytest
 
-from metier.calls import Call, Message, Principal, Usage
+from metier.calls import Call, KeyId, Message, Principal, Usage
 from metier.record.entry import Entry
 from metier.record.ledger import Ledger
 from metier.record.usage import Dimension
-from metier.store import Store
+from metier.store import Store, named_queries
 from tests.record.world import World, build
 
 HOUR = datetime(2026, 3, 29, 1, tzinfo=UTC)
@@ -138,3 +140,44 @@ async def test_what_a_new_record_tells_is_in_its_row(store: Store, tmp_path: pat
     assert row is not None
     said = (row["organisation"], row["cache_write_tokens"], row["reasoning_tokens"], row["tries"], row["cache"])
     assert said == ("main", 1, 3, 1, None)
+
+
+async def test_totals_per_key_and_of_thought_and_cached_tokens_are_kept(store: Store, tmp_path: pathlib.Path) -> None:
+    world = await build(store, tmp_path)
+    ledger, records = world.recording("w1", world.admission("w1"))
+    second = replace(world.principal, key_id=KeyId("second"))
+    for day in range(3):
+        for principal in (world.principal, second, second):
+            call_id, payload = await ended(world, HOUR + timedelta(days=day), 0.5, principal)
+            hit = {"cache": "exact", "saved_eur": "0.5", "saved_kwh": 0.25} if principal is second else {}
+            ledger.ended(call_id, orjson.dumps(orjson.loads(payload) | hit))
+    await ledger.flush()
+    dear, cheap = await records.keys()
+    assert (dear.key, dear.calls, dear.input_tokens, dear.cache_hits, dear.saved_eur) == (
+        "second",
+        6,
+        60,
+        6,
+        Decimal(3),
+    )
+    assert (cheap.key, cheap.calls, cheap.cache_hits) == ("abc", 3, 0)
+    [first, _] = await records.keys(until=(HOUR + timedelta(days=1)).date())
+    assert first.calls == 2 and await records.keys(project="other") == ()
+    [whole] = await ledger.usage([])
+    assert (whole.cached_tokens, whole.reasoning_tokens, whole.saved_kwh) == (18, 27, 1.5)
+
+
+_NEVER_CALLS = ("usage_by_hours", "usage_by_keys", "latencies", "same_hours", "first_hours")
+
+
+@pytest.mark.parametrize("query", _NEVER_CALLS)
+async def test_what_a_dashboard_asks_never_touches_the_calls(store: Store, query: str) -> None:
+    statement = named_queries("ledger")[query]
+    names = set(re.findall(r"%\((\w+)\)s", statement))
+    values = {"by": ["model"], "hours": [HOUR], "since": HOUR, "until": HOUR, "project": "p"}
+    async with store.connection() as connection:
+        found = await connection.execute(f"EXPLAIN (FORMAT JSON) {statement}".encode(), {n: values[n] for n in names})
+        row = await found.fetchone()
+    assert row is not None
+    read = set(re.findall(r"'Relation Name': '(\w+)'", str(row["QUERY PLAN"])))
+    assert read and read <= {"usage_hours", "usage_keys", "usage_latencies"}, read

@@ -6,10 +6,11 @@ known that long, the same hour of the last fourteen days; hours before it was fi
 call count as zero. With fewer than four such hours nothing is said: what is new shows in its project.
 
     z = (now - median) / spread
-    spread = max(1.4826 x MAD, one call's worth x sqrt(max(1, median of calls)), 10 % of median)
+    spread = max(1.4826 x MAD, noise, 10 % of median)
+    noise = one call's worth x sqrt(max(1, median of calls)); of errors: max(1, sqrt(median), 1 % of calls)
 
 MAD is the median of the distances to the median: up to half of the past may be strange without hiding what is strange
-now (Iglewicz and Hoaglin, 1993). The second term is the noise of counting: three calls where there was mostly one are
+now (Iglewicz and Hoaglin, 1993). Noise is that of counting: three calls where there was mostly one are
 no alarm. |z| of 5 or more is unusual, upwards or downwards. Hours are UTC, so that twice a year, when clocks change,
 the past is an hour off for eight weeks. All of it is read from the totals of the hours, never from calls.
 """
@@ -37,6 +38,7 @@ _FEWEST = 4
 _ALARM = 5.0
 _NORMAL = 1.4826
 _TENTH = 0.1
+_HUNDREDTH = 0.01
 _Group: TypeAlias = tuple[str, str, str | None, str | None]
 
 
@@ -119,11 +121,15 @@ def _judged(group: _Group, seen: Mapping[datetime, Row], first: datetime | None,
 def _spread(before: Sequence[float], calls: Sequence[float], measure: Measure, now: Row | None) -> float:
     usual = median(before)
     distance = median(abs(value - usual) for value in before)
-    # One call's worth: of the past, or of the hour itself where nothing was there before.
-    worth = 1.0 if measure in ("calls", "errors") else _ratio(sum(before), sum(calls))
-    if not worth:
-        worth = _ratio(_value(now, measure), _value(now, "calls")) or 1.0
-    return max(_NORMAL * distance, worth * math.sqrt(max(1.0, median(calls))), _TENTH * usual)
+    if measure == "errors":
+        noise = max(1.0, math.sqrt(usual), _HUNDREDTH * median(calls))
+    else:
+        # One call's worth: of the past, or of the hour itself where nothing was there before.
+        worth = 1.0 if measure == "calls" else _ratio(sum(before), sum(calls))
+        if not worth:
+            worth = _ratio(_value(now, measure), _value(now, "calls")) or 1.0
+        noise = worth * math.sqrt(max(1.0, median(calls)))
+    return max(_NORMAL * distance, noise, _TENTH * usual)
 
 
 def _ratio(total: float, calls: float) -> float:
