@@ -12,6 +12,7 @@ from psycopg import sql
 from metier.errors import Broken, ConfigError, Unavailable
 from metier.postgres import Embedded
 from metier.store import Migration, Store
+from tests.chaos.stepping import Moment, Steps, stepping
 from tests.conftest import embedded_migrations
 
 
@@ -88,3 +89,19 @@ async def test_a_role_without_rights_is_told_what_an_administrator_has_to_do(
 async def _migrate(url: str, *more: Migration) -> list[str]:
     async with Store(url, size=2) as other:
         return await other.migrate((*embedded_migrations(), *more))
+
+
+@pytest.mark.parametrize("moment", ["waiting", "ready"])
+async def test_a_cancelled_batch_leaves_nothing_behind_for_the_next(store: Store, moment: Moment) -> None:
+    async with Store(store.url, size=1) as narrow:
+
+        async def batch() -> None:
+            async with narrow.connection() as connection, connection.cursor() as cursor:
+                await cursor.executemany("SELECT %s::int", [(1,), (2,), (3,)])
+
+        async def cancelled(at: int) -> None:
+            await stepping(batch(), Steps(), at, moment)
+
+        for at in range(1, 12):
+            await asyncio.wait([asyncio.ensure_future(cancelled(at))])
+            await batch()

@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from metier.errors import Broken, ConfigError, Unavailable
+from metier.errors import Broken, ConfigError, MetierError, Unavailable
 from metier.postgres import Embedded
 from metier.settings import Settings
 
@@ -146,7 +146,13 @@ class Store:
         """Lend a connection in autocommit; never keep one while a provider answers."""
         try:
             async with self._pool.connection() as connection:
-                yield connection
+                try:
+                    yield connection
+                except BaseException as error:
+                    # Behind a cancellation psycopg may leave a pipeline open or an answer unread, for the next to find.
+                    if not isinstance(error, psycopg.Error | MetierError):
+                        await connection.close()
+                    raise
         except PoolTimeout as error:
             raise Unavailable(f"no connection to the database at {self.where()} within 20 s: try again") from error
 

@@ -211,6 +211,7 @@ def _piece(event: Mapping[str, Any]) -> str:
 async def talk(
     app: ASGIApp, path: str, body: Mapping[str, Any], secret: str, *,
     leave: asyncio.Event | None = None, first: bool = False, end: bool = False,
+    conversation: str | None = None,
 ) -> Heard:  # fmt: skip
     """Ask as a client does; it leaves when `leave` is set, at the `first` bytes, or at the `end`."""
     heard, gone = Heard(), leave or asyncio.Event()
@@ -237,6 +238,8 @@ async def talk(
         await asyncio.sleep(0)
 
     headers = {"host": "metier.test", "authorization": f"Bearer {secret}", "content-type": "application/json"}
+    if conversation is not None:
+        headers["x-metier-conversation"] = conversation
     scope = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST",
         "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
