@@ -338,17 +338,14 @@ class Impact:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a call found among the answers kept from earlier calls, where its system keeps them."""
+    """What a call found among kept answers, with the cost, energy and tokens of the answer when it was made."""
 
     hit: Literal["exact", "semantic"] | None = None
     """None when nothing fitting was kept; else whether the question was the same or meant the same."""
     age_s: float = 0.0
     saved_eur: Decimal = Decimal(0)
-    """What the answer cost when it was made."""
     saved_kwh: float | None = None
-    """The middle of the energy it took when it was made; None when not known."""
     usage: Usage | None = None
-    """The tokens counted when it was made."""
 
 
 @dataclass(frozen=True, slots=True)
