@@ -11,6 +11,9 @@ from metier.gateway import Gateway
 
 __all__ = ["Door", "Surface", "limit_headers"]
 
+_REQUESTS = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
+_TOKENS = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
+
 
 class Door(Protocol):
     """Says who is calling, and whether the key may be used on a surface."""
@@ -40,8 +43,8 @@ async def limit_headers(gateway: Gateway, call: Call) -> Headers:
     except Unavailable:
         return []
     for measure, told in remaining.items():
-        kind = measure.encode()
-        found.append((b"x-ratelimit-limit-" + kind, b"%d" % told.limit))
-        found.append((b"x-ratelimit-remaining-" + kind, b"%d" % told.remaining))
-        found.append((b"x-ratelimit-reset-" + kind, f"{told.reset_s:.3f}s".encode()))
+        limit, left, reset = _REQUESTS if measure == "requests" else _TOKENS
+        found.append((limit, b"%d" % told.limit))
+        found.append((left, b"%d" % told.remaining))
+        found.append((reset, f"{told.reset_s:.3f}s".encode()))
     return found
