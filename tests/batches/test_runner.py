@@ -291,7 +291,8 @@ async def test_a_worker_that_lost_its_batch_writes_nothing_more(house: House) ->
     assert len(await house.read(done.output_file)) == 4
 
 
-async def test_a_call_nobody_heard_of_again_is_made_once_more_and_no_third_time(house: House) -> None:
+async def test_a_call_nobody_heard_of_again_is_made_once_more_and_no_third_time(store: Store, vault: Vault) -> None:
+    house = House(store, vault, Rules(concurrency=1))
     made = await house.batch(line("a", "deadly"), line("b"))
 
     async def die(text: str) -> None:

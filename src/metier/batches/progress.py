@@ -124,11 +124,14 @@ class Progress:
         """Say that every line is known; False when the batch was cancelled or lost meanwhile."""
         return bool(await self._queries.run("begin", {**_mine(held), "now": now}))
 
-    async def claim(self, held: Held, most: int) -> Line | None:
-        """Take the next line where the project has a place left; `standing` says why there is none."""
+    async def claim(self, held: Held, most: int, after: int) -> Line | None:
+        """Take the next line behind `after`, or one given back, where the project has a place left."""
+        asked = {**_mine(held), "project": held.project, "most": most}
         async with self._store.transaction() as tx:
             await self._queries.one("lock_project", {"project": held.project}, tx)
-            row = await self._queries.one("claim", {**_mine(held), "project": held.project, "most": most}, tx)
+            row = await self._queries.one("claim", {**asked, "after": after}, tx)
+            if row is None:
+                row = await self._queries.one("claim_again", asked, tx)
         if row is None:
             return None
         name = self._vault.open(SEALED_FOR, row.pop("name"), _name(held, row["number"])).decode()

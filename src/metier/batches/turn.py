@@ -81,6 +81,8 @@ class Turn:
     """Lines taken in this turn."""
     _window: Window | None = field(init=False)
     _stalls: int = field(init=False)
+    _after: int = 0
+    """The last line taken: those before it were taken too, in this turn or before."""
 
     def __post_init__(self) -> None:
         self._window = Window.parse(self.held.quiet_hours or ALWAYS)
@@ -94,16 +96,19 @@ class Turn:
             while True:
                 # After a wall was met one call goes ahead: if it passes, the others follow.
                 while len(running) < (1 if self._stalls else rules.concurrency) and self._may_begin():
-                    line = await self.progress.claim(self.held, rules.project_concurrency)
+                    line = await self.progress.claim(self.held, rules.project_concurrency, self._after)
                     if line is None:
                         break
                     self.made += 1
+                    self._after = max(self._after, line.number if line.tries == 0 else 0)
                     running.add(asyncio.create_task(self._call(line)))
                 if not running:
                     return
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
+                ended = await asyncio.gather(*done, return_exceptions=True)
+                for error in ended:
+                    if error is not None:
+                        raise error
         except asyncio.CancelledError:
             for task in running:
                 task.cancel()

@@ -45,6 +45,7 @@ CREATE TABLE batches (
     quiet_hours text NOT NULL DEFAULT '',        -- when calls may be made, as '22:00-06:00 Europe/Paris'; '' is always
     metadata bytea NOT NULL,                     -- sealed
     keep_s integer NOT NULL,                     -- how long the files it writes are kept
+    under_way integer NOT NULL DEFAULT 0,        -- calls begun by the worker that holds it
     stalls integer NOT NULL DEFAULT 0,           -- pauses in a row without one answer between them
     paused text,                                 -- code of what it waits for
     resume_at timestamptz,
@@ -67,6 +68,8 @@ CREATE INDEX batches_by_project ON batches (project, id DESC);
 CREATE INDEX batches_open ON batches (input_file)
     WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling');
 
+CREATE INDEX batches_calling ON batches (project) WHERE status IN ('in_progress', 'cancelling');
+
 CREATE TYPE batch_line_state AS ENUM (
     'todo',    -- to be called, or given back
     'begun',   -- a worker makes the call; one that died leaves it so, and who takes the batch next makes it 'todo'
@@ -85,8 +88,5 @@ CREATE TABLE batch_lines (
     tries integer NOT NULL DEFAULT 0,            -- times it was given back; those given back less go first
     outages integer NOT NULL DEFAULT 0,          -- times it was given back because nobody answered
     answer bytea,                                -- sealed: the line of the output or error file
-    PRIMARY KEY (batch, number)
-);
-
-CREATE INDEX batch_lines_todo ON batch_lines (batch, tries, number) WHERE state = 'todo';
-CREATE INDEX batch_lines_begun ON batch_lines (batch) WHERE state = 'begun';
+    PRIMARY KEY (batch, number)                  -- no other index: each line changes twice, and stays in its place so
+) WITH (fillfactor = 70);

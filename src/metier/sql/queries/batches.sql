@@ -71,7 +71,7 @@ SELECT id FROM batches batch
 
 -- take --
 -- Gives a batch to a worker under a new epoch, unless another living one has it.
-UPDATE batches SET epoch = epoch + 1, paused = NULL, resume_at = NULL
+UPDATE batches SET epoch = epoch + 1, under_way = 0, paused = NULL, resume_at = NULL
  WHERE id = %(id)s AND status IN ('validating', 'in_progress', 'finalizing', 'cancelling')
    AND (SELECT count(*) FROM procrastinate_jobs WHERE queueing_lock = %(id)s AND status = 'doing') <= 1
 RETURNING id, project, key_id, endpoint, input_file, status, epoch, quiet_hours, keep_s, stalls, ending, expires_at
@@ -104,19 +104,39 @@ UPDATE batches SET status = 'in_progress', in_progress_at = %(now)s
 SELECT pg_advisory_xact_lock(hashtextextended(%(project)s, 7019002)) IS NULL AS locked
 
 -- claim --
--- Gives the next line to call, where the project has a place left.
-WITH held AS MATERIALIZED (
-    SELECT id FROM batches WHERE id = %(id)s AND epoch = %(epoch)s AND status = 'in_progress' FOR SHARE
-), busy AS (
-    SELECT count(*) AS lines FROM batches other JOIN batch_lines line ON line.batch = other.id
-     WHERE other.project = %(project)s AND other.status IN ('in_progress', 'cancelling') AND line.state = 'begun'
-), next AS (
-    SELECT line.number FROM held, busy, batch_lines line
-     WHERE line.batch = held.id AND line.state = 'todo' AND busy.lines < %(most)s
-     ORDER BY line.tries, line.number LIMIT 1
+-- Gives the next line that was not given back yet, where the project has a place left.
+WITH busy AS (
+    SELECT coalesce(sum(under_way), 0) AS calls FROM batches
+     WHERE project = %(project)s AND status IN ('in_progress', 'cancelling')
+), next AS MATERIALIZED (
+    SELECT number FROM batch_lines
+     WHERE batch = %(id)s AND number > %(after)s AND tries = 0 AND state = 'todo'
+     ORDER BY number LIMIT 1
+), held AS (
+    UPDATE batches SET under_way = under_way + 1 FROM busy, next
+     WHERE id = %(id)s AND epoch = %(epoch)s AND status = 'in_progress' AND busy.calls < %(most)s
+    RETURNING id
 )
 UPDATE batch_lines line SET state = 'begun', begun = begun + 1
-  FROM next WHERE line.batch = %(id)s AND line.number = next.number
+  FROM held, next WHERE line.batch = held.id AND line.number = next.number
+RETURNING line.number, line.start, line.size, line.name, line.begun, line.tries, line.outages
+
+-- claim_again --
+-- Gives a line that was given back, those given back less first, where the project has a place left.
+WITH busy AS (
+    SELECT coalesce(sum(under_way), 0) AS calls FROM batches
+     WHERE project = %(project)s AND status IN ('in_progress', 'cancelling')
+), next AS MATERIALIZED (
+    SELECT number FROM batch_lines
+     WHERE batch = %(id)s AND tries > 0 AND state = 'todo'
+     ORDER BY tries, number LIMIT 1
+), held AS (
+    UPDATE batches SET under_way = under_way + 1 FROM busy, next
+     WHERE id = %(id)s AND epoch = %(epoch)s AND status = 'in_progress' AND busy.calls < %(most)s
+    RETURNING id
+)
+UPDATE batch_lines line SET state = 'begun', begun = begun + 1
+  FROM held, next WHERE line.batch = held.id AND line.number = next.number
 RETURNING line.number, line.start, line.size, line.name, line.begun, line.tries, line.outages
 
 -- standing --
@@ -126,16 +146,25 @@ SELECT status, ending, (SELECT count(*) FROM batch_lines WHERE batch = %(id)s AN
 
 -- keep --
 -- Keeps the answer or the error of a line, once; the same write repeated after a lost connection changes nothing.
-WITH held AS MATERIALIZED (
-    SELECT id FROM batches WHERE id = %(id)s AND epoch = %(epoch)s AND status IN ('in_progress', 'cancelling') FOR SHARE
+WITH found AS (
+    SELECT state FROM batch_lines WHERE batch = %(id)s AND number = %(number)s
+), held AS (
+    UPDATE batches SET under_way = greatest(under_way - CASE WHEN found.state = 'begun' THEN 1 ELSE 0 END, 0)
+      FROM found WHERE id = %(id)s AND epoch = %(epoch)s AND status IN ('in_progress', 'cancelling')
+    RETURNING id
 )
 UPDATE batch_lines line SET state = %(state)s::batch_line_state, answer = coalesce(line.answer, %(answer)s)
-  FROM held WHERE line.batch = held.id AND line.number = %(number)s AND line.state IN ('begun', %(state)s::batch_line_state)
+  FROM held
+ WHERE line.batch = held.id AND line.number = %(number)s AND line.state IN ('begun', %(state)s::batch_line_state)
 
 -- release --
 -- Gives a line back that nobody was paid for, or that nobody answered.
-WITH held AS MATERIALIZED (
-    SELECT id FROM batches WHERE id = %(id)s AND epoch = %(epoch)s FOR SHARE
+WITH found AS (
+    SELECT 1 FROM batch_lines WHERE batch = %(id)s AND number = %(number)s AND state = 'begun'
+), held AS (
+    UPDATE batches SET under_way = greatest(under_way - 1, 0)
+      FROM found WHERE id = %(id)s AND epoch = %(epoch)s
+    RETURNING id
 )
 UPDATE batch_lines line
    SET state = 'todo', begun = 0, tries = tries + 1, outages = outages + %(outage)s
