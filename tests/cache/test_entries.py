@@ -159,6 +159,22 @@ async def test_purges_and_writers_take_turns(store: Store, vault: Vault) -> None
     assert last <= 40 and await workers[0].totals() == ()
 
 
+async def test_a_writer_that_dies_in_the_middle_leaves_whole_answers_or_none(store: Store, vault: Vault) -> None:
+    time = Time()
+    for turns in range(0, 40, 3):
+        entries = Entries(store, vault, clock=time, steady=time)
+        for number in range(5):
+            entries.keep(keeping(number, time, partition=turns))
+        task = asyncio.create_task(entries.write())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        fresh = Entries(store, vault, clock=time, steady=time)
+        found = [(await fresh.exact(keeping(n, time, partition=turns).place, 100))[0] for n in range(5)]
+        assert len({one is None for one in found}) == 1
+
+
 async def test_a_system_keeps_so_many_and_the_oldest_leave(store: Store, vault: Vault) -> None:
     time = Time()
     entries = Entries(store, vault, clock=time, steady=time)
