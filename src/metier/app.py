@@ -196,38 +196,27 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
 
 
 def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, providers: Mapping[str, Provider]) -> App:
-    register = Register(store)
-    worker = new_id("worker")
+    register, worker = Register(store), new_id("worker")
     admission = admitting(settings, store, vault, register, worker, (parts.transport, parts.mail_from))
     configured = _configured(settings.config, parts, register)
     ways, roles = Ways(configured.catalog, configured.constraints), Roles(configured.roles)
-    metrics = Metrics(lambda name: name in ways.catalog)
-    spans = Spans.to(settings.otlp_url)
-    ledger = Ledger(
-        store, settings.home / "spool", worker, admission.charge, admission.settle_worker,
-        witnesses=[metrics] if spans is None else [metrics, spans],
-    )  # fmt: skip
+    metrics, spans = Metrics(lambda name: name in ways.catalog), Spans.to(settings.otlp_url)
+    seen_by = [witness for witness in (metrics, spans) if witness is not None]
+    ledger = Ledger(store, settings.home / "spool", worker, admission.charge, admission.settle_worker, seen_by)
     personal_data = PersonalData(store, vault)
-    tries = Tries(providers)
+    guardrails, tries = [personal_data, *parts.guardrails], Tries(providers)
     gateway = Gateway(
         ways=ways,
         ledger=ledger,
         admission=admission,
-        guardrail=Chain([personal_data, *parts.guardrails]),
+        guardrail=Chain(guardrails),
         tries=tries,
         counters={name: provider for name, provider in providers.items() if isinstance(provider, Counter)},
     )
-    gateway.cache = cache(store, vault, gateway, roles, [personal_data, *parts.guardrails])
-    reload = Reload(
-        settings.config_path, settings.config, read_config,
-        lambda config: _configured(config, parts, register), ways, roles,
-    )  # fmt: skip
-    metrics.add(
-        gauges.process(), gauges.records(ledger), gauges.shadows(gateway.shadows), reload.families,
-        gauges.leases(admission.lent),
-        gauges.deployments(lambda: ways.catalog.deployments(), tries.health.standing),
-        *([] if spans is None else [spans.families]),
-    )  # fmt: skip
+    gateway.cache = cache(store, vault, gateway, roles, guardrails)
+    reload = _reload(settings, parts, register, ways, roles)
+    watched = (reload.families, gauges.leases(admission.lent), *([] if spans is None else [spans.families]))
+    metrics.add(*watched, *gauges.of(ledger, gateway.shadows, ways, tries.health))
     classifiers = Classifiers(store)
     outbox = _outbox(settings, parts, store, vault)
     handed: dict[str, Any] = {}
@@ -266,6 +255,13 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     )
     app: App = handed["app"]
     return app
+
+
+def _reload(settings: Settings, parts: Parts, register: Register, ways: Ways, roles: Roles) -> Reload:
+    def make(config: Mapping[str, Any]) -> Configured:
+        return _configured(config, parts, register)
+
+    return Reload(settings.config_path, settings.config, read_config, make, ways, roles)
 
 
 def _configured(config: Mapping[str, Any], parts: Parts, register: Register) -> Configured:

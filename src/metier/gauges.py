@@ -14,12 +14,21 @@ from metier.deployment import Deployment
 from metier.record.exposition import Family, Sample
 from metier.record.genai import names
 from metier.record.ledger import Ledger
-from metier.router.health import Standing
+from metier.router.health import Health, Standing
 from metier.shadow import Shadows
+from metier.ways import Ways
 
-__all__ = ["deployments", "leases", "process", "records", "shadows"]
+__all__ = ["deployments", "leases", "of", "process", "records", "shadows"]
 
 _STATUS = Path("/proc/self/statm")
+
+
+def of(ledger: Ledger, copies: Shadows, ways: Ways, health: Health) -> Sequence[Callable[[], Sequence[Family]]]:
+    """Watch everything a worker consists of."""
+    return (
+        process(), records(ledger), shadows(copies),
+        deployments(lambda: ways.catalog.deployments(), health.standing),
+    )  # fmt: skip
 
 
 def records(ledger: Ledger) -> Callable[[], Sequence[Family]]:

@@ -70,8 +70,8 @@ class Ledger:
         worker: str,
         charge: Charge,
         settle_worker: SettleWorker,
-        *,
         witnesses: Sequence[Witness] = (),
+        *,
         most_bytes: int = 256 << 20,
     ) -> None:
         self._store = store
@@ -152,8 +152,7 @@ class Ledger:
                     self._waiting_bytes -= ended.size
                     self._settled(ended)
                 written += len(batch)
-            if written:
-                self._spool.rotate()
+            self._spool.rotate()
         return written
 
     async def recover(self) -> int:
