@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pathlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,7 +10,19 @@ from typing import Any
 import pytest
 
 from metier.api.server import application
-from metier.calls import Chunk, KeyId, Message, Principal, Reasoning, ReasoningDelta, ToolCall, Usage
+from metier.calls import (
+    Call,
+    Chunk,
+    KeyId,
+    Message,
+    Principal,
+    ProjectId,
+    Reasoning,
+    ReasoningDelta,
+    SystemId,
+    ToolCall,
+    Usage,
+)
 from metier.errors import Invalid, NotFound, Unavailable
 from metier.guardrails.pii import PersonalData
 from metier.providers.scripted import Script, ScriptedProvider, asks, says
@@ -19,7 +32,7 @@ from metier.record.erasure import Erasure
 from metier.record.keeping import Capture, Keepings, Scope
 from metier.record.responses import StoredResponses
 from metier.store import Store
-from metier.testing import StillClock
+from metier.testing import StillClock, build_for_tests
 from metier.vault import Vault
 from tests.api.client import Response, ask
 from tests.world import World, world
@@ -385,3 +398,14 @@ async def test_the_room_names_no_key_that_may_not_read(store: Store, vault: Vaul
     elsewhere = Principal(who.key_id, who.project, who.system, organisation=type(who.organisation)("ailleurs"))
     with pytest.raises(NotFound):
         await door.here.responses.read(elsewhere, name)
+
+
+async def test_the_platform_purges_what_is_over_its_time(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
+    clock = StillClock()
+    clock.forward(-31 * 86_400)
+    who = Principal(KeyId("k"), ProjectId("p"), SystemId("s"))
+    body = {"id": "resp_call_" + "b" * 19, "previous_response_id": None}
+    assert await StoredResponses(store, vault, clock=clock).keep(Call(who, "petit"), body, [])
+    async with build_for_tests(tmp_path, store.url, ScriptedProvider()), asyncio.timeout(60), store.connection() as tx:
+        while await (await tx.execute("SELECT id, pg_sleep(0.01) FROM responses")).fetchall():
+            pass
