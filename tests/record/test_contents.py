@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from psycopg import sql
 
-from metier.errors import Broken, Conflict, GuardrailBlocked, Invalid, NotAllowed, NotFound
+from metier.errors import Broken, Conflict, GuardrailBlocked, Invalid, LedgerBroken, NotAllowed, NotFound
 from metier.record.contents import Contents, member
 from metier.record.records import Filter
 from metier.store import Row, Store
@@ -240,6 +243,47 @@ async def test_contents_sealed_under_another_master_key_are_counted_and_the_reco
     ledger.keep(Contents(store, Vault(bytes(31) + b"x")))
     await ledger.flush()
     assert len(await rows(store)) == 1 and ledger.uncaptured == 1
+
+
+@contextlib.contextmanager
+def small_disk(folder: pathlib.Path, kilobytes: int) -> Iterator[None]:
+    """A file system of that size; the test is skipped where this account may not make one."""
+    folder.mkdir(parents=True)
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("making a small disk takes an administrator; a limited file size is tried in test_spool.py")
+    made = subprocess.run([mount, "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], check=False)
+    if made.returncode:
+        pytest.skip("no file system may be mounted here; a limited file size is tried in test_spool.py")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+async def test_a_full_disk_refuses_calls_loses_none_and_passes_once_the_database_has_them(
+    store: Store, tmp_path: pathlib.Path
+) -> None:
+    world = await build(store, tmp_path, "1000")
+    with small_disk(world.folder, 128):
+        admission = world.admission("w")
+        ledger, records = world.recording("w", admission)
+        await world.capture(records, "full")
+        for turn in range(3):
+            made, refused = [], 0
+            for number in range(200):
+                try:
+                    made.append(await said(ledger, world, "x" * 2000, f"{turn}.{number}"))
+                except LedgerBroken:
+                    refused += 1
+            assert made and refused, "the disk was never full, or never had room"
+            assert ledger.waiting == len(made) + refused - ledger.unrecorded
+            await ledger.flush()
+            found = {row["id"]: row["outcome"] for row in await rows(store)}
+            assert {found[call.id] for call in made} == {"answered"}
+            lines = [line for line in await records.page(Filter(outcome="answered"), most=1000) if not line.contents]
+            assert lines == [] and ledger.uncaptured == 0, "contents that found no disk waited in memory"
+        await ledger.close()
 
 
 CHILD = """

@@ -116,11 +116,12 @@ class Spool:
             self._delete(segment)
 
     def rotate(self) -> None:
-        """Begin a new segment when the present one holds only records that PostgreSQL has."""
+        """Empty the present segment when it holds only records that PostgreSQL has; a full disk has room for that."""
         last = self._segments[-1]
         if last.size and not last.needed:
-            self._segments.append(self._fresh())
-            self._delete(last)
+            os.ftruncate(last.descriptor, 0)
+            self.size -= last.size
+            last.size = 0
 
     def close(self, *, keep: bool = False) -> None:
         """Stop writing; a spool that PostgreSQL has whole leaves nothing, unless kept for a successor."""
