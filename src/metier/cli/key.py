@@ -191,8 +191,10 @@ def _revoke(key: str, as_json: bool) -> None:
     """End a key for good, everywhere within a second."""
 
     async def work(app: App, terminal: Terminal) -> None:
-        await app.keys.revoke(key, getpass.getuser())
-        terminal.data({"revoked": key})
+        # Named by its public part, also where the whole key was given.
+        public = (await app.keys.get(key)).id
+        await app.keys.revoke(public, getpass.getuser())
+        terminal.data({"revoked": public})
         terminal.say("Revoked.")
 
     run(work, as_json=as_json)
