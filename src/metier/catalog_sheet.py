@@ -114,10 +114,18 @@ class DeploymentEntry(AbilitiesEntry):
         """Who runs the machine, where the entry does not say it."""
         return self.hosting or ("local" if self.provider in FREE else "public")
 
+    @field_validator("base_url")
+    @classmethod
+    def _bare(cls, url: str | None) -> str | None:
+        # Addresses stand in errors that callers read, so no secret may stand in an address.
+        if url is not None and any(mark in url for mark in "@?#"):
+            raise ValueError("an address has no '@', '?' or '#': credentials go to `api_key` or `options`")
+        return url
+
     @model_validator(mode="after")
     def _suits_provider(self) -> DeploymentEntry:
         if self.provider not in PROVIDERS:
-            raise ValueError(f"provider {self.provider!r} is none of {', '.join(sorted(PROVIDERS))}")
+            raise ValueError(f"`provider` is none of {', '.join(sorted(PROVIDERS))}")
         must, may = PROVIDERS[self.provider]
         missing, unknown = must - self.options.keys(), self.options.keys() - must - may
         if missing:
