@@ -79,7 +79,11 @@ def addresses(section: object) -> Addresses:
         given: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
         url, secret = given.get("url"), given.get("secret")
         if not isinstance(url, str) or not _proper(url):
-            raise ConfigError(f"alerts.webhooks[{number}].url is {url!r}: give an https address (http on loopback)")
+            # It is not quoted: addresses of webhooks are secrets often enough.
+            raise ConfigError(
+                f"alerts.webhooks[{number}].url cannot be used: give an https address without a name and password in "
+                "it (http on loopback)"
+            )
         if not isinstance(secret, str) or len(secret) < 16:
             raise ConfigError(
                 f"alerts.webhooks[{number}].secret needs 16 characters or more: make one with `openssl rand -hex 32` "
@@ -96,12 +100,13 @@ def addresses(section: object) -> Addresses:
 def alerts(store: Store, section: object, transport: Transport | None, sender: str | None, lang: str) -> Alerts:
     """Make the alerts of a house, with the addresses that metier.yaml allows."""
     to = addresses(section)
-    send: dict[Channel, Send] = {"webhook": Webhooks(to.webhooks).send}
+    hooks = Webhooks(to.webhooks)
+    send: dict[Channel, Send] = {"webhook": hooks.send}
     if to.emails:
         if transport is None or not sender:
             raise ConfigError("alerts.emails needs a mail server: set METIER_SMTP_URL and METIER_MAIL_FROM")
         send["email"] = Mails(transport, sender, lang).send
-    return Alerts(store, {"webhook": tuple(to.webhooks), "email": to.emails}, send)
+    return Alerts(store, {"webhook": hooks.names, "email": to.emails}, send)
 
 
 def signature(secret: str, body: bytes, at: int) -> str:
@@ -114,23 +119,29 @@ class Webhooks:
     """Posts alerts as JSON, signed with the secret of each address, following no redirect."""
 
     def __init__(self, secrets: Mapping[str, str], *, now: Callable[[], float] = time.time) -> None:
-        self._secrets = secrets
+        self._places = {_named(url): (url, secret) for url, secret in secrets.items()}
         self._now = now
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What records and logs call the addresses: the host and a digest, since a path may be a secret."""
+        return tuple(self._places)
 
     async def send(self, target: str, alert: Alert) -> None:
         """Post one alert; any 2xx takes it, 4xx refuses it for good, everything else may pass later."""
+        url, secret = self._places[target]
         body = orjson.dumps(_document(alert))
         headers = {
             "content-type": "application/json",
             "x-metier-alert": alert.id,
-            "x-metier-signature": signature(self._secrets[target], body, int(self._now())),
+            "x-metier-signature": signature(secret, body, int(self._now())),
         }
-        host = urllib.parse.urlsplit(target).hostname
+        host = urllib.parse.urlsplit(url).hostname
         try:
             timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
             async with (
                 aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
-                session.post(target, data=body, headers=headers, allow_redirects=False) as response,
+                session.post(url, data=body, headers=headers, allow_redirects=False) as response,
             ):
                 status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -193,6 +204,10 @@ def _document(alert: Alert) -> dict[str, object]:
         "spent": float(alert.spent),
         "forecast": None if alert.forecast is None else float(alert.forecast),
     }
+
+
+def _named(url: str) -> str:
+    return f"{urllib.parse.urlsplit(url).hostname}#{hashlib.sha256(url.encode()).hexdigest()[:12]}"
 
 
 def _proper(url: str) -> bool:
