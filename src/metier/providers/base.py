@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
 import re
 from collections.abc import AsyncIterator
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
+from urllib.parse import quote
 
 from metier.calls import Call, Chunk
 from metier.catalog import Deployment
@@ -18,6 +21,11 @@ _CALLER = frozenset({400, 413, 422})
 _LONGEST_QUOTE = 400
 _SHORTEST_SECRET = 6
 """Shorter options, such as a location, are words that a message may need."""
+_SHORTEST_PIECE = 10
+"""Characters in a row that are no coincidence: providers quote credentials in part, and spelt otherwise."""
+_LONGEST_READ = 8_000
+_SECRETS = ("client_secret", "access_key_id", "secret_access_key", "session_token")
+_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _LONGEST_WAIT_S = 86_400.0
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{6,}")
 _CODE = re.compile(r"\[\[[A-Z][A-Z_0-9]*[a-z]*\]{0,2}")
@@ -47,9 +55,7 @@ class Counter(Protocol):
 
 def failure(status: int, message: str, deployment: Deployment, wait_s: float | None = None) -> MetierError:
     """Turn a provider's HTTP status into the error that says whose fault it is and what to do next."""
-    for secret in (deployment.api_key, *deployment.options.values()):
-        if secret and len(secret) >= _SHORTEST_SECRET:
-            message = message.replace(secret, "[credential]")
+    message = _discreet(message, deployment)
     # What a provider quotes is the request as it got it: tokens lent for an hour, placeholders nobody outside knows.
     message = _CODE.sub("[masked]", _BEARER.sub(r"\1[credential]", message))
     wait_s = None if wait_s is None else min(wait_s, _LONGEST_WAIT_S)
@@ -77,3 +83,34 @@ def retry_after_s(error: BaseException) -> float | None:
     """Tell how many seconds the provider asked to be left alone, where it said so."""
     wait = vars(error).get("retry_after_s")
     return wait if isinstance(wait, float) else None
+
+
+def _discreet(message: str, deployment: Deployment) -> str:
+    """Take out of a message whatever it quotes of the credentials it was asked with."""
+    message = message[:_LONGEST_READ]
+    for option in deployment.options.values():
+        if len(option) >= _SHORTEST_SECRET:
+            message = message.replace(option, "[credential]")
+    for secret in (deployment.api_key, *(deployment.options.get(name) for name in _SECRETS)):
+        if secret:
+            coded = base64.b64encode(secret.encode()).decode().rstrip("=")
+            for spelt in {secret, quote(secret, safe=""), coded}:
+                message = _without(message, spelt)
+    return message
+
+
+def _without(message: str, secret: str) -> str:
+    """Replace every piece of a secret, in capitals or not; the folding of letters keeps the places."""
+    text, wanted = message.translate(_LOWER), secret.translate(_LOWER)
+    size = min(_SHORTEST_PIECE, len(wanted))
+    told = bytearray(len(text))
+    for start in range(len(wanted) - size + 1):
+        piece = wanted[start : start + size]
+        at = text.find(piece)
+        while at >= 0:
+            told[at : at + size] = b"\x01" * size
+            at = text.find(piece, at + 1)
+    if not any(told):
+        return message
+    runs = itertools.groupby(zip(message, told, strict=True), key=lambda pair: pair[1])
+    return "".join("[credential]" if hidden else "".join(c for c, _ in pairs) for hidden, pairs in runs)
