@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from metier.calls import KeyId
-from metier.errors import Conflict, Invalid, NotAuthenticated, NotFound, SystemNotApproved, Unavailable
+from metier.errors import Conflict, Invalid, NotAllowed, NotAuthenticated, NotFound, SystemNotApproved, Unavailable
 from metier.governance.register import ADMITTED, Register
 from metier.policy.keys import Keys, Scopes
 from metier.policy.mirror import Mirror
@@ -175,3 +175,69 @@ async def test_a_mirror_stays_small_however_many_names_are_tried() -> None:
     before = rows.reads
     await mirror.refresh()
     assert rows.reads == before + 1 and len(vars(mirror)["_held"]) <= 10
+
+
+async def test_what_an_owner_loses_its_keys_lose_too_and_none_is_issued_with_more(
+    store: Store, tmp_path: pathlib.Path
+) -> None:
+    world = await build(store, tmp_path)
+    keys, system = world.keys, world.principal.system
+    wide = await keys.issue("large", "Clients", system, "Nadia", scopes=Scopes(models=frozenset({"chat", "local"})))
+    free = await keys.issue("libre", "Clients", system, "Nadia")
+    await keys.bound(await keys.organisation("main"), Scopes(models=frozenset({"chat", "autre"})))
+    await keys.bound(await keys.project("Clients"), Scopes(models=frozenset({"chat", "local"}), tools=frozenset({"t"})))
+    assert (await keys.authenticate(wide.secret)).models == {"chat"}, "by the organisation"
+    one = await keys.authenticate(free.secret)
+    assert (one.models, one.tools, one.surfaces) == ({"chat"}, {"t"}, None)
+    for scopes, word in ((Scopes(models=frozenset({"local"})), "local"), (Scopes(tools=frozenset({"u"})), "tools u")):
+        with pytest.raises(NotAllowed, match=word):
+            await keys.issue("trop", "Clients", system, "Nadia", scopes=scopes)
+    with pytest.raises(Invalid, match="no surface 'fax'"):
+        await keys.issue("trop", "Clients", system, "Nadia", scopes=Scopes(surfaces=frozenset({"fax"})))
+    await keys.bound(await keys.organisation("main"), Scopes())
+    await keys.bound(await keys.project("Clients"), Scopes())
+    assert (await keys.authenticate(free.secret)).models is None
+
+
+async def test_a_rotated_key_takes_the_secret_before_until_its_grace_is_over_and_revoking_ends_both(
+    store: Store, tmp_path: pathlib.Path
+) -> None:
+    world = await build(store, tmp_path)
+    now = [datetime.now(UTC).timestamp()]
+    keys = Keys(store, Vault(bytes(32)), world.register.statuses, ADMITTED, now=lambda: now[0])
+    issued = await keys.issue("k", "Clients", world.principal.system, "Nadia")
+    rotated = await keys.rotate(issued.secret, grace_s=60)
+    assert rotated.key.id == issued.key.id and rotated.secret != issued.secret
+    assert await keys.authenticate(issued.secret) == await keys.authenticate(rotated.secret)
+    now[0] += 61
+    await keys.authenticate(rotated.secret)
+    with pytest.raises(NotAuthenticated, match="was rotated"):
+        await keys.authenticate(issued.secret)
+    again = await keys.rotate(issued.key.id, grace_s=3600)
+    await keys.revoke(issued.key.id, "Nadia")
+    for secret in (rotated.secret, again.secret):
+        with pytest.raises(NotAuthenticated, match="was revoked"):
+            await keys.authenticate(secret)
+    for key, grace_s, error in (
+        (issued.key.id, 1.0, NotFound),
+        ("nobody", 1.0, NotFound),
+        (issued.key.id, -1.0, Invalid),
+    ):
+        with pytest.raises(error):
+            await keys.rotate(key, grace_s)
+    with pytest.raises(NotFound):
+        await keys.get("nobody")
+
+
+async def test_a_key_of_some_surfaces_opens_no_other_and_a_door_without_a_name_none(
+    store: Store, tmp_path: pathlib.Path
+) -> None:
+    world = await build(store, tmp_path)
+    only = Scopes(surfaces=frozenset({"chat"}))
+    issued = await world.keys.issue("k", "Clients", world.principal.system, "Nadia", scopes=only)
+    assert (await world.keys.authenticate(issued.secret, "chat")).surfaces == {"chat"}
+    for surface in ("messages", "admin"):
+        with pytest.raises(NotAllowed, match=f"surface '{surface}'"):
+            await world.keys.authenticate(issued.secret, surface)
+    with pytest.raises(NotAllowed):
+        await world.keys.authenticate(issued.secret)
