@@ -19,6 +19,10 @@ CREATE TABLE cache_entries (
     CHECK ((embedder IS NULL) = (embedding IS NULL))
 );
 
+-- Vectors stay in their rows, where comparing finds them; what is sealed, and does not compress, leaves first.
+ALTER TABLE cache_entries ALTER COLUMN embedding SET STORAGE MAIN;
+ALTER TABLE cache_entries ALTER COLUMN sealed SET STORAGE EXTERNAL;
+
 CREATE INDEX cache_entries_partition ON cache_entries (partition) WHERE embedding IS NOT NULL;
 CREATE INDEX cache_entries_system ON cache_entries (system, made_at);
 CREATE INDEX cache_entries_expired ON cache_entries (expires_at);

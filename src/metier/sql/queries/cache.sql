@@ -6,14 +6,14 @@ LEFT JOIN cache_entries e ON e.key = %(key)s AND e.partition = %(partition)s AND
 
 -- near --
 -- The kept questions nearest in meaning, inside one partition and among vectors of one embedder only.
-SELECT key, sealed, similarity FROM (
-    SELECT key, sealed, 1 - (embedding <=> %(vector)s::vector) AS similarity
+SELECT key, sealed, 1 - distance AS similarity FROM (
+    SELECT key, sealed, embedding <=> %(vector)s::vector AS distance
     FROM cache_entries
     WHERE partition = %(partition)s AND embedder = %(embedder)s AND expires_at > %(now)s
-    ORDER BY embedding <=> %(vector)s::vector, key LIMIT %(most)s
+    ORDER BY distance, key LIMIT %(most)s
 ) AS nearest
-WHERE similarity >= %(least)s::double precision
-ORDER BY similarity DESC, key;
+WHERE 1 - distance >= %(least)s::double precision
+ORDER BY distance, key;
 
 -- newest_purge --
 -- The number of the newest purge.
