@@ -1,6 +1,6 @@
 """What a call through the gateway costs in CPU, beside the floor in Python, in the same sitting.
 
-python bench/gateway.py [--seconds 6] [--connections 32] [--profile FILE]
+python bench/gateway.py [--seconds 6] [--connections 32] [--limits] [--profile FILE]
 
 Everything is on: key, admission with a budget, masking of personal data (each message differs, so nothing is
 remembered), the ledger and its spool, PostgreSQL. CPU is user + system of the server's whole process tree, the
@@ -35,10 +35,12 @@ import uvloop
 
 from metier.api.server import application
 from metier.app import App, build
+from metier.policy.limits import Limit, LimitPeriod, Measure, Scope
 from metier.settings import load
 
 HERE = pathlib.Path(__file__).parent
 PATH = "/v1/chat/completions"
+_LIMITS: tuple[tuple[Measure, LimitPeriod], ...] = (("requests", "minute"), ("tokens", "minute"), ("tokens", "month"))
 QUESTION = "Bonjour, je souhaite savoir où en est mon dossier de remboursement ouvert la semaine dernière, merci."
 SCRIPT = """
 local n = 0
@@ -141,7 +143,7 @@ def measure(name: str, port: int, process: subprocess.Popen[bytes], key: str, op
     }
 
 
-async def serve(home: pathlib.Path, port: int, upstream: str) -> None:
+async def serve(home: pathlib.Path, port: int, upstream: str, limits: bool) -> None:
     """Serve the whole platform on one model that answers from `upstream`, and leave the key in the home."""
     home.joinpath("metier.yaml").write_text(
         json.dumps(
@@ -163,20 +165,28 @@ async def serve(home: pathlib.Path, port: int, upstream: str) -> None:
         )
     )
     async with build(load({"METIER_HOME": str(home)})) as app:
-        await prepare(app, home)
+        await prepare(app, home, limits)
         config = uvicorn.Config(
             application(app), port=port, log_level="error", access_log=False, lifespan="off", http="httptools"
         )
         await uvicorn.Server(config).serve()
 
 
-async def prepare(app: App, home: pathlib.Path) -> None:
-    """One approved system, a project with a budget, a key."""
+async def prepare(app: App, home: pathlib.Path, limits: bool) -> None:
+    """One approved system, a project with a budget, a key; where asked, three limits at each level."""
     system = await app.register.register("Mesure", "Mesurer la passerelle", "Métier")
     await app.register.approve(system.id, by="Métier")
     project = await app.keys.create_project("Mesure")
     await app.admission.set_budget(project.id, Decimal(100_000))
     issued = await app.keys.issue("mesure", project.id, system.id, by="Métier")
+    levels: list[tuple[Scope, str]] = [
+        ("key", issued.key.id), ("system", system.id), ("project", project.id), ("organisation", "main"),
+        ("end_user", project.id),
+    ]  # fmt: skip
+    for scope, subject in levels if limits else ():
+        for measure, period in _LIMITS:
+            limit = Limit("", scope, subject, measure, period, Decimal(1_000_000_000))
+            await app.admission.limits.set(limit, "Métier")
     home.joinpath("key").write_text(issued.secret)
 
 
@@ -187,6 +197,7 @@ def ours(options: argparse.Namespace, upstream: str, *, stream: bool) -> dict[st
     home.chmod(0o755)
     command = [__file__, "--serve", str(port), "--home", str(home), "--upstream", upstream]
     command += ["--profile", options.profile] if options.profile else []
+    command += ["--limits"] if options.limits else []
     try:
         with running(port, *command) as process:
             postmaster = int(next(home.rglob("postmaster.pid")).read_text().split()[0])
@@ -235,6 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--limits", action="store_true", help="rates, quotas and budgets at every level too")
     parser.add_argument("--profile", default="", help="write a cProfile of our server there")
     parser.add_argument("--serve", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--home", type=pathlib.Path, help=argparse.SUPPRESS)
@@ -243,7 +255,7 @@ def main() -> None:
     if not options.serve:
         compare(options)
         return
-    work = serve(options.home, options.serve, options.upstream)
+    work = serve(options.home, options.serve, options.upstream, options.limits)
     if not options.profile:
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(work)

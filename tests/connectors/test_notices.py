@@ -153,7 +153,7 @@ async def test_an_e_mail_says_it_in_the_language_of_the_house(
     ]
     assert len(found) == 2 and {str(one["To"]) for one in found} == {"ops@exemple.fr"}
     [one] = [one for one in found if words in str(one["Subject"])]
-    assert "0.01 €" in one.get_content() and one["Message-ID"].startswith("<alert_")  # type: ignore[attr-defined]  # a text
+    assert "0.01 €" in one.get_content() and one["Message-ID"].startswith("<alert_")
 
 
 async def test_a_forecast_is_told_once_with_enough_of_the_period_behind_it(

@@ -186,9 +186,9 @@ async def test_what_an_owner_loses_its_keys_lose_too_and_none_is_issued_with_mor
     free = await keys.issue("libre", "Clients", system, "Nadia")
     await keys.bound(await keys.organisation("main"), Scopes(models=frozenset({"chat", "autre"})))
     await keys.bound(await keys.project("Clients"), Scopes(models=frozenset({"chat", "local"}), tools=frozenset({"t"})))
-    assert (await keys.authenticate(wide.secret)).models == {"chat"}, "by the organisation"
+    assert (await keys.authenticate(wide.secret)).models == frozenset({"chat"}), "by the organisation"
     one = await keys.authenticate(free.secret)
-    assert (one.models, one.tools, one.surfaces) == ({"chat"}, {"t"}, None)
+    assert (one.models, one.tools, one.surfaces) == (frozenset({"chat"}), frozenset({"t"}), None)
     for scopes, word in ((Scopes(models=frozenset({"local"})), "local"), (Scopes(tools=frozenset({"u"})), "tools u")):
         with pytest.raises(NotAllowed, match=word):
             await keys.issue("trop", "Clients", system, "Nadia", scopes=scopes)
@@ -235,7 +235,7 @@ async def test_a_key_of_some_surfaces_opens_no_other_and_a_door_without_a_name_n
     world = await build(store, tmp_path)
     only = Scopes(surfaces=frozenset({"chat"}))
     issued = await world.keys.issue("k", "Clients", world.principal.system, "Nadia", scopes=only)
-    assert (await world.keys.authenticate(issued.secret, "chat")).surfaces == {"chat"}
+    assert (await world.keys.authenticate(issued.secret, "chat")).surfaces == frozenset({"chat"})
     for surface in ("messages", "admin"):
         with pytest.raises(NotAllowed, match=f"surface '{surface}'"):
             await world.keys.authenticate(issued.secret, surface)

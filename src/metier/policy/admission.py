@@ -259,9 +259,12 @@ class Admission:
 
     async def _fill(self, hold: Hold, call: Call, limits: Sequence[Limit], need: Expected) -> str | None:
         """Hold a part of every limit, or raise; gives the model to use instead where a limit degrades."""
+        needs: dict[Measure, Decimal | None] = {}
         for limit in limits:
             member = self._member(limit, call)
-            amount = need.need(limit)
+            if limit.measure not in needs:
+                needs[limit.measure] = need.need(limit.measure)
+            amount = needs[limit.measure]
             if amount is None:
                 if limit.unknown_passes or _told_only(limit, call):
                     continue

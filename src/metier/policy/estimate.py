@@ -10,7 +10,7 @@ from decimal import ROUND_UP, Decimal
 from metier.calls import Call, Impact, KeyId, Part, Text, Usage
 from metier.deployment import Deployment, Model
 from metier.errors import NotAllowed
-from metier.policy.limits import Limit
+from metier.policy.limits import Measure
 
 __all__ = ["Expected", "Footprint", "Outputs", "expected", "input_estimate", "used"]
 
@@ -18,6 +18,7 @@ Footprint = Callable[[Deployment, Usage, float], Impact]
 """Estimates energy and carbon of so many tokens in so many seconds."""
 
 _ZERO = Decimal(0)
+_ONE = Decimal(1)
 _NANO = Decimal("0.000000001")
 _IMAGE_BYTES = 6_400
 """What an image is counted for, at two bytes a token: 3,200 tokens, above what public providers bill for one."""
@@ -39,24 +40,24 @@ class Expected:
     model: Model
     footprint: Footprint | None
 
-    def need(self, limit: Limit) -> Decimal | None:
-        """Give it in the measure of a limit; None when it is not known there."""
-        if limit.measure == "money":
+    def need(self, measure: Measure) -> Decimal | None:
+        """Give it in one measure; None when it is not known there."""
+        if measure == "money":
             return self._money(self.input_tokens, self.output_tokens)
-        if limit.measure == "tokens":
+        if measure == "tokens":
             return Decimal(self.input_tokens + self.output_tokens)
-        if limit.measure in ("energy", "carbon"):
-            return self._footprint(limit, self.output_tokens)
-        return Decimal(1)
+        if measure in ("energy", "carbon"):
+            return self._footprint(measure, self.output_tokens)
+        return _ONE
 
-    def more(self, limit: Limit, output_tokens: int) -> Decimal:
+    def more(self, measure: Measure, output_tokens: int) -> Decimal:
         """Give what so many further output tokens use."""
-        if limit.measure == "money":
+        if measure == "money":
             return self._money(0, output_tokens)
-        if limit.measure == "tokens":
+        if measure == "tokens":
             return Decimal(output_tokens)
-        if limit.measure in ("energy", "carbon"):
-            return self._footprint(limit, output_tokens) or _ZERO
+        if measure in ("energy", "carbon"):
+            return self._footprint(measure, output_tokens) or _ZERO
         return _ZERO
 
     @property
@@ -68,13 +69,13 @@ class Expected:
         prices = [deployment.price for deployment in self.model.deployments]
         return max((price.of(input_tokens, output_tokens) for price in prices if price is not None), default=_ZERO)
 
-    def _footprint(self, limit: Limit, output_tokens: int) -> Decimal | None:
+    def _footprint(self, measure: Measure, output_tokens: int) -> Decimal | None:
         most = 0.0
         usage = Usage(self.input_tokens, output_tokens)
         for deployment in self.model.deployments:
             seconds = _BEFORE_FIRST_S + output_tokens / _TOKENS_PER_S
             found = self.footprint(deployment, usage, seconds) if self.footprint else None
-            value = None if found is None else _high(found, limit)
+            value = None if found is None else _high(found, measure)
             if value is None:
                 return None
             most = max(most, value)
@@ -134,16 +135,16 @@ def expected(call: Call, model: Model, outputs: Outputs, footprint: Footprint | 
     return Expected(input_estimate(call), outputs.expect(call, model), model, footprint)
 
 
-def used(limit: Limit, cost: Decimal, usage: Usage | None, impact: Impact | None) -> Decimal:
-    """Say what a call used in the measure of a limit, exactly as PostgreSQL charges it."""
-    if limit.measure == "money":
+def used(measure: Measure, cost: Decimal, usage: Usage | None, impact: Impact | None) -> Decimal:
+    """Say what a call used in one measure, exactly as PostgreSQL charges it."""
+    if measure == "money":
         return cost
-    if limit.measure == "tokens":
+    if measure == "tokens":
         return Decimal(usage.input_tokens + usage.output_tokens) if usage else _ZERO
-    if limit.measure in ("energy", "carbon"):
-        value = None if impact is None else _high(impact, limit)
+    if measure in ("energy", "carbon"):
+        value = None if impact is None else _high(impact, measure)
         return _ZERO if value is None else Decimal(repr(value)).quantize(_NANO)
-    return Decimal(1)
+    return _ONE
 
 
 def input_estimate(call: Call) -> int:
@@ -160,8 +161,8 @@ def input_estimate(call: Call) -> int:
     return size // 2 + 16
 
 
-def _high(impact: Impact, limit: Limit) -> float | None:
-    if limit.measure == "energy":
+def _high(impact: Impact, measure: Measure) -> float | None:
+    if measure == "energy":
         return None if impact.energy_kwh is None else impact.energy_kwh.high * 1000
     return None if impact.carbon_g is None else impact.carbon_g.high
 

@@ -70,9 +70,9 @@ class Hold:
         self.seal()
         usage, impact = self._entry.usage, self._entry.impact
         for part in self.parts:
-            part.settle(used(part.limit, cost, usage, impact))
+            part.settle(used(part.limit.measure, cost, usage, impact))
         for drawn in self._drawn:
-            drawn.settle(int(used(drawn.limit, cost, usage, impact)))
+            drawn.settle(int(used(drawn.limit.measure, cost, usage, impact)))
         if usage is not None and usage.output_tokens:
             self._outputs.note(self._principal.key_id, self._model, usage.output_tokens)
 
@@ -135,7 +135,7 @@ class Meter:
         """Hold so many further tokens of every limit; gives the limit that has no more, and then holds nothing."""
         got: list[Reserved] = []
         for limit, member, forced in self._limits:
-            need = self._expected.more(limit, tokens)
+            need = self._expected.more(limit.measure, tokens)
             part = await self._leases.reserve(limit, member, need, forced=forced) if need else None
             if part is not None:
                 got.append(part)
