@@ -106,7 +106,8 @@ async def test_another_project_is_told_that_nothing_is_there(door: Door) -> None
 
 
 async def test_files_are_listed_in_pages_by_purpose_and_order(door: Door) -> None:
-    sent = [await door.ai.files.create(file=(f"{n}", b"{}"), purpose=p) for n, p in enumerate(("batch", "user_data"))]
+    purposes: tuple[Any, ...] = ("batch", "user_data")
+    sent = [await door.ai.files.create(file=(f"{n}", b"{}"), purpose=p) for n, p in enumerate(purposes)]
     assert [file.id async for file in door.ai.files.list(limit=1)] == [sent[1].id, sent[0].id]
     assert [file.id async for file in door.ai.files.list(limit=1, order="asc")] == [sent[0].id, sent[1].id]
     assert [file.id async for file in door.ai.files.list(purpose="user_data")] == [sent[1].id]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -19,7 +19,7 @@ from metier.store import Store
 from metier.testing import StillClock
 from metier.vault import Vault
 
-CHAT = "/v1/chat/completions"
+CHAT: Final = "/v1/chat/completions"
 WHO = Principal(KeyId("key_1"), ProjectId("sales"), SystemId("support"))
 OTHER = replace(WHO, project=ProjectId("legal"), key_id=KeyId("key_2"))
 NOON = datetime(2027, 1, 12, 12, 0, tzinfo=UTC)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime, timedelta
 
+import psycopg
 import pytest
 
 from metier.batches import Rules
@@ -100,6 +101,15 @@ async def test_what_breaks_inside_is_one_lines_error_without_its_words(house: Ho
     [broken] = await house.read(done.error_file)
     assert (done.status, broken["response"]["status_code"]) == ("completed", 500)
     assert "secret" not in str(broken)
+
+
+async def test_a_database_that_is_away_is_no_lines_fault(house: House) -> None:
+    house.meets = lambda text: psycopg.OperationalError("secret") if len(house.calls) < 3 else None
+    made = await house.batch(line("a"), line("b"))
+    while not (now := await house.turn(made)).over:
+        assert (now.paused, now.failed) == ("unavailable", 0)
+        house.clock.now = now.resume_at or house.clock.now
+    assert (now.status, now.done) == ("completed", 2)
 
 
 async def test_a_rate_limit_puts_the_batch_aside_for_as_long_as_it_says(house: House) -> None:

@@ -15,13 +15,18 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import psycopg
 import pytest
 
 from metier.batches import Batch, Batches, Files
-from metier.store import Store
+from metier.errors import Unavailable
+from metier.postgres import Embedded
+from metier.store import Store, create_database
 from metier.vault import Vault
+from metier.workflow.dispatch import migrations
 from tests.batches.house import CHAT, WHO, House, line
 from tests.chaos.batch_worker import CALL_POINTS, FILE_POINTS, RULES
+from tests.chaos.test_engine_kill import own_server
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -62,9 +67,11 @@ class Site:
         found: list[Batch] = []
         async with asyncio.timeout(150):
             while len(found) < len(batches):
-                now = await self.house.batches.get(batches[len(found)].id)
-                if now.over:
-                    found.append(now)
+                # The pool of this very process has to notice a restart of the database too.
+                with contextlib.suppress(psycopg.OperationalError, Unavailable):
+                    now = await self.house.batches.get(batches[len(found)].id)
+                    if now.over:
+                        found.append(now)
                 await asyncio.sleep(0.05)
         return found
 
@@ -128,3 +135,29 @@ async def test_batches_end_while_workers_are_killed_at_random(site: Site) -> Non
         assert (len(answered), len(lost)) == (batch.done, batch.failed)
     assert max(bought.values()) <= 2
     assert not site.log("repeated")
+
+
+async def test_a_batch_survives_the_database_being_killed(tmp_path: pathlib.Path) -> None:
+    async with own_server() as embedded:
+        await create_database(embedded.url("postgres"), "metier")
+        async with Store(embedded.url(), size=4) as store:
+            await store.migrate(migrations())
+            site = Site(store, tmp_path)
+            made = await site.house.batch(*[line(f"c{n}", f"q{n}") for n in range(400)])
+            with site.workers() as (supervisor,):
+                for _ in range(3000):
+                    if (tmp_path / "log").exists() and len(site.log("bought")) > 20:
+                        break
+                    await asyncio.sleep(0.02)
+                worker = (tmp_path / f"worker {supervisor}").read_text()
+                pid = embedded.pid()
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+                restarted = Embedded(embedded.layout.home)
+                await asyncio.to_thread(restarted.start)
+                [done] = await site.until_over([made])
+                assert (tmp_path / f"worker {supervisor}").read_text() == worker, "the worker itself stayed alive"
+            assert (done.status, done.done, done.failed) == ("completed", 400, 0)
+            assert set(site.log("bought")) == {f"q{n}" for n in range(400)}
+            assert not site.log("repeated")
+        await asyncio.to_thread(restarted.stop)

@@ -114,7 +114,7 @@ class Progress:
             "numbers": [line.number for line in lines],
             "starts": [line.start for line in lines],
             "sizes": [line.size for line in lines],
-            "names": [self._sealed_name(held, line.number, line.custom_id) for line in lines],
+            "names": [_sealed_name(self._vault, held, line.number, line.custom_id) for line in lines],
             "states": ["todo" if line.error is None else "failed" for line in lines],
             "answers": [None if line.error is None else self._sealed(held, line.number, line.error) for line in lines],
         }
@@ -224,8 +224,9 @@ class Progress:
     def _sealed(self, held: Held, number: int, answer: bytes) -> bytes:
         return self._vault.seal(SEALED_FOR, zlib.compress(answer, 1), f"{held.id}/{number}")
 
-    def _sealed_name(self, held: Held, number: int, name: str | None) -> bytes | None:
-        return None if name is None else self._vault.seal(SEALED_FOR, name.encode(), _name(held, number))
+
+def _sealed_name(vault: Vault, held: Held, number: int, name: str | None) -> bytes | None:
+    return None if name is None else vault.seal(SEALED_FOR, name.encode(), _name(held, number))
 
 
 def _mine(held: Held) -> Row:

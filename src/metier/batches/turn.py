@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
+import psycopg
+
 from metier.batches.files import Files
 from metier.batches.lines import Fault, Prepared, Request, Surface, read
 from metier.batches.progress import Held, Line, Progress
@@ -32,7 +34,7 @@ from metier.workflow.context import Clock
 
 __all__ = ["Pause", "Road", "Turn"]
 
-Ask: TypeAlias = Callable[[Call], Awaitable[Answer]]
+_Ask: TypeAlias = Callable[[Call], Awaitable[Answer]]
 
 _MOST_BEGUN = 2
 """A call nobody heard of again is made once more, and no third time."""
@@ -46,7 +48,7 @@ _log = logging.getLogger(__name__)
 class Road:
     """What a batch is handed to make its calls."""
 
-    ask: Ask
+    ask: _Ask
     """The one road."""
     principal: Callable[[KeyId], Awaitable[Principal]]
     """Who is behind a key now, or NotAuthenticated."""
@@ -153,6 +155,11 @@ class Turn:
             if await self._met(line, refused):
                 return
             error = refused
+        except psycopg.Error as away:
+            # Not the line's fault: nothing is said of it that could not be taken back.
+            if await self._met(line, Unavailable(f"the database does not answer: {type(away).__name__}")):
+                return
+            error = Unavailable("the database did not answer, however often it was asked: send the request again")
         except Exception as unexpected:  # noqa: BLE001  # edge of foreign code: one line fails, the others go on
             _log.error("line %d of %s failed unexpectedly (%s)", line.number, held.id, type(unexpected).__name__)
             error = Broken(f"the request {request!r} failed inside Métier; report this id to whoever runs it")
