@@ -105,3 +105,15 @@ async def test_a_cancelled_batch_leaves_nothing_behind_for_the_next(store: Store
         for at in range(1, 12):
             await asyncio.wait([asyncio.ensure_future(cancelled(at))])
             await batch()
+
+
+async def test_a_cancellation_that_psycopg_stumbles_over_stays_one(store: Store) -> None:
+    async with Store(store.url, size=1) as narrow:
+        with pytest.raises(asyncio.CancelledError):
+            async with narrow.transaction():
+                try:
+                    raise asyncio.CancelledError
+                finally:
+                    raise AssertionError
+        async with narrow.connection() as connection:
+            await connection.execute("SELECT 1")

@@ -152,6 +152,9 @@ class Store:
                     # Behind a cancellation psycopg may leave a pipeline open or an answer unread, for the next to find.
                     if not isinstance(error, psycopg.Error | MetierError):
                         await connection.close()
+                    if isinstance(error, AssertionError) and isinstance(error.__context__, asyncio.CancelledError):
+                        # Cancelled on its way into a batch, psycopg stumbles over its own checks.
+                        raise error.__context__ from None
                     raise
         except PoolTimeout as error:
             raise Unavailable(f"no connection to the database at {self.where()} within 20 s: try again") from error
