@@ -20,6 +20,7 @@ __all__ = ["Leases", "Reserved"]
 _ZERO = Decimal(0)
 _NANO = Decimal("0.000000001")
 _FORGET_S = 600.0
+_SWEEP_S = 6 * 3600.0
 
 _Name = tuple[str, str]
 """A limit, and which of its end users."""
@@ -97,6 +98,7 @@ class Leases:
         self._purses: dict[_Name, _Purse] = {}
         self._old: list[tuple[_Name, _Purse]] = []
         self._locks: dict[_Name, asyncio.Lock] = {}
+        self._swept_at = clock()
 
     async def reserve(self, limit: Limit, member: str, need: Decimal, *, forced: bool = False) -> Reserved | None:
         """Hold `need` for one call, borrowing more where the purse is short; None when the limit has no more."""
@@ -131,9 +133,12 @@ class Leases:
     async def tick(self, idle_s: float) -> None:
         """Show that this worker lives, give back what lies idle, and drop leases somebody else has closed."""
         known = [(name, purse) for name, purse in self._purses.items() if purse.granted]
-        if not known and not self._old:
-            return
         try:
+            if self._clock() - self._swept_at > _SWEEP_S:
+                self._swept_at = self._clock()
+                await self._queries.run("forget_leases")
+            if not known and not self._old:
+                return
             await self._return_idle(idle_s)
             alive = {row["id"] for row in await self._queries.all("heartbeat", {"worker": self._worker})}
         except UNREACHABLE:
@@ -143,7 +148,8 @@ class Leases:
             unused = purse.free == 0 and not purse.flights and now - purse.used_at > _FORGET_S
             if (purse.lease not in alive or unused) and self._purses.get(name) is purse:
                 del self._purses[name]
-                if not self._locks[name].locked():
+                lock = self._locks.get(name)
+                if lock is not None and not lock.locked():
                     del self._locks[name]
 
     def _purse(self, name: _Name, limit: Limit) -> _Purse:
