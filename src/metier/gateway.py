@@ -78,6 +78,8 @@ class Gateway:
             reusing = await self._reusing(checked.call, way, entry)
             if reusing is not None:
                 answer = reusing.answer(answer)
+            if transcript is not None:
+                answer = transcript.heard(answer)
             shown = answer if checked.output is None else _released(answer, checked.output)
             if reusing is not None:
                 shown = reusing.shown(shown)

@@ -66,7 +66,7 @@ async def one(world: World, store_ledger: ledger.Ledger, admission: Any, number:
 
 
 async def work(house: Sequence[str], worker: str) -> None:
-    """Make calls, flush between them, recover what the dead left, and close."""
+    """Recover what the dead left, make calls, flush between them, and close."""
     url, folder, project, system = house
     async with Store(url, size=2) as store:
         principal = Principal(KeyId("abc"), ProjectId(project), SystemId(system))
@@ -76,11 +76,12 @@ async def work(house: Sequence[str], worker: str) -> None:
         admission = world.admission(worker)
         mine, records = world.recording(worker, admission)
         await records.contents.refresh()
+        # First, as in a real process: the dead hold money until then.
+        await mine.recover()
         await one(world, mine, admission, 0)
         await mine.flush()
         for number in (1, 2):
             await one(world, mine, admission, number)
-        await mine.recover()
         await mine.close()
 
 

@@ -34,6 +34,8 @@ async def test_a_kill_between_any_two_steps_loses_and_doubles_nothing(
     opened = {words[1] for words in told if words[0] == "opened"}
     answered = {words[1] for words in told if words[0] == "answered"}
     assert len([words for words in told if words[0] == "child"]) == KILLS + 1 and len(opened) > KILLS
+    [lines] = [int(words[1]) for words in told if words[0] == "lines"]
+    assert lines > 300, "the steps between which a child may be killed"
     await ledger.recover()
     found = {row["id"]: row for row in await rows(store)}
     assert opened <= found.keys(), "a call that began is never lost"

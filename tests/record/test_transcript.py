@@ -20,6 +20,7 @@ from metier.calls import (
     ToolCallDelta,
 )
 from metier.record.transcript import Transcript
+from tests.record.world import one
 
 CALLER = Principal(KeyId("k"), ProjectId("p"), SystemId("s"))
 IMAGE = Media("image/png", "QUJD", name="photo.png")
@@ -38,6 +39,11 @@ CALL = Call(
 MASKED = dataclasses.replace(CALL, messages=(Message("user", parts=(Text("[[PERSONNE_1]] asks"), IMAGE)),))
 
 
+async def take(transcript: Transcript, chunk: Chunk) -> None:
+    """Let a piece of an answer pass as a provider gives it."""
+    assert [piece async for piece in transcript.heard(one(chunk))] == [chunk]
+
+
 def told(transcript: Transcript) -> tuple[Any, bool]:
     """The contents, read again."""
     found = transcript.encoded()
@@ -45,10 +51,10 @@ def told(transcript: Transcript) -> tuple[Any, bool]:
     return json.loads(found[0]), found[1]
 
 
-def test_full_keeps_what_the_client_saw_and_nothing_else() -> None:
+async def test_full_keeps_what_the_client_saw_and_nothing_else() -> None:
     transcript = Transcript("full", CALL)
     transcript.checked(MASKED)
-    transcript.observe(Chunk("[[PERSONNE_1]]"))
+    await take(transcript, Chunk("[[PERSONNE_1]]"))
     for piece in (Chunk("Mr "), Chunk("Dupont", reasoning=(ReasoningDelta(0, "hm"),)), Chunk(finish="stop")):
         transcript.shown(piece)
     transcript.shown(Chunk(tool_calls=(ToolCallDelta(0, "t", "find", '{"a":'),)))
@@ -62,10 +68,10 @@ def test_full_keeps_what_the_client_saw_and_nothing_else() -> None:
     assert request["messages"][2]["tool_calls"][0]["name"] == "find" and request["tools"][0]["name"] == "find"
 
 
-def test_masked_keeps_what_the_provider_saw_and_no_image() -> None:
+async def test_masked_keeps_what_the_provider_saw_and_no_image() -> None:
     transcript = Transcript("masked", CALL)
     transcript.checked(MASKED)
-    transcript.observe(Chunk("Mr [[PERSONNE_1]]"))
+    await take(transcript, Chunk("Mr [[PERSONNE_1]]"))
     transcript.shown(Chunk("Mr Dupont"))
     found, _ = told(transcript)
     assert found["answer"]["text"] == "Mr [[PERSONNE_1]]"

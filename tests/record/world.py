@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -20,7 +21,7 @@ from metier.record.records import Records
 from metier.store import Row, Store
 from metier.vault import Vault
 
-__all__ = ["VAULT", "World", "build", "rows", "said", "spend"]
+__all__ = ["VAULT", "World", "build", "one", "rows", "said", "spend"]
 
 VAULT = Vault(bytes(32))
 """What seals in these tests; the same in every process of one."""
@@ -124,6 +125,11 @@ async def rows(store: Store) -> list[Row]:
         return await (await connection.execute("SELECT * FROM calls ORDER BY at, id")).fetchall()
 
 
+async def one(chunk: Chunk) -> AsyncGenerator[Chunk, None]:
+    """An answer of one piece."""
+    yield chunk
+
+
 async def said(ledger: Ledger, world: World, question: str, answer: str, **more: Any) -> Call:
     """Make one call whose words are known: asked in clear, answered in pieces, with placeholders for the provider."""
     call = Call(world.principal, "chat", messages=(Message("user", question),), **more)
@@ -135,8 +141,11 @@ async def said(ledger: Ledger, world: World, question: str, answer: str, **more:
         entry.deployment = world.deployment
         for piece in (*answer, Usage(5, 5)):
             seen = Chunk(usage=piece) if isinstance(piece, Usage) else Chunk(piece)
-            entry.observe(Chunk("[[PERSONNE_1]] ") if seen.text == answer[:1] else seen)
+            entry.observe(seen)
             if entry.transcript is not None:
+                given = Chunk("[[PERSONNE_1]] ") if seen.text == answer[:1] else seen
+                async for heard in entry.transcript.heard(one(given)):
+                    assert heard is given
                 entry.transcript.shown(seen)
         entry.receipt()
     return call

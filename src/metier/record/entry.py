@@ -90,6 +90,7 @@ class Entry:
         "_complete",
         "_hold",
         "_keeper",
+        "_member",
         "_sink",
         "_witnesses",
         "call",
@@ -138,6 +139,7 @@ class Entry:
         self._complete = False
         self._hold: Hold | None = None
         self._keeper = keeper
+        self._member = keeper.member(call) if call.end_user and keeper is not None else None
         self._sink = sink
         self._witnesses = witnesses
 
@@ -157,8 +159,6 @@ class Entry:
 
     def observe(self, chunk: Chunk) -> None:
         """Note a piece that arrives from the provider: first token, size, and the usage it reports."""
-        if self.transcript is not None:
-            self.transcript.observe(chunk)
         if chunk.usage is not None:
             self.usage = chunk.usage
         if chunk.text or chunk.tool_calls or chunk.reasoning or chunk.vectors or chunk.scores or chunk.media:
@@ -263,7 +263,7 @@ class Entry:
             "path": _clean(origin.path) if origin else None,
             "attempt": origin.attempt if origin else None,
             "conversation": _clean(call.conversation) if call.conversation else None,
-            "end_user": self._keeper.member(call) if call.end_user and self._keeper is not None else None,
+            "end_user": self._member,
         }
 
     def _row(self) -> dict[str, object]:

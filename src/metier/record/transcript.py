@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Literal
 
 import orjson
@@ -52,10 +54,13 @@ class Transcript:
         if self.mode == "masked":
             self._request = call
 
-    def observe(self, chunk: Chunk) -> None:
-        """Take a piece as the provider gave it."""
-        if self.mode == "masked":
-            self._add(chunk)
+    async def heard(self, answer: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
+        """Pass on an answer as it comes, from a provider or from the cache, and take it in the mode masked."""
+        async with aclosing(answer):
+            async for chunk in answer:
+                if self.mode == "masked":
+                    self._add(chunk)
+                yield chunk
 
     def shown(self, chunk: Chunk) -> None:
         """Take a piece as the client is given it."""
