@@ -18,6 +18,7 @@ from metier.api import batches
 from metier.api.server import application
 from metier.batches import Batches, Files, Rules, Runner
 from metier.calls import Call
+from metier.policy.keys import Scopes
 from metier.providers.scripted import Script, ScriptedProvider, fails, says, vector
 from metier.store import Store
 from metier.testing import StillClock
@@ -218,6 +219,23 @@ async def test_a_revoked_key_stops_the_batch_and_says_so(office: Office) -> None
     stopped = await office.here.batches.get(made.id)
     assert (stopped.status, stopped.errors[0]["code"]) == ("failed", "not_authenticated")
     assert "revoked" in stopped.errors[0]["message"]
+    assert office.provider.calls == []
+
+
+async def test_a_key_that_loses_its_right_to_batches_stops_them(office: Office) -> None:
+    made = await office.make(line(), metier_window=_never(office))
+    await office.runner.drain()
+    project = await office.here.keys.project("Service client")
+    await office.here.keys.bound(project, Scopes(surfaces=frozenset({"chat"})))
+    await office.here.keys.refresh()
+    with pytest.raises(openai.PermissionDeniedError, match="batches"):
+        await office.ai.batches.retrieve(made.id)
+    with pytest.raises(openai.PermissionDeniedError, match="batches"):
+        await office.ai.files.list()
+    office.clock.forward(12 * 3600)
+    await office.runner.turn(made.id)
+    stopped = await office.here.batches.get(made.id)
+    assert (stopped.status, stopped.errors[0]["code"]) == ("failed", "not_allowed")
     assert office.provider.calls == []
 
 
