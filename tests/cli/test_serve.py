@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import pathlib
 import signal
 import socket
+import ssl
 import subprocess
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 import pytest
 import yaml
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from tests.cli.house import House
-from tests.cli.served import METIER, SAY, ask, get, key, running, serving
+from tests.cli.served import METIER, SAY, ask, declared, get, key, running, serving
+from tests.record.test_otel import PARENT, TRACE, collecting
 from tests.upstream import Reply, answer, upstream
 
 
@@ -129,3 +137,57 @@ def test_stopping_as_soon_as_it_is_ready_is_stopping(house: House) -> None:
     for _ in range(3):
         with serving(house, "--notice", "0"):
             pass
+
+
+async def test_tls_can_end_here(house: House, tmp_path: pathlib.Path) -> None:
+    certificate, private = own_certificate(tmp_path)
+    with serving(house, "--tls-cert", str(certificate), "--tls-key", str(private)) as served:
+        assert served.url.startswith("https://")
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{served.url}/healthz", ssl=trusted) as response,
+        ):
+            assert response.status == 200
+
+
+def own_certificate(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """A certificate for this machine that vouches for itself, and its key."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "metier.test")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(private.public_key())
+        .serial_number(1).not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        .sign(private, hashes.SHA256())
+    )  # fmt: skip
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+async def test_a_call_is_a_span_in_the_trace_of_its_client(house: House, secret: str, tmp_path: pathlib.Path) -> None:
+    async with upstream(Reply([answer("Bonsoir")])) as model, collecting() as collector:
+        config = tmp_path / "metier.yaml"
+        config.write_text(yaml.safe_dump(declared(model.url)))
+        with serving(house, METIER_CONFIG=str(config), METIER_OTLP_URL=collector.url) as served:
+            headers = {"authorization": f"Bearer {secret}", "traceparent": f"00-{TRACE}-{PARENT}-01"}
+            async with (
+                aiohttp.ClientSession(headers=headers) as session,
+                session.post(f"{served.url}/v1/chat/completions", json=SAY) as response,
+            ):
+                assert response.status == 200
+            assert (await ask(served.url, secret))[0] == 200
+            # What waits is sent at the end.
+            served.process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(served.process.wait, 20)
+        first, second = collector.spans
+        assert (first["traceId"], first["parentSpanId"]) == (TRACE, PARENT)
+        assert second["traceId"] != TRACE
+        assert secret.encode() not in collector.raw and b"Bonjour" not in collector.raw
