@@ -26,6 +26,7 @@ _COMMON: Final = {
     "pt": "os uma por para que com não você obrigado olá como do da em mais muito também é",
     "nl": "het een van en is niet voor met dat ik je wij dank hoe zijn op aan ook maar",
 }
+_WORDS: Final = {language: frozenset(common.split()) for language, common in _COMMON.items()}
 
 
 class Chooser:
@@ -117,7 +118,7 @@ def language_of(call: Call) -> str | None:
         return call.language
     text = next((m.text for m in reversed(call.messages) if m.role == "user"), " ".join(call.inputs[:1]))
     words = [word.strip(".,;:!?'’\"()«»") for word in text[:_LOOKED_AT].lower().replace("’", "' ").split()]
-    counts = {language: sum(word in common.split() for word in words) for language, common in _COMMON.items()}
+    counts = {language: sum(word in common for word in words) for language, common in _WORDS.items()}
     best = max(counts, key=lambda language: counts[language])
     others = max(count for language, count in counts.items() if language != best)
     return best if counts[best] >= _FEWEST_WORDS and counts[best] > others else None
