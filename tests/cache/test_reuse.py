@@ -227,6 +227,20 @@ async def test_when_the_first_fails_nobody_waits_any_more(store: Store, vault: V
         assert not here.cache.flights
 
 
+async def test_nobody_waits_longer_than_patience_for_a_call_that_is_stuck(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    gate = Gate()
+    provider = ScriptedProvider(replace(says("lent"), before=gate), says("pour soi"))
+    async with desk(store, vault, tmp_path, provider, patience_s=0) as here:
+        first = asyncio.create_task(here.ask())
+        await gate.reached.wait()
+        assert (await here.ask()).text == "pour soi"
+        gate.open.set()
+        assert (await first).text == "lent"
+        assert not here.cache.flights
+
+
 async def test_left_in_the_middle_nothing_is_kept(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
     provider = ScriptedProvider(says("un ", "deux ", "trois"))
     async with desk(store, vault, tmp_path, provider) as here:
