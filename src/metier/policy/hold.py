@@ -113,7 +113,8 @@ class Meter:
             self._bytes += len(thought.text)
         for delta in chunk.tool_calls:
             self._bytes += len(delta.arguments)
-        return self._bytes > self._until
+        # A piece that ends the answer has been paid for: to keep it back would save nothing.
+        return self._bytes > self._until and chunk.finish is None
 
     async def extend(self) -> None:
         """Hold as much again, or a little where no more is left; else raise BudgetExceeded, which ends the answer."""
