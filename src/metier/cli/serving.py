@@ -16,8 +16,8 @@ from collections.abc import Iterator
 import orjson
 import uvicorn
 import uvloop
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from metier.api.duty import Duty
 from metier.api.server import Watch, application
 from metier.app import App, Parts
 from metier.cli import preparation
@@ -27,10 +27,8 @@ from metier.cli.terminal import Terminal, run
 from metier.cli.worker import working
 from metier.console import pages
 
-__all__ = ["Duty", "alone", "main"]
+__all__ = ["alone", "main"]
 
-_DRAINING = orjson.dumps({"status": "stopping", "parts": {}})
-_CLOSE = (b"connection", b"close")
 _AT_ONCE = 4
 """Connections a worker takes before it lets its neighbours have some."""
 
@@ -46,35 +44,6 @@ def main(argument: str) -> None:
     place = _Place(given["number"], pathlib.Path(given["folder"]), given["listening"], given["link"])
     service = Service(**given["service"])
     run(functools.partial(_serve, service, place), as_json=service.as_json, parts=_parts(service), loop=_loop)
-
-
-class Duty:
-    """Stands before the application and says, while the process stops, that it does."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self.leaving = False
-        """Connections are closed after their present answer."""
-        self.stopping = False
-        """And /readyz says that nothing should come here any more."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, the usual way while the process serves."""
-        if not self.leaving or scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def last(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
-            await send(message)
-
-        if self.stopping and scope["path"] == "/readyz":
-            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_DRAINING))]
-            await last({"type": "http.response.start", "status": 503, "headers": headers})
-            await last({"type": "http.response.body", "body": _DRAINING})
-            return
-        await self._app(scope, receive, last)
 
 
 class _Place:
