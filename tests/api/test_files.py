@@ -13,7 +13,7 @@ import yarl
 from metier.api import multipart
 from metier.api.server import application
 from metier.batches import Batches, Files, Rules
-from metier.errors import Mistaken
+from metier.errors import Broken, Mistaken
 from metier.providers.scripted import ScriptedProvider, says
 from metier.store import Store
 from metier.testing import StillClock
@@ -208,6 +208,27 @@ async def test_who_leaves_in_the_middle_leaves_nothing(door: Door) -> None:
     scope = {"type": "http", "method": "POST", "path": "/v1/files", "query_string": b"", "headers": headers}
     await application(door.here)(scope, receive, send)
     assert (sent, messages, await door.pieces()) == ([], [], 0)
+
+
+async def test_a_file_that_breaks_off_is_shorter_than_announced_and_never_holds_an_error(door: Door) -> None:
+    sent = await door.ai.files.create(file=("a", b"x" * 600_000), purpose="user_data")
+    async with door.here.store.connection() as connection:
+        await connection.execute("DELETE FROM file_pieces WHERE number = 1")
+    headers = {"authorization": f"Bearer {door.here.secret}"}
+    messages: list[Any] = []
+    scope = {"type": "http", "method": "GET", "path": f"/v1/files/{sent.id}/content", "query_string": b""}
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    with pytest.raises(Broken):
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await application(door.here)({**scope, "headers": raw}, receive, send)
+    assert dict(messages[0]["headers"])[b"content-length"] == b"600000"
+    assert b"".join(message.get("body", b"") for message in messages[1:]) == b"x" * 256 * 1024
 
 
 async def test_a_key_without_the_right_to_batches_is_refused(door: Door) -> None:
