@@ -21,6 +21,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 
+from metier.postgres import Embedded
+from metier.store import Store, create_database
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -71,7 +74,10 @@ async def measure(outage_s: float, only: str) -> dict[str, object]:
             house["the disk is full before and during calls"] = await outages.disk_full(
                 home / "full", await fresh(embedded, "full")
             )
-            async with outages.Store(await fresh(embedded, "clock"), size=4) as store:
+            house["the database refuses to write for a while"] = await outages.database_read_only(
+                home / "standby", await fresh(embedded, "standby")
+            )
+            async with Store(await fresh(embedded, "clock"), size=4) as store:
                 await store.migrate()
                 house["the clock is set by a day, back and forth"] = await outages.clock_set(store, home / "clock")
             name = f"PostgreSQL is stopped for {outage_s:g} s"
@@ -101,9 +107,9 @@ def figures(report: Report, made: Sequence[Cell], seconds: float, house: dict[st
     }
 
 
-async def fresh(embedded: outages.Embedded, name: str) -> str:
+async def fresh(embedded: Embedded, name: str) -> str:
     """A database of its own for one fault of the house."""
-    await outages.create_database(embedded.url("postgres"), name)
+    await create_database(embedded.url("postgres"), name)
     return embedded.url(name)
 
 

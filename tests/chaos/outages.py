@@ -15,6 +15,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
+import psycopg
+from psycopg import sql
+
 from metier.calls import Call, Message, Principal, Usage
 from metier.catalog import Catalog
 from metier.governance.register import ADMITTED, Register
@@ -27,7 +30,7 @@ from metier.vault import Vault
 from tests.chaos.faulty import USAGE
 from tests.chaos.matrix import COLUMNS, PRICE, Cell, Column, Heard, House, cells, house
 
-__all__ = ["clock_set", "database_stopped", "disk_full", "own_database", "worker_killed"]
+__all__ = ["clock_set", "database_read_only", "database_stopped", "disk_full", "own_database", "worker_killed"]
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXACT = (USAGE[0] * Decimal(PRICE["input"]) + USAGE[1] * Decimal(PRICE["output"])) / 1_000_000
@@ -189,6 +192,39 @@ async def database_stopped(
         wrong += [f"an {got.end} end (status {got.status}): {got.body[:160]!r}" for _, got in heard
                   if got.end not in ("clean", "error") or got.raised is not None]  # fmt: skip
     return wrong, took
+
+
+async def database_read_only(home: pathlib.Path, url: str) -> list[str]:
+    """Let the database refuse every write for a while, as a standby does that takes over: calls go on, records wait."""
+    good, wrong = chosen("nothing goes wrong", columns=COLUMNS[2:4]), list[str]()
+    told = psycopg.conninfo.conninfo_to_dict(url)
+    name = sql.Identifier(str(told["dbname"]))
+    master = psycopg.conninfo.make_conninfo(url, dbname="postgres")
+    async with (
+        house(home, url, good) as here,
+        await psycopg.AsyncConnection.connect(master, autocommit=True) as other,
+    ):
+
+        async def turn(command: str) -> None:
+            await other.execute(sql.SQL(command).format(name))
+            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            await other.execute(query, (told["dbname"],))
+
+        heard = await asyncio.gather(*(here.ask(cell) for cell in good))
+        await turn("ALTER DATABASE {} SET default_transaction_read_only = on")
+        # Long enough for every loop of the house to have tried to write.
+        for _ in range(3):
+            heard += await asyncio.gather(*(here.ask(cell) for cell in good))
+            await asyncio.sleep(0.8)
+        await turn("ALTER DATABASE {} RESET default_transaction_read_only")
+        heard += await asyncio.gather(*(_again(here, cell) for cell in good))
+        wrong += await _patient(here)
+        clean = sum(1 for got in heard if got.end == "clean")
+        answered = sum(1 for row in await here.calls() if row["outcome"] == "answered" and row["cost_eur"] == EXACT)
+        if clean != answered:
+            wrong.append(f"{clean} good answers, {answered} in the ledger")
+        wrong += [f"an {got.end} end (status {got.status})" for got in heard if got.end not in ("clean", "error")]
+    return wrong
 
 
 async def _again(here: House, cell: Cell) -> Heard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import orjson
+import psycopg
 
 from metier.calls import Call, Principal, ProjectId
 from metier.catalog import Model
@@ -29,6 +31,7 @@ __all__ = [
 ]  # fmt: skip
 
 _ZERO = Decimal(0)
+_log = logging.getLogger(__name__)
 _DAY_S = 86_400.0
 
 
@@ -254,7 +257,10 @@ class Admission:
     async def run(self, every_s: float = 0.5) -> None:
         """Tick for ever; owned by the lifespan of the process."""
         while True:
-            await self.tick()
+            try:
+                await self.tick()
+            except (MetierError, psycopg.Error) as error:
+                _log.warning("limits could not be refreshed: %s", error)
             await asyncio.sleep(every_s)
 
     async def _fill(self, hold: Hold, call: Call, limits: Sequence[Limit], need: Expected) -> str | None:

@@ -13,7 +13,9 @@ from metier.errors import Unavailable
 
 __all__ = ["UNREACHABLE", "Mirror"]
 
-UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, Unavailable, TimeoutError)
+UNREACHABLE = (
+    psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction, Unavailable, TimeoutError,
+)  # fmt: skip
 """What reading the database raises when it cannot be reached, as opposed to answering."""
 
 _V = TypeVar("_V")
