@@ -16,6 +16,7 @@ from psycopg import sql
 
 from metier.errors import Broken, Conflict, GuardrailBlocked, Invalid, LedgerBroken, NotAllowed, NotFound
 from metier.record.contents import Contents, member
+from metier.record.keeping import Keepings
 from metier.record.records import Filter
 from metier.store import Row, Store
 from metier.vault import Vault
@@ -87,6 +88,29 @@ async def test_contents_are_sealed_in_spool_and_table_and_read_on_the_record(
     [row] = await rows(store)
     assert row["end_user"] == member(VAULT, "main", "client-42") != member(VAULT, "other", "client-42")
     assert [line.contents for line in await records.page(Filter(end_user=row["end_user"]))] == [True]
+
+
+async def test_a_decision_made_elsewhere_holds_here_soon(store: Store, tmp_path: pathlib.Path) -> None:
+    world = await build(store, tmp_path)
+    ledger, records = world.recording("w", world.admission("w"))
+    loop = asyncio.ensure_future(ledger.run(every_s=0.01))
+    elsewhere = Keepings(store)
+    try:
+        assert records.contents.transcript(world.call()) is None
+        await elsewhere.decide(world.principal.system, "Claire", "review", capture="masked")
+        async with asyncio.timeout(20):
+            while records.contents.transcript(world.call()) is None:
+                await elsewhere.list()
+        await elsewhere.decide(world.principal.system, "Claire", "over", capture="none")
+        async with asyncio.timeout(20):
+            while records.contents.transcript(world.call()) is not None:
+                await elsewhere.list()
+    finally:
+        loop.cancel()
+    with pytest.raises(NotFound, match="register it first"):
+        await elsewhere.decide("system_x", "Claire", "review", capture="masked")
+    with pytest.raises(NotFound, match="register it first"):
+        await records.contents.allow("Nadia", "system_x", "Claire", "review")
 
 
 async def test_a_refused_call_leaves_its_request_in_full_and_nothing_masked(

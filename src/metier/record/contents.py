@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import orjson
+import psycopg
 
 from metier.calls import JSON, Call, new_id
 from metier.errors import Broken, Invalid, NotAllowed, NotFound
@@ -211,7 +212,10 @@ class Contents:
             "granted_by": by,
             "days": days,
         }
-        row = await self._queries.one("grant_reader", params)
+        try:
+            row = await self._queries.one("grant_reader", params)
+        except psycopg.errors.ForeignKeyViolation as error:
+            raise NotFound(f"there is no system {system!r} in the register: register it first") from error
         assert row is not None
         return Reader(**row)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+import psycopg
+
 from metier.calls import new_id
 from metier.errors import Invalid, NotFound
 from metier.store import Store
@@ -88,7 +90,10 @@ class Keepings:
             "reason": reason,
             "by_whom": by,
         }
-        row = await self._queries.one("insert_keeping", params)
+        try:
+            row = await self._queries.one("insert_keeping", params)
+        except psycopg.errors.ForeignKeyViolation as error:
+            raise NotFound(f"there is no system {system!r} in the register: register it first") from error
         assert row is not None
         return Keeping(**row)
 

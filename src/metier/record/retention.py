@@ -62,8 +62,9 @@ class Retention:
             finally:
                 await connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
 
-    async def run(self, every_s: float = 3600.0) -> None:
-        """Sweep for ever; owned by the lifespan of the process."""
+    async def run(self, every_s: float = 3600.0, first_s: float = 60.0) -> None:
+        """Sweep for ever; owned by the lifespan of the process, which for a short command is over before the first."""
+        await asyncio.sleep(first_s)
         while True:
             try:
                 for expired in await self.sweep() or ():
