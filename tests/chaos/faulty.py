@@ -83,6 +83,7 @@ class Faulty:
     midway: int = 0
     """Connections whose answer has begun and neither ended nor been left."""
     _came: dict[str, asyncio.Event] = field(default_factory=dict)
+    _serving: set[asyncio.Task[None]] = field(default_factory=set)
 
     def url(self, kind: Format) -> str:
         """The address for a kind of provider."""
@@ -94,6 +95,9 @@ class Faulty:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
         try:
             while (asked := await _request(reader)) is not None:
                 found = _CELL.search(unquote(asked.path)) or _CELL.search(asked.body.decode("utf-8", "replace"))
@@ -105,10 +109,18 @@ class Faulty:
                         return
                 finally:
                     self.midway -= 1
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             return
         finally:
+            self._serving.discard(task)
             writer.close()
+
+    async def end(self) -> None:
+        """Let go of every connection that is still open."""
+        serving = tuple(self._serving)
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
     async def _play(
         self, acts: Sequence[Act], cell: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -142,6 +154,7 @@ async def faulty() -> AsyncIterator[Faulty]:
         yield made
     finally:
         server.close()
+        await made.end()
 
 
 async def _request(reader: asyncio.StreamReader) -> Asked | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from metier.errors import ProviderUnavailable
 from metier.providers.base import failure, retry_after_s
-from tests.providers.deployments import deployment
+from metier.providers.openai import OpenAIProvider
+from tests.providers.deployments import ask, deployment
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,11 @@ def test_what_a_provider_quotes_is_shown_without_credentials_and_placeholders(sa
 def test_a_wait_beyond_reason_is_a_day() -> None:
     error = failure(429, "later", deployment(None), float("inf"))
     assert retry_after_s(error) == 86_400.0 and "in 86400 s" in error.message
+
+
+async def test_an_address_is_shown_without_what_it_carries() -> None:
+    provider = OpenAIProvider()
+    with pytest.raises(ProviderUnavailable, match=r"at '127\.0\.0\.1' broke off") as caught:
+        await ask(provider, deployment("http://metier:sk-hidden@127.0.0.1:9/v1?key=sk-hidden", api_key=None))
+    await provider.close()
+    assert "sk-hidden" not in caught.value.message

@@ -172,9 +172,14 @@ class _Guard:
             ) from error
         if isinstance(error, aiohttp.ClientError):
             raise ProviderUnavailable(
-                f"the exchange with deployment {deployment.id!r} at {deployment.base_url!r} broke off "
+                f"the exchange with deployment {deployment.id!r} at {_host(deployment)!r} broke off "
                 f"({type(error).__name__}); check that the server is up and reachable, then try again"
             ) from error
+
+
+def _host(deployment: Deployment) -> str:
+    """Show where a deployment answers, without what an address may carry beside it: a password, a key."""
+    return URL(deployment.base_url or "").host or "its usual address"
 
 
 def wait_s(response: aiohttp.ClientResponse) -> float | None:
