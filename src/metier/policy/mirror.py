@@ -46,6 +46,9 @@ class Mirror(Generic[_V]):
         self._most = most
         self._held: dict[str, tuple[float, _V | None]] = {}
         self._down_until = 0.0
+        self._failing = False
+        """Whether the last reading failed: then one call at a time asks again, and the others do not wait."""
+        self._asking = False
 
     async def get(self, key: str) -> _V | None:
         """Give the row of `key`, at most `max_age_s` old, or None when there is none."""
@@ -53,15 +56,19 @@ class Mirror(Generic[_V]):
         now = self._clock()
         if held is not None and now - held[0] < self._max_age_s:
             return held[1]
-        if held is not None and now < self._down_until and now - held[0] < self._grace_s:
+        waits = now < self._down_until or (self._failing and self._asking)
+        if held is not None and waits and now - held[0] < self._grace_s:
             return held[1]
+        self._asking = True
         try:
             await self._read((key,))
         except UNREACHABLE as error:
-            self._down_until = self._clock() + self._max_age_s
+            self._down(self._max_age_s)
             if held is None or now - held[0] >= self._grace_s:
                 raise Unavailable(f"the rights of {key!r} cannot be read: the database does not answer") from error
             return held[1]
+        finally:
+            self._asking = False
         return self._held[key][1]
 
     async def refresh(self) -> None:
@@ -71,7 +78,7 @@ class Mirror(Generic[_V]):
         try:
             await self._read(tuple(self._held))
         except UNREACHABLE:
-            self._down_until = self._clock() + 2 * self._max_age_s
+            self._down(2 * self._max_age_s)
 
     def forget(self, key: str) -> None:
         """Read `key` anew the next time: its owner has just changed it here."""
@@ -81,10 +88,14 @@ class Mirror(Generic[_V]):
         """Read everything anew: what has changed here may concern any of it."""
         self._held.clear()
 
+    def _down(self, for_s: float) -> None:
+        self._failing, self._down_until = True, self._clock() + for_s
+
     async def _read(self, keys: Sequence[str]) -> None:
         asked_at = self._clock()
         async with asyncio.timeout(self._patience_s):
             rows = await self._load(keys)
+        self._failing = False
         # Misses are held too, so that a wrong key in a loop costs one query a second; they must not pile up.
         if len(self._held) + len(keys) > self._most:
             self._held.clear()
