@@ -170,11 +170,12 @@ def test_the_command_shows_first_and_writes_when_told(house: House, tmp_path: pa
 def test_keys_are_listed_first_and_issued_when_told(house: House, tmp_path: pathlib.Path) -> None:
     listing = tmp_path / "keys.json"
     keys = [
-        {"key_alias": "shop", "models": ["gpt-4o"], "expires": "2099-01-01T00:00:00Z"},
+        {"key_alias": "shop", "models": ["gpt-4o"], "expires": "2099-01-01T00:00:00Z", "rpm_limit": 60,
+         "max_budget": 12.5, "budget_duration": "30d"},
         {"key_alias": "old", "models": [], "expires": "2001-01-01T00:00:00"},
         {"key_alias": "bad", "models": [], "blocked": True},
-        {"key_name": "sk-...abcd", "models": []},
-    ]
+        {"key_name": "sk-...abcd", "models": [], "max_budget": 3, "budget_duration": "7d"},
+    ]  # fmt: skip
     listing.write_text(json.dumps({"keys": keys}), encoding="utf-8")
     house.run("system", "register", "Boutique", "--purpose", "Répondre", "--owner", "Nadia")
     house.run("system", "move", "Boutique", "pilot")
@@ -185,5 +186,10 @@ def test_keys_are_listed_first_and_issued_when_told(house: House, tmp_path: path
     assert house.data("key", "list")["keys"] == []
     issued = house.data(*arguments, "--apply")
     assert all(key["secret"].startswith("sk-mt-") for key in issued["keys"])
+    assert "has no counterpart" in issued["keys"][1]["left_out"][0]
+    limited = house.data("budget", "list")
+    assert {(one["limit"]["measure"], one["limit"]["period"]) for one in limited["limits"]} == {
+        ("requests", "minute"), ("money", "month"),
+    }  # fmt: skip
     kept = {key["name"]: key for key in house.data("key", "list")["keys"]}
     assert kept["shop"]["models"] == ["gpt-4o"] and kept["sk-...abcd"]["expires_at"] is None

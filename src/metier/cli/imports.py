@@ -6,6 +6,7 @@ import getpass
 import json
 import pathlib
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -16,11 +17,21 @@ from metier.app import App
 from metier.cli import preparation
 from metier.cli.litellm import Migration, translate
 from metier.cli.terminal import Terminal, as_json_option, run, without_platform
-from metier.errors import Conflict, Invalid
+from metier.errors import Conflict, Invalid, Mistaken, Refused
 from metier.policy.keys import Scopes
+from metier.policy.limits import UNITS, Limit, LimitPeriod, Measure
 from metier.settings import Settings
 
 __all__ = ["command"]
+
+_RATES: tuple[tuple[str, Measure, LimitPeriod], ...] = (
+    ("rpm_limit", "requests", "minute"),
+    ("tpm_limit", "tokens", "minute"),
+    ("max_parallel_requests", "concurrency", "now"),
+)
+_PERIODS: dict[str | None, LimitPeriod] = {
+    None: "total", "1d": "day", "24h": "day", "daily": "day", "30d": "month", "1mo": "month", "monthly": "month",
+}  # fmt: skip
 
 
 @click.group()
@@ -78,7 +89,7 @@ def _litellm_keys(file: pathlib.Path, system: str, project: str, apply: bool, as
     """Issue a key of ours for each key in the JSON of LiteLLM's /key/list?return_full_object=true.
 
     Only the digest of a key is known over there, so none can be copied: new ones are issued and shown this once.
-    Blocked and expired keys are left behind; models and expiry are kept.
+    Blocked and expired keys are left behind; models, expiry, rates, concurrency and budgets per day or month are kept.
 
     Example: metier import litellm-keys keys.json --system support-reply --apply
     """
@@ -87,18 +98,15 @@ def _litellm_keys(file: pathlib.Path, system: str, project: str, apply: bool, as
         owner, use = await app.keys.project(project), await preparation.system_id(app, system)
         found = _wanted(file)
         for key in found if apply else ():
-            scopes = Scopes(None if key["models"] is None else frozenset(key["models"]))
-            issued = await app.keys.issue(
-                key["name"], owner.id, use, getpass.getuser(), scopes=scopes, expires_at=key["expires_at"]
-            )
-            key["secret"] = issued.secret
+            await _issue(app, key, owner.id, use)
         terminal.data({"keys": found, "applied": apply})
         terminal.table(
-            ["key there", "models", "until", "key here"],
+            ["key there", "models", "until", "limits", "key here"],
             [
                 [
                     key["name"], "all" if key["models"] is None else ", ".join(key["models"]),
-                    str(key["expires_at"] or "for ever"), key.get("secret", "to be issued with --apply"),
+                    str(key["expires_at"] or "for ever"), "; ".join([*_told(key["limits"]), *key["left_out"]]),
+                    key.get("secret", "to be issued with --apply"),
                 ]
                 for key in found
             ],
@@ -124,6 +132,22 @@ def _write(output: pathlib.Path, text: str, force: bool) -> None:
     output.write_text(text, encoding="utf-8")
 
 
+async def _issue(app: App, key: dict[str, Any], project: str, system: str) -> None:
+    """Issue one key with its limits; what cannot be done is noted beside it, so that no secret is lost on the way."""
+    scopes, by = Scopes(None if key["models"] is None else frozenset(key["models"])), getpass.getuser()
+    try:
+        issued = await app.keys.issue(key["name"], project, system, by, scopes=scopes, expires_at=key["expires_at"])
+    except (Mistaken, Refused) as error:
+        key["left_out"].append(f"not issued: {error.message}")
+        return
+    key["secret"] = issued.secret
+    for measure, period, amount in key["limits"]:
+        try:
+            await app.admission.limits.set(Limit("", "key", issued.key.id, measure, period, amount), by)
+        except (Mistaken, Refused) as error:
+            key["left_out"].append(f"{measure} not limited: {error.message}")
+
+
 def _wanted(path: pathlib.Path) -> list[dict[str, Any]]:
     """Read which keys exist over there, the blocked and expired ones left out."""
     try:
@@ -141,9 +165,37 @@ def _wanted(path: pathlib.Path) -> list[dict[str, Any]]:
         if entry.get("blocked") or (expires is not None and expires <= datetime.now(UTC)):
             continue
         models = entry.get("models") or None
-        name = str(entry.get("key_alias") or entry.get("key_name") or "imported")
-        found.append({"name": name, "models": [str(m) for m in models] if models else None, "expires_at": expires})
+        limits, left_out = _limits(entry)
+        found.append(
+            {
+                "name": str(entry.get("key_alias") or entry.get("key_name") or "imported"),
+                "models": [str(m) for m in models] if isinstance(models, list) else None,
+                "expires_at": expires,
+                "limits": limits,
+                "left_out": left_out,
+            }
+        )
     return found
+
+
+def _limits(entry: dict[str, Any]) -> tuple[list[tuple[Measure, LimitPeriod, Decimal]], list[str]]:
+    """Read rates, concurrency and the budget; dollars are taken as euros, one for one."""
+    found: list[tuple[Measure, LimitPeriod, Decimal]] = []
+    for name, measure, period in _RATES:
+        amount = entry.get(name)
+        if isinstance(amount, int) and not isinstance(amount, bool) and amount > 0:
+            found.append((measure, period, Decimal(amount)))
+    budget, duration = entry.get("max_budget"), entry.get("budget_duration")
+    if not isinstance(budget, int | float) or isinstance(budget, bool) or not 0 < budget < 1e9:
+        return found, []
+    if duration not in _PERIODS:
+        return found, [f"a budget every {str(duration)[:20]!r} has no counterpart: metier budget set"]
+    found.append(("money", _PERIODS[duration], Decimal(str(budget))))
+    return found, []
+
+
+def _told(limits: list[tuple[Measure, LimitPeriod, Decimal]]) -> list[str]:
+    return [f"{amount:f} {UNITS[measure]} ({period})" for measure, period, amount in limits]
 
 
 def _moment(value: Any, path: pathlib.Path) -> datetime | None:
