@@ -170,10 +170,9 @@ async def database_stopped(
         clock, took = asyncio.get_running_loop().time, list[float]()
         until = clock() + seconds
         while clock() < until or not took:
-            began = clock()
-            got = await asyncio.gather(*(here.ask(cell) for cell in good))
-            took += [clock() - began] * sum(1 for one in got if one.end == "clean")
-            heard += zip(good, got, strict=True)
+            timed = await asyncio.gather(*(_timed(here, cell) for cell in good))
+            took += [seconds for got, seconds in timed if got.end == "clean"]
+            heard += zip(good, (got for got, _ in timed), strict=True)
             leave.set()
             await asyncio.sleep(0.05)
         await asyncio.to_thread(embedded.start)
@@ -225,6 +224,11 @@ async def database_read_only(home: pathlib.Path, url: str) -> list[str]:
             wrong.append(f"{clean} good answers, {answered} in the ledger")
         wrong += [f"an {got.end} end (status {got.status})" for got in heard if got.end not in ("clean", "error")]
     return wrong
+
+
+async def _timed(here: House, cell: Cell) -> tuple[Heard, float]:
+    began = asyncio.get_running_loop().time()
+    return await here.ask(cell), asyncio.get_running_loop().time() - began
 
 
 async def _again(here: House, cell: Cell) -> Heard:
