@@ -218,7 +218,8 @@ async def test_what_holds_when_a_task_is_late_is_computed_like_the_rest(office: 
     answer: JSON = {"output": {"decision": "approve", "edited": {"path": "{{ steps.draft.path }} of {{ inputs.who }}"}}}
     run = await office.parked(approval(due="1d", on_timeout=answer))
     other = await office.parked(approval(due="1h", on_timeout={"reassign": "group:{{ lower(inputs.who) }}"}), "Compta")
-    kept = await store.queries("review").all("page", {"assignees": None, "run": None, "after": None, "limit": 9})
+    every = {"assignees": None, "organisation": None, "run": None, "after": None, "limit": 9}
+    kept = await store.queries("review").all("page", every)
     assert "Zoé" not in str([row["on_timeout"] for row in kept]), "what may name a person is sealed with the task"
     office.clock.forward(3_601)
     (task,) = await office.review.list(run=other)

@@ -67,7 +67,7 @@ class Deliveries:
         found: list[Delivery] = []
         for row in await self._queries.all("doubtful", {"now": self._clock()}):
             run = RunId(row["key"].partition("/")[0])
-            if (await self._engine.get(run)).status == "cancelled" or not await self._may(run, reviewer):
+            if (await self._engine.get(run)).status == "cancelled" or not await self._may(row, reviewer):
                 continue
             found.append(self._delivery(row))
             if len(found) == limit:
@@ -77,7 +77,7 @@ class Deliveries:
     async def get(self, name: str, reviewer: Reviewer | None = None) -> Delivery:
         """Give one e-mail by its key or its Message-ID; a reviewer sees only what they may settle."""
         row = None if "\x00" in name else await self._queries.one("find", {"name": name, "now": self._clock()})
-        if row is None or not await self._may(RunId(row["key"].partition("/")[0]), reviewer):
+        if row is None or not await self._may(row, reviewer):
             raise NotFound(f"no e-mail {name[:200]!r} waits for you: `metier review list` shows those that do")
         return self._delivery(row)
 
@@ -107,10 +107,13 @@ class Deliveries:
                 )
         return await self.get(given.key)
 
-    async def _may(self, run: RunId, reviewer: Reviewer | None) -> bool:
-        """Those who were asked something by the run may settle its e-mails, and those who look after the platform."""
+    async def _may(self, row: Row, reviewer: Reviewer | None) -> bool:
+        """Those who were asked something by the run may settle its e-mails, and those who look after its house."""
+        if reviewer is not None and reviewer.organisation not in (None, row["organisation"]):
+            return False
         if reviewer is None or reviewer.may(FALLBACK):
             return True
+        run = RunId(row["key"].partition("/")[0])
         return any(reviewer.may(task.assignee) for task in await self._review.of_run(run))
 
     async def _over(self, key: str) -> Conflict:

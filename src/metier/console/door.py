@@ -167,4 +167,4 @@ class Door:
 
 
 def _reviewer(principal: Principal) -> Reviewer:
-    return Reviewer(principal.name, principal.groups, principal.key_id)
+    return Reviewer(principal.name, principal.groups, principal.key_id, principal.organisation)

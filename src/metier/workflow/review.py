@@ -19,6 +19,7 @@ from metier.workflow.context import Clock, plain, utc
 from metier.workflow.engine import Engine, Opening, fits
 from metier.workflow.journal import pack, unpack
 from metier.workflow.quantities import seconds
+from metier.workflow.reviewer import Reviewer, known_as
 
 __all__ = ["NOTE_MAX", "Review", "Reviewer", "Swept", "Task", "TaskDesk", "TaskId", "TaskState", "known_as"]
 
@@ -32,35 +33,6 @@ NOTE_MAX = 10_000
 
 _PAGE_MAX = 200
 _DECISION_MAX = 16 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Reviewer:
-    """A person in front of tasks."""
-
-    name: str
-    groups: frozenset[str] = frozenset()
-    id: str | None = None
-    """What tells them from another of the same name: the public part of their key, or `local` on the command line."""
-    everywhere: bool = False
-    """Whether every task is theirs: the operator of the machine, on the command line."""
-
-    @property
-    def known_as(self) -> str:
-        """Their name as records keep it, with what tells them from another of that name."""
-        return known_as(self.name, self.id)
-
-    def assignees(self) -> list[str]:
-        """Every assignee under which a task is theirs."""
-        return [f"user:{self.name}", *(f"group:{group}" for group in sorted(self.groups))]
-
-    def may(self, assignee: str) -> bool:
-        """Say whether a task of this assignee is theirs."""
-        return self.everywhere or assignee in self.assignees()
-
-    def has(self, task: Task) -> bool:
-        """Say whether they are the one who claimed a task."""
-        return task.claimed_by == self.name and task.claimed_id in (None, self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +158,8 @@ class Review:
             theirs = [one for one in assignees if theirs is None or one in theirs]
         if after is not None and not after.isprintable():
             raise Invalid(f"cannot list the tasks after {after[:80]!r}: give the id of a task", param="after")
-        filters = {"assignees": theirs, "run": run, "after": after, "limit": limit}
+        within = None if reviewer is None else reviewer.organisation
+        filters = {"assignees": theirs, "organisation": within, "run": run, "after": after, "limit": limit}
         return tuple(self._task(row) for row in await self._queries.all("page", filters))
 
     async def of_run(self, run: RunId) -> tuple[Task, ...]:
@@ -195,7 +168,7 @@ class Review:
 
     async def get(self, task: TaskId, reviewer: Reviewer | None = None) -> Task:
         """Give one task; a reviewer sees only what is theirs."""
-        found = self._task(await self._row(task))
+        found = self._task(await self._row(task, reviewer))
         if reviewer is not None and not reviewer.may(found.assignee):
             raise NotFound(f"no task {task!r} is assigned to you: list your tasks to find its id")
         return found
@@ -297,7 +270,7 @@ class Review:
             raise await self._taken(id)
 
     async def _mine(self, task: TaskId, reviewer: Reviewer) -> Row:
-        row = await self._row(task)
+        row = await self._row(task, reviewer)
         if not reviewer.may(row["assignee"]):
             raise NotAllowed(
                 f"task {task!r} is assigned to {row['assignee']!r} and {reviewer.name!r} is not among them: "
@@ -305,8 +278,9 @@ class Review:
             )
         return row
 
-    async def _row(self, task: TaskId) -> Row:
-        row = await self._queries.one("get", {"id": task}) if task.isprintable() else None
+    async def _row(self, task: TaskId, reviewer: Reviewer | None = None) -> Row:
+        params = {"id": task, "organisation": None if reviewer is None else reviewer.organisation}
+        row = await self._queries.one("get", params) if task.isprintable() else None
         if row is None:
             raise NotFound(f"no task {task!r}: list your tasks to find its id")
         return row
@@ -347,11 +321,6 @@ class Review:
             decision=None if row["decision"] is None else _open(self._vault, id, "decision", row["decision"]),
             note="" if row["note"] is None else str(_open(self._vault, id, "note", row["note"])),
         )
-
-
-def known_as(name: str, id: str | None) -> str:
-    """Write who somebody is: names are not unique, ids are."""
-    return name if id is None else f"{name} ({id})"
 
 
 def _by(reviewer: Reviewer) -> dict[str, object]:

@@ -31,7 +31,9 @@ WHERE key = %(key)s AND state <> 'sent';
 
 -- doubtful --
 -- messages a person must look for: known to be unsure, or on the wire for longer than any server answers
-SELECT key, message_id, state, true AS doubtful, content, updated_at, settled_as, settled_by, settled_at
+SELECT key, message_id, state, true AS doubtful, content, updated_at, settled_as, settled_by, settled_at,
+       coalesce((SELECT p.organisation FROM runs r JOIN projects p ON p.id = r.project
+                 WHERE r.id = split_part(key, '/', 1)), 'main') AS organisation
 FROM outbox
 WHERE state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s::timestamptz - interval '10 minutes')
 ORDER BY updated_at, key;
@@ -39,7 +41,9 @@ ORDER BY updated_at, key;
 -- find --
 -- one message by its key or its Message-ID
 SELECT key, message_id, state, content, updated_at, settled_as, settled_by, settled_at,
-       state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s::timestamptz - interval '10 minutes') AS doubtful
+       state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s::timestamptz - interval '10 minutes') AS doubtful,
+       coalesce((SELECT p.organisation FROM runs r JOIN projects p ON p.id = r.project
+                 WHERE r.id = split_part(key, '/', 1)), 'main') AS organisation
 FROM outbox
 WHERE key = %(name)s OR message_id = %(name)s;
 

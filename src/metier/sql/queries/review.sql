@@ -11,14 +11,19 @@ RETURNING pg_notify('metier_tasks', json_build_object('task', id, 'what', 'opene
 UPDATE tasks SET state = 'cancelled', decided_at = %(now)s WHERE run = %(run)s AND state IN ('open', 'claimed')
 
 -- get --
--- Gives one task, sealed parts included.
-SELECT * FROM tasks WHERE id = %(id)s
+-- Gives one task, sealed parts included; nothing where it belongs to another organisation.
+SELECT * FROM tasks
+ WHERE id = %(id)s
+   AND (%(organisation)s::text IS NULL OR %(organisation)s = coalesce(
+        (SELECT organisation FROM projects WHERE projects.id = tasks.project), 'main'))
 
 -- page --
 -- Gives the tasks that wait for one of these groups or people, oldest first, those after a given one.
 SELECT * FROM tasks
  WHERE state IN ('open', 'claimed')
    AND (%(assignees)s::text[] IS NULL OR assignee = ANY(%(assignees)s))
+   AND (%(organisation)s::text IS NULL OR %(organisation)s = coalesce(
+        (SELECT organisation FROM projects WHERE projects.id = tasks.project), 'main'))
    AND (%(run)s::text IS NULL OR run = %(run)s)
    AND (%(after)s::text IS NULL OR id > %(after)s)
  ORDER BY id

@@ -1,0 +1,58 @@
+"""Who stands in front of tasks: a name, groups, an organisation, and what tells them from another of that name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Claimed", "Reviewer", "known_as"]
+
+
+class Claimed(Protocol):
+    """Something a person may have taken in hand."""
+
+    @property
+    def claimed_by(self) -> str | None:
+        """The name of who has it."""
+        ...
+
+    @property
+    def claimed_id(self) -> str | None:
+        """The id of who has it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewer:
+    """A person in front of tasks."""
+
+    name: str
+    groups: frozenset[str] = frozenset()
+    id: str | None = None
+    """What tells them from another of the same name: the public part of their key, or `local` on the command line."""
+    organisation: str | None = None
+    """Whose tasks they see at all, whatever groups are called elsewhere; None on the command line."""
+    everywhere: bool = False
+    """Whether every task is theirs: the operator of the machine, on the command line."""
+
+    @property
+    def known_as(self) -> str:
+        """Their name as records keep it, with what tells them from another of that name."""
+        return known_as(self.name, self.id)
+
+    def assignees(self) -> list[str]:
+        """Every assignee under which a task is theirs."""
+        return [f"user:{self.name}", *(f"group:{group}" for group in sorted(self.groups))]
+
+    def may(self, assignee: str) -> bool:
+        """Say whether a task of this assignee is theirs."""
+        return self.everywhere or assignee in self.assignees()
+
+    def has(self, task: Claimed) -> bool:
+        """Say whether they are the one who claimed a task."""
+        return task.claimed_by == self.name and task.claimed_id in (None, self.id)
+
+
+def known_as(name: str, id: str | None) -> str:
+    """Write who somebody is: names are not unique, ids are."""
+    return name if id is None else f"{name} ({id})"
