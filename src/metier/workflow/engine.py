@@ -151,7 +151,8 @@ class Engine:
             if await self._queries.one("create", row, tx) is not None:
                 await self._dispatch.defer(tx, run)
                 return run
-            known = await self._queries.one("by_dedupe", {"workflow": workflow.name, "dedupe": dedupe}, tx)
+            cause = {"project": principal.project, "workflow": workflow.name, "dedupe": dedupe}
+            known = await self._queries.one("by_dedupe", cause, tx)
         if known is None:
             raise Broken(f"run {run!r} of {workflow.name!r} was neither made nor found under {dedupe!r}")
         return RunId(known["id"])

@@ -7,15 +7,15 @@ INSERT INTO definitions (hash, name, data) VALUES (%(hash)s, %(name)s, %(data)s)
 SELECT data FROM definitions WHERE hash = %(hash)s
 
 -- create --
--- Makes a run, or nothing when the same cause already started one.
+-- Makes a run, or nothing when the same cause already started one of the project.
 INSERT INTO runs (id, workflow, definition, key_id, project, system, rights, dedupe, inputs)
 VALUES (%(id)s, %(workflow)s, %(definition)s, %(key_id)s, %(project)s, %(system)s, %(rights)s, %(dedupe)s, %(inputs)s)
-ON CONFLICT (workflow, dedupe) WHERE dedupe IS NOT NULL DO NOTHING
+ON CONFLICT (project, workflow, dedupe) WHERE dedupe IS NOT NULL DO NOTHING
 RETURNING id
 
 -- by_dedupe --
--- Gives the run a cause has started.
-SELECT id FROM runs WHERE workflow = %(workflow)s AND dedupe = %(dedupe)s
+-- Gives the run a cause has started in a project.
+SELECT id FROM runs WHERE project = %(project)s AND workflow = %(workflow)s AND dedupe = %(dedupe)s
 
 -- take --
 -- Gives the run to a worker: a new epoch, and a strike when nothing was journalled since it was last taken.
