@@ -27,6 +27,8 @@ from metier.record.responses import StoredResponses
 __all__ = ["CancelBatch", "OneBatch", "SeveralBatches", "runner", "surfaces"]
 
 _SURFACE: Final = "batches"
+_ENDPOINTS: Final = {"/v1/chat/completions": "chat", "/v1/embeddings": "embeddings", "/v1/responses": "responses"}
+"""What each endpoint of a batch is called as a surface of keys."""
 _ENDS: Final = ("completed", "failed", "expired", "cancelled")
 _SHORT: Final = StringConstraints(max_length=64)
 _LONG: Final = StringConstraints(max_length=512)
@@ -77,6 +79,7 @@ class SeveralBatches:
                 f"endpoint is {body.endpoint[:80]!r}, which batches do not serve here: choose among {known}",
                 param="endpoint",
             )
+        _within(principal, body.endpoint)
         keep_s = None if body.output_expires_after is None else body.output_expires_after.seconds
         made = await self._batches.create(principal, body.endpoint, body.input_file_id, body.metadata, keep_s)
         await exchange.json(orjson.dumps(_batch(made)))
@@ -120,10 +123,12 @@ def surfaces(stored: StoredResponses) -> Mapping[str, Surface]:
     """Give the endpoints a batch may name, each understanding a body as it does when it is called itself."""
 
     def chat(body: bytes, principal: Principal) -> Prepared:
+        _within(principal, "/v1/chat/completions")
         asked = chat_body.parse(body, principal, None)
         return Prepared(asked.call, lambda answer: answers.chat(asked.call, answer))
 
     def embeddings(body: bytes, principal: Principal) -> Prepared:
+        _within(principal, "/v1/embeddings")
         call, as_base64 = openai.embedding_call(body, principal, None)
         return Prepared(call, lambda answer: answers.embeddings(call, answer, as_base64))
 
@@ -150,6 +155,7 @@ def runner(app: _Services) -> Runner:
 
 def _response(body: bytes, principal: Principal, stored: StoredResponses) -> Prepared:
     """Understand a body of /v1/responses that stands for itself: nothing is continued and nothing kept."""
+    _within(principal, "/v1/responses")
     raw = load(body)
     for name in ("store", "previous_response_id"):
         if raw.get(name):
@@ -169,6 +175,16 @@ def _response(body: bytes, principal: Principal, stored: StoredResponses) -> Pre
         return orjson.dumps(responses_answers.response(asked, answer, seal))
 
     return Prepared(call, write)
+
+
+def _within(principal: Principal, endpoint: str) -> None:
+    """A batch is no way around the surfaces of a key: it needs that of its endpoint beside its own."""
+    needed = _ENDPOINTS[endpoint]
+    if principal.surfaces is not None and needed not in principal.surfaces:
+        raise NotAllowed(
+            f"key {principal.key_id!r} may not be used on the surface {needed!r}, which {endpoint!r} needs: ask its "
+            "owner to widen it"
+        )
 
 
 class _Shape(BaseModel):
