@@ -158,7 +158,7 @@ class Batches:
 
     async def get(self, id: str, project: str | None = None) -> Batch:
         """Give a batch, with what it took so far; of a project, or of any."""
-        row = await self._queries.one("get", {"id": id, "project": project})
+        row = await self._queries.one("get", {"id": id, "project": project}) if id.isprintable() else None
         if row is None:
             raise NotFound(f"there is no batch {id[:80]!r} here: list the batches to find its id", param="batch_id")
         return (await self._shown([row]))[0]
@@ -167,6 +167,8 @@ class Batches:
         """Give one page of batches, newest first; the last one's id is the `after` of the next page."""
         if not 1 <= limit <= 100:
             raise Invalid(f"cannot list {limit!r} batches: ask for 1 to 100", param="limit")
+        if after is not None and not after.isprintable():
+            raise Invalid(f"cannot list the batches after {after[:60]!r}: give the id of a batch", param="after")
         asked = {"project": project, "after": after, "limit": limit}
         return await self._shown(await self._queries.all("page", asked))
 

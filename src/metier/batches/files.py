@@ -129,7 +129,8 @@ class Files:
 
     async def get(self, project: str, id: str) -> StoredFile:
         """Give a file of a project."""
-        row = await self._queries.one("get", {"id": id, "project": project, "now": self._clock()})
+        params = {"id": id, "project": project, "now": self._clock()}
+        row = await self._queries.one("get", params) if id.isprintable() else None
         if row is None:
             raise _unknown(id)
         return self._stored(row)
@@ -144,11 +145,16 @@ class Files:
         newest: bool = True,
     ) -> tuple[StoredFile, ...]:
         """Give one page of the files of a project."""
+        for name, text in (("purpose", purpose), ("after", after)):
+            if text is not None and not text.isprintable():
+                raise Invalid(f"{name} is {text[:60]!r}, which names nothing here: leave it out", param=name)
         asked = {"project": project, "purpose": purpose, "after": after, "limit": limit, "now": self._clock()}
         return tuple(self._stored(row) for row in await self._queries.all("newest" if newest else "oldest", asked))
 
     async def delete(self, project: str, id: str) -> None:
         """Delete a file of a project for good, unless a batch still reads it."""
+        if not id.isprintable():
+            raise _unknown(id)
         async with self._store.transaction() as tx:
             if await self._queries.one("lock", {"id": id, "project": project, "now": self._clock()}, tx) is None:
                 raise _unknown(id)
