@@ -25,6 +25,8 @@ ToText = Callable[[str, bytes], str]
 _LIMIT_BYTES = 40 * 1024 * 1024
 _LIMIT_PARTS = 500
 _LIMIT_TEXT = 400_000
+_NO_CHARSETS = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"})
+"""What Python also calls encodings: some take the square of the length, and no mail is written in them."""
 _ON_WROTE = re.compile(
     r"^(?:le\b.{0,200}?\b(?:a\s+écrit|écrivait)|on\b.{0,200}?\bwrote|am\b.{0,200}?\bschrieb)\s*:\s*$",
     re.IGNORECASE | re.DOTALL,
@@ -200,11 +202,11 @@ def _payload(part: email.message.Message, label: str, problems: list[str]) -> by
 def _decode(content: bytes, part: email.message.Message, problems: list[str]) -> str:
     declared = part.get_content_charset()
     for charset in (declared, "utf-8", "cp1252"):
-        if charset is None:
+        if charset is None or charset.replace("-", "_") in _NO_CHARSETS:
             continue
         try:
             text = content.decode(charset)
-        except (LookupError, UnicodeDecodeError):
+        except (LookupError, ValueError):
             continue
         if declared and charset != declared.lower():
             problems.append(f"the text says it is {declared!r} and is not; it was read as {charset}")
