@@ -70,17 +70,18 @@ LONGEST_AT_ONCE = 1024
 """Most tokens an answer may have to be asked for in one piece."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
 
 
 def new_id(prefix: str) -> str:
     """Make an identifier that sorts by time of creation: prefix, 9 characters of milliseconds, 10 random ones."""
-    stamp, chars = int(time.time() * 1000), []
-    for _ in range(9):
-        stamp, digit = divmod(stamp, 32)
-        chars.append(_ALPHABET[digit])
-    noise = secrets.randbits(50)
-    tail = "".join(_ALPHABET[(noise >> (5 * i)) & 31] for i in range(10))
-    return f"{prefix}_{''.join(reversed(chars))}{tail}"
+    stamp, two = int(time.time() * 1000), _PAIRS
+    noise, last = divmod(secrets.randbits(50), 1024)
+    return (
+        f"{prefix}_{_ALPHABET[stamp >> 40 & 31]}"
+        f"{two[stamp >> 30 & 1023]}{two[stamp >> 20 & 1023]}{two[stamp >> 10 & 1023]}{two[stamp & 1023]}"
+        f"{two[noise >> 30]}{two[noise >> 20 & 1023]}{two[noise >> 10 & 1023]}{two[noise & 1023]}{two[last]}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ class Gateway:
         scores: tuple[float, ...] = ()
         media: tuple[Media, ...] = ()
         receipt: Receipt | None = None
-        async with aclosing(self.stream(replace(call, whole=True))) as chunks:
+        async with aclosing(self.stream(call if call.whole else replace(call, whole=True))) as chunks:
             async for chunk in chunks:
                 texts.append(chunk.text)
                 tools.add(chunk.tool_calls)

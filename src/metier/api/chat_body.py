@@ -182,6 +182,7 @@ def parse(data: bytes, principal: Principal, conversation: ConversationId | None
         thinking_tokens=None if body.thinking is None else _thinking(body.thinking),
         cache_key=body.prompt_cache_key or None,
         end_user=body.safety_identifier or body.user or None,
+        whole=not body.stream,
         conversation=conversation,
     )
     options = body.stream_options

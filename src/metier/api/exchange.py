@@ -40,7 +40,8 @@ class Exchange:
         self._send = send
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: str = scope["path"]
-        self._id = request_id(scope)
+        self._scope = scope
+        self._call: CallId | None = None
         self._limits: Callable[[], Awaitable[Headers]] | None = None
         self.started = False
         """True once the status has been sent: from there on errors go into the stream."""
@@ -48,11 +49,11 @@ class Exchange:
     @property
     def id(self) -> str:
         """What the client finds in x-request-id: the id of the call, where there is one."""
-        return self._id
+        return self._call or request_id(self._scope)
 
     def name(self, call: CallId, limits: Callable[[], Awaitable[Headers]] | None = None) -> None:
         """Take the id of the call as that of the request; `limits` tells what its headers say of what is left."""
-        self._id = call
+        self._call = call
         self._limits = limits
 
     def secret(self) -> str:
@@ -184,7 +185,7 @@ class Exchange:
         await self.json(data, [(b"connection", b"close"), (b"x-should-retry", b"false")], 413)
 
     async def _start(self, status: int, headers: Headers) -> None:
-        named = [(name, _UNSAFE.sub(b"?", value)) for name, value in headers]
+        named = [pair if _UNSAFE.search(pair[1]) is None else (pair[0], _UNSAFE.sub(b"?", pair[1])) for pair in headers]
         if self._limits is not None:
             named.extend(await self._limits())
         self.started = True

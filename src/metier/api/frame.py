@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from types import TracebackType
 
 import orjson
@@ -24,15 +25,19 @@ _log = logging.getLogger("metier.api")
 class Frame:
     """Names each request before anything handles it, and sees that each answer has that name and a body."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, posts: Mapping[str, ASGIApp] | None = None) -> None:
         self._app = app
+        self._posts = posts or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        name = request_id(scope)
+        app = self._app
+        if scope["method"] == "POST" and not scope.get("root_path"):
+            # What stands between costs as much as the surface itself, and has nothing to do for these.
+            app = self._posts.get(scope["path"], app)
         started = False
 
         async def named(message: Message) -> None:
@@ -40,15 +45,17 @@ class Frame:
             if message["type"] == "http.response.start":
                 started = True
                 headers = list(message.get("headers", ()))
-                if not any(header.lower() == _HEADER for header, _ in headers):
-                    message = {**message, "headers": [*headers, (_HEADER, name.encode())]}
+                # The surfaces put it last.
+                if not any(header.lower() == _HEADER for header, _ in reversed(headers)):
+                    message = {**message, "headers": [*headers, (_HEADER, request_id(scope).encode())]}
             await send(message)
 
         try:
-            await self._app(scope, receive, named)
+            await app(scope, receive, named)
         except ClientDisconnect:
             return
         except Exception as error:  # the edge of the process: recorded, and answered 500 where that is still possible
+            name = request_id(scope)
             record(name, scope["path"], Broken.code, error)
             if started:
                 raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Annotated, Any, Literal, Protocol
 
 import orjson
@@ -50,21 +49,21 @@ class ChatCompletions:
         if data is None:
             return
         asked = chat_body.parse(data, principal, exchange.conversation())
-        asked = replace(asked, call=exchange.wanting(asked.call))
-        exchange.name(asked.call.id, lambda: limit_headers(self._gateway, asked.call))
+        call = exchange.wanting(asked.call)
+        exchange.name(call.id, lambda: limit_headers(self._gateway, call))
         if asked.stream:
-            await self._stream(exchange, asked)
+            await self._stream(exchange, call, asked.include_usage)
         else:
             async with exchange.presence():
-                answer = await self._gateway.collect(asked.call)
-            await exchange.json(answers.chat(asked.call, answer), answers.receipt_headers(answer.receipt))
+                answer = await self._gateway.collect(call)
+            await exchange.json(answers.chat(call, answer), answers.receipt_headers(answer.receipt))
 
-    async def _stream(self, exchange: Exchange, asked: chat_body.ChatRequest) -> None:
-        events = answers.ChatStream(asked.call, asked.include_usage)
-        async with exchange.presence(), aclosing(self._gateway.stream(asked.call)) as chunks:
+    async def _stream(self, exchange: Exchange, call: Call, include_usage: bool) -> None:
+        events = answers.ChatStream(call, include_usage)
+        async with exchange.presence(), aclosing(self._gateway.stream(call)) as chunks:
             # The first chunk comes before the headers, so that a refusal is an HTTP status.
             first = await anext(chunks)
-            told = [(b"x-metier-call-id", asked.call.id.encode()), *answers.kept_headers(first.kept)]
+            told = [(b"x-metier-call-id", call.id.encode()), *answers.kept_headers(first.kept)]
             await exchange.open_stream(told)
             opening = events.write(first)
             if opening:

@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Lifespan
+from starlette.types import ASGIApp, Lifespan
 
 from metier.api import batches, failures
 from metier.api.files import FileContent, OneFile, SeveralFiles
@@ -139,12 +139,19 @@ def application(
 ) -> Starlette:
     """Make the ASGI application; `more` are the paths of other surfaces, the console's for one."""
     traced = [Middleware(Traced)] if watch is not None and watch.traced else []
+    listed = routes(app, watch)
     return Starlette(
-        routes=[*routes(app, watch), *more],
-        middleware=[*traced, Middleware(Frame)],
+        routes=[*listed, *more],
+        middleware=[*traced, Middleware(Frame, posts=_posts(listed))],
         exception_handlers={HTTPException: _http_fault},
         lifespan=lifespan,
     )
+
+
+def _posts(listed: Sequence[BaseRoute]) -> dict[str, ASGIApp]:
+    """What answers a POST to each path without a variable part: it needs no search through the list."""
+    whole = [route for route in listed if isinstance(route, Route) and "{" not in route.path]
+    return {route.path: route.app for route in whole if "POST" in (route.methods or ())}
 
 
 async def _http_fault(request: Request, error: Exception) -> Response:

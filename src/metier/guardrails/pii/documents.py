@@ -113,15 +113,12 @@ _VEHICLE_STEMS = (
     "car",
 )
 _PAPER = re.compile(r"(?<![\w\-])(?=[0-9A-Z]{0,8}[0-9])[0-9A-Z]{8,12}(?![\w\-])", re.IGNORECASE)
-_DIGIT = re.compile("[0-9]")
 _MRZ = re.compile(r"(?<![\w<])(?=[A-Z0-9]{0,40}<)[A-Z0-9<]{28,44}(?![\w<])")
 
 
 def find_documents(view: View) -> Iterator[Found]:
     """Find birth dates, plates, passports, identity cards and driving licences."""
     text = view.text
-    if _DIGIT.search(text) is None:
-        return
     if view.mentions(*_BIRTH_STEMS):
         yield from _birth_dates(text)
     yield from _plates(view)

@@ -18,6 +18,7 @@ from metier.guardrails.pii.numbers import find_numbers
 __all__ = ["find", "longest"]
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_DIGIT = re.compile("[0-9]")
 _RANK = {kind: place for place, kind in enumerate(Kind)}
 
 
@@ -42,9 +43,11 @@ def _detected(seen: View) -> Iterator[Found]:
     yield from find_credentials(seen)
     yield from find_contacts(seen)
     yield from find_accounts(seen)
-    yield from find_numbers(seen)
-    yield from find_documents(seen)
-    yield from find_addresses(seen)
+    if _DIGIT.search(seen.text) is not None:
+        # All of these hold at least one.
+        yield from find_numbers(seen)
+        yield from find_documents(seen)
+        yield from find_addresses(seen)
     yield from find_names(seen)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,9 +65,11 @@ def mask_call(call: Call, table: Table, detect: Find = find) -> Masked:
     masker = _Masker(table, detect)
     for message in call.messages:
         _rewritten(message, masker.learn)
-    messages = tuple(_rewritten(message, masker.cover) for message in call.messages)
+    messages = tuple([_rewritten(message, masker.cover) for message in call.messages])
     if masker.used:
         messages = _with_instruction(messages)
+    elif all(map(operator.is_, messages, call.messages)):
+        return Masked(call, {}, {})
     return Masked(replace(call, messages=messages), masker.used, _counts(masker.used))
 
 
@@ -162,6 +165,8 @@ class _Touch(Protocol):
 def _rewritten(message: Message, touch: _Touch) -> Message:
     """Pass every text of a message through `touch`; keys, ids and names of functions are left alone."""
     content = _touched(message.content, message, touch)
+    if not (message.parts or message.reasoning or message.tool_calls or message.name):
+        return message if content == message.content else replace(message, content=content)
     parts = tuple(_touched_part(part, message, touch) for part in message.parts)
     reasoning = tuple(replace(thought, text=touch(thought.text, "", True)) for thought in message.reasoning)
     calls = tuple(_rewritten_call(call, touch) for call in message.tool_calls)

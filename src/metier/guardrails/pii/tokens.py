@@ -20,6 +20,7 @@ __all__ = [
     "is_ordinary",
     "name_prefix",
     "span",
+    "token_at",
     "tokens_of",
 ]
 
@@ -91,6 +92,13 @@ class Token(NamedTuple):
     def initial(self) -> bool:
         """Tell whether this is one or more letters with dots."""
         return self.word.endswith(".")
+
+
+def token_at(text: str, start: int, end: int) -> Token:
+    """Give the first word between two places of a text, where there is one."""
+    match = _WORD.search(text, start, end)
+    assert match is not None
+    return Token(match.start(), match.end(), match[0], fold(match[0]))
 
 
 def tokens_of(text: str, start: int, end: int) -> list[Token]:

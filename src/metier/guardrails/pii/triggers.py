@@ -20,6 +20,7 @@ from metier.guardrails.pii.tokens import (
     is_ordinary,
     name_prefix,
     span,
+    token_at,
     tokens_of,
 )
 
@@ -160,10 +161,10 @@ def _leading_first_name(text: str, start: int, words: Lexicon) -> Iterator[Found
     run = ANY_CASE.match(text, start)
     if run is None:
         return
-    tokens = tokens_of(text, run.start(), run.end())
-    first = tokens[0]
+    first = token_at(text, run.start(), run.end())
     if not words.is_first_name(first.folded) or first.folded in words.not_names:
         return
+    tokens = tokens_of(text, run.start(), run.end())
     if first.word[0].isupper():
         taken = name_prefix(tokens, words)
         if taken and not expression(tokens, 0, words):
@@ -258,8 +259,11 @@ _TRIGGERS = _by_first_word()
 def find_announced(view: View, words: Lexicon) -> Iterator[Found]:
     """Find the names that follow a title, a label, a greeting or a closing formula."""
     text = view.text
-    for start, word in view.words():
-        for pattern, rule in _TRIGGERS.get(word, ()):
-            match = pattern.match(text, start)
+    triggers = _TRIGGERS
+    for word in view.words():
+        if (rules := triggers.get(word[0])) is None:
+            continue
+        for pattern, rule in rules:
+            match = pattern.match(text, word.start())
             if match is not None:
                 yield from rule(text, match, words)
