@@ -144,7 +144,9 @@ class Ledger:
         """Write every waiting record to PostgreSQL, with the money it settles; gives how many were written."""
         written = 0
         async with self._flushing:
-            while self._waiting:
+            # What ends meanwhile is left to the next time: under load there would be one small transaction after another.
+            due = len(self._waiting)
+            while written < due:
                 batch = _batch(self._waiting)
                 await self._write([(ended.payload, ended.contents) for ended in batch])
                 for ended in batch:
