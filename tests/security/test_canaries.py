@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import json
 import logging
@@ -106,8 +107,8 @@ def models(url: str, c: Canaries) -> dict[str, Any]:
     found["nowhere"] = served("openai", base_url="http://127.0.0.1:9/v1", api_key=c.new("key of a dead server"))
     broken = {"provider": "scripted", "model_id": "breaks", "price": {"input": 1, "output": 4}}
     found["casse"] = {"deployments": [broken]}
-    found["ombre"] = {**MODELS["petit"], "shadow": [{"use": "casse", "percent": 100}]}
-    found["petit"] = MODELS["petit"]
+    found["ombre"] = {**copy.deepcopy(MODELS["petit"]), "shadow": [{"use": "casse", "percent": 100}]}
+    found["petit"] = copy.deepcopy(MODELS["petit"])
     return found
 
 

@@ -77,8 +77,8 @@ def test_the_wheel_is_made_of_the_package_alone_and_holds_nothing_that_runs_by_i
 def test_another_address_than_this_machines_needs_a_yes(host: str) -> None:
     with pytest.raises(ConfigError):
         Service(host, 8400).check()
-    for yes in ({"cleartext": True}, {"behind_proxy": True}):
-        Service(host, 8400, **yes).check()
+    Service(host, 8400, cleartext=True).check()
+    Service(host, 8400, behind_proxy=True).check()
     Service("127.0.0.1", 8400).check()
 
 
