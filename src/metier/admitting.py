@@ -7,11 +7,10 @@ from metier.connectors.outbox import Transport
 from metier.connectors.smtp import Smtp, account_from_url
 from metier.governance.register import ADMITTED, Register
 from metier.policy.admission import Admission, Surroundings
-from metier.record.contents import member
 from metier.record.impact import impact
 from metier.settings import Settings
 from metier.store import Store
-from metier.vault import Vault
+from metier.vault import Vault, member
 
 __all__ = ["admitting"]
 

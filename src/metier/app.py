@@ -27,6 +27,7 @@ from metier.connectors.smtp import Smtp, account_from_url
 from metier.connectors.tools import tools
 from metier.errors import ConfigError, MetierError, NotFound
 from metier.gateway import Gateway
+from metier.governance.erasure import reach
 from metier.governance.register import ADMITTED, Register
 from metier.guardrails.base import Chain, Guardrail
 from metier.guardrails.pii import PersonalData
@@ -188,6 +189,7 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
         for provider in providers.values():
             stack.push_async_callback(provider.close)
         app = _assemble(settings, parts, store, vault, providers)
+        reach(app.records.erasure, app.personal_data, app.gateway)
         await app.records.contents.refresh()
         app.ledger.open()
         stack.push_async_callback(app.ledger.close)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from metier.errors import Broken, ConfigError
 
-__all__ = ["Vault", "master_key_file"]
+__all__ = ["Vault", "master_key_file", "member"]
 
 _NONCE = 12
 _VERSION = b"\x01"
@@ -61,6 +61,11 @@ class Vault:
 
     def _derive(self, label: str) -> bytes:
         return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"metier/" + label.encode()).derive(self._master)
+
+
+def member(vault: Vault, organisation: str, end_user: str) -> str:
+    """Give the keyed digest an end user is known by: the same in one organisation, unlike in two."""
+    return vault.digest("end user", f"{organisation}\0{end_user}".encode("utf-8", "replace")).hex()[:32]
 
 
 def master_key_file(path: pathlib.Path) -> bytes:

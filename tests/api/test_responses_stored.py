@@ -27,13 +27,12 @@ from metier.errors import Invalid, NotFound, Unavailable
 from metier.guardrails.pii import PersonalData
 from metier.providers.scripted import Script, ScriptedProvider, asks, says
 from metier.record import responses as room
-from metier.record.contents import member
 from metier.record.erasure import Erasure
 from metier.record.keeping import Capture, Keepings, Scope
 from metier.record.responses import StoredResponses
 from metier.store import Store
 from metier.testing import StillClock, build_for_tests
-from metier.vault import Vault
+from metier.vault import Vault, member
 from tests.api.client import Response, ask
 from tests.world import World, world
 
@@ -308,7 +307,12 @@ async def test_what_was_kept_for_a_person_or_of_a_call_is_erased(store: Store, v
     await erasure.person("main", "u1", "Camille", "Demande")
     names = [body["id"] for body in (theirs, others, third)]
     assert [(await door.send("GET", f"/{name}")).status for name in names] == [404, 200, 200]
-    assert await door.here.responses.erase_call(others["id"].removeprefix("resp_")) == 1
+    call = others["id"].removeprefix("resp_")
+    dry = await erasure.call(call, "Camille", "Demande", dry_run=True)
+    assert (dry.records, dry.elsewhere) == (0, {"responses": 1}), "nothing was captured, yet a response is kept"
+    assert (await erasure.call(call, "Camille", "Demande")).elsewhere == {"responses": 1}
+    with pytest.raises(NotFound, match="nothing is kept"):
+        await erasure.call(call, "Camille", "Demande")
     assert [(await door.send("GET", f"/{name}")).status for name in names] == [404, 404, 200]
 
 

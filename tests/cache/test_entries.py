@@ -35,7 +35,7 @@ def keeping(number: int, time: Time, *, partition: int = 0, question: int | None
         KeyId("k"), ProjectId(f"p{partition % 2}"), SystemId(f"s{partition}"),
         organisation=OrganisationId(f"o{partition % 2}"),
     )  # fmt: skip
-    return Keeping(place, answer, who, f"m{number % 2}", 100.0, 1000, purge, "v1", VECTOR)
+    return Keeping(place, answer, who, f"m{number % 2}", 100.0, 1000, purge, "v1", VECTOR, f"call_{number}")
 
 
 async def test_what_is_kept_is_sealed_and_comes_back_whole(store: Store, vault: Vault) -> None:
@@ -100,12 +100,13 @@ async def test_nearest_comes_first_and_the_threshold_holds(store: Store, vault: 
         (Purge(organisation="o1"), 10),
         (Purge(model="m1"), 12),
         (Purge(person=person(0)), 12),
+        (Purge(call="call_2"), 16),
         (Purge(system="s1", model="m1"), 18),
         (Purge(before=datetime.fromtimestamp(Time().now, UTC)), 20),
         (Purge(before=datetime.fromtimestamp(Time().now, UTC) + timedelta(seconds=1)), 0),
         (Purge(), 0),
     ],
-    ids=["system", "project", "organisation", "model", "person", "two", "before", "until now", "all"],
+    ids=["system", "project", "organisation", "model", "person", "call", "two", "before", "until now", "all"],
 )
 async def test_a_purge_deletes_what_fits_and_says_who(store: Store, vault: Vault, criteria: Purge, left: int) -> None:
     time = Time()
@@ -118,6 +119,7 @@ async def test_a_purge_deletes_what_fits_and_says_who(store: Store, vault: Vault
     for partition in range(4):
         for number in range(5):
             assert (await there.exact(keeping(number, time, partition=partition).place, 100))[0] is not None
+    assert await here.count(criteria) == 20 - left
     assert await here.purge(criteria, "camille") == 20 - left
     await there.listen()
     places = [keeping(number, time, partition=partition).place for partition in range(4) for number in range(5)]

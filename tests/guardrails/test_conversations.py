@@ -128,5 +128,5 @@ async def test_without_a_conversation_nothing_is_stored(store: Store, vault: Vau
 async def test_a_conversation_can_be_forgotten(store: Store, vault: Vault) -> None:
     guardrail = PersonalData(store, vault)
     await guardrail.check_input(call("Je suis Karim Haddad"))
-    await guardrail.forget(ProjectId("p1"), ConversationId("c1"))
+    assert await guardrail.forget([("p1", "c1"), ("p1", "never")]) == 1
     assert said((await guardrail.check_input(call("haddad"))).call) == "haddad"

@@ -15,11 +15,11 @@ import pytest
 from psycopg import sql
 
 from metier.errors import Broken, Conflict, GuardrailBlocked, Invalid, LedgerBroken, NotAllowed, NotFound
-from metier.record.contents import Contents, member
+from metier.record.contents import Contents
 from metier.record.keeping import Keepings
 from metier.record.records import Filter
 from metier.store import Row, Store
-from metier.vault import Vault
+from metier.vault import Vault, member
 from tests.record.world import VAULT, World, build, rows, said
 
 

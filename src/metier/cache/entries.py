@@ -59,6 +59,8 @@ class Keeping:
     embedder: str | None = None
     vector: str | None = None
     """Of the question, as PostgreSQL reads it."""
+    call: str | None = None
+    """The id of its call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class Purge:
     person: bytes | None = None
     """The digest of an end user, as their place has it."""
     before: datetime | None = None
+    call: str | None = None
+    """The call that made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +216,11 @@ class Entries:
         self._hear(noted["id"])
         return deleted
 
+    async def count(self, criteria: Purge) -> int:
+        """Count the answers that a purge would delete."""
+        row = await self._queries.one("count", {name: getattr(criteria, name) for name in Purge.__slots__})
+        return 0 if row is None else int(row["entries"])
+
     async def expire(self) -> int:
         """Delete the answers whose time is over."""
         return await self._queries.run("expire", {"now": _moment(self._clock())})
@@ -297,6 +306,7 @@ class Entries:
             "cost_eur": answer.cost_eur,
             "energy_kwh": answer.energy_kwh,
             "purge": keeping.purge,
+            "call": keeping.call,
         }
 
 

@@ -11,7 +11,7 @@ import orjson
 
 from metier.calls import Call, Principal, Text
 from metier.deployment import Deployment, Model
-from metier.vault import Vault
+from metier.vault import Vault, member
 
 __all__ = ["Caching", "Place", "Places"]
 
@@ -109,13 +109,11 @@ class Places:
         except TypeError:
             # Half a character, which JSON cannot say: such a call has no place.
             return None
-        return Place(partition, key, _question(masked), self.person(masked.end_user))
+        return Place(partition, key, _question(masked), self.person(who.organisation, masked.end_user))
 
-    def person(self, end_user: str | None) -> bytes | None:
-        """Give the digest of an end user, in the words of the client."""
-        if not end_user:
-            return None
-        return self._vault.digest("cache person", end_user.encode("utf-8", "surrogatepass"))
+    def person(self, organisation: str, end_user: str | None) -> bytes | None:
+        """Give the digest of an end user, in the words of the client: that of the records, as bytes."""
+        return bytes.fromhex(member(self._vault, organisation, end_user)) if end_user else None
 
     def _revision(self, model: Model) -> str:
         """What is behind a model now, fallbacks included: worked out once for each model of a catalogue."""

@@ -231,6 +231,7 @@ class Reusing:
                     self._purge,
                     embedder,
                     None if vector is None else _literal(vector),
+                    call.id,
                 )
             )
         return answer

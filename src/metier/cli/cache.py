@@ -58,17 +58,18 @@ def _show(system: str | None, as_json: bool) -> None:
 @click.option("--project", help="Of this project, by its id.")
 @click.option("--model", help="Of this public model name.")
 @click.option("--person", help="Made for this end user, in the words the client calls them by.")
+@click.option("--organisation", default="main", show_default=True, help="Whose end user that is.")
 @click.option("--before", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M"]), help="Made before this time (UTC).")
 @click.option("--all", "every", is_flag=True, help="Every answer there is.")
 @as_json_option
 def _purge(
     system: str | None,
-    project: str | None,
-    model: str | None,
     person: str | None,
+    organisation: str,
     before: datetime.datetime | None,
     every: bool,
     as_json: bool,
+    **chosen: str | None,
 ) -> None:
     """Delete kept answers that fit every option given; workers forget them within a second.
 
@@ -78,10 +79,10 @@ def _purge(
     async def work(app: App, terminal: Terminal) -> None:
         cache = _cache(app)
         criteria = Purge(
-            project=project,
+            **chosen,
             system=await preparation.system_id(app, system) if system else None,
-            model=model,
-            person=cache.places.person(person),
+            organisation=organisation if person else None,
+            person=cache.places.person(organisation, person),
             before=before.replace(tzinfo=datetime.UTC) if before else None,
         )
         if (criteria == Purge()) != every:

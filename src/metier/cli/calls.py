@@ -10,14 +10,13 @@ import click
 from rich.markup import escape
 
 from metier.app import App
-from metier.cache.entries import Purge
 from metier.cli import preparation
 from metier.cli.terminal import Terminal, as_json_option, run
 from metier.errors import Invalid
-from metier.record.contents import member
 from metier.record.erasure import Erased
 from metier.record.keeping import Keeping
 from metier.record.records import Filter
+from metier.vault import member
 
 __all__ = ["command"]
 
@@ -169,8 +168,9 @@ def _erase(
 ) -> None:
     """Erase what was said in one call, or for one person: keys first, so that backups are unreadable too.
 
-    Records of calls and totals stay, and no longer say whom they served. With --subject, answers kept for that person
-    go too. What is under a legal hold is refused.
+    Stored responses, placeholders of the conversations and kept answers go too; with --project all its kept answers.
+    Records of calls and totals stay, and no longer say whom they served. Files and batches belong to their project,
+    and stay. What is under a legal hold is refused.
     """
 
     async def work(app: App, terminal: Terminal) -> None:
@@ -179,22 +179,19 @@ def _erase(
         if [call, subject, project].count(None) != 2:
             raise Invalid("say what to erase: one CALL, or --subject, or --project", param="call")
         found: Erased
-        answers = 0
         if call is not None:
             found = await erasure.call(call, by, reason, dry_run=dry_run)
         elif subject is not None:
             found = await erasure.person(organisation, subject, by, reason, dry_run=dry_run)
-            cache = app.gateway.cache
-            if cache is not None and not dry_run:
-                wanted = Purge(organisation=organisation, person=cache.places.person(subject))
-                answers = await cache.entries.purge(wanted, by)
         else:
-            found = await erasure.subject(organisation, project or "", by, reason, dry_run=dry_run)
-        terminal.data({"erased": found, "kept_answers": answers})
+            found = await erasure.project(organisation, project or "", by, reason, dry_run=dry_run)
+        terminal.data({"erased": found})
         would = "Would erase" if dry_run else "Erased"
+        other = found.elsewhere
         terminal.say(
-            f"{would}: {found.keys} keys, {found.records} contents; {found.unlinked} calls that say whom they served."
-            + (f" {answers} kept answers." if answers else "")
+            f"{would}: {found.keys} keys, {found.records} contents, {other.get('responses', 0)} stored responses, "
+            f"{other.get('conversations', 0)} tables of placeholders, {other.get('kept_answers', 0)} kept answers; "
+            f"{found.unlinked} calls that say whom they served. Files belong to their project, which deletes them."
         )
 
     run(work, as_json=as_json)

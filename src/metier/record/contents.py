@@ -16,9 +16,9 @@ from metier.errors import Broken, Invalid, NotAllowed, NotFound
 from metier.record.envelope import Envelope, Place
 from metier.record.transcript import Mode, Transcript
 from metier.store import Row, Store, Tx
-from metier.vault import Vault
+from metier.vault import Vault, member
 
-__all__ = ["WRITING", "Contents", "Read", "Reader", "Shown", "member"]
+__all__ = ["WRITING", "Contents", "Read", "Reader", "Shown"]
 
 WRITING = 0x6D65746965720E
 """Advisory lock: shared by those who write contents, taken alone by those who drop keys."""
@@ -66,11 +66,6 @@ class Read:
     reason: str
     outcome: str
     at: datetime
-
-
-def member(vault: Vault, organisation: str, end_user: str) -> str:
-    """Give the keyed digest an end user is known by: the same in one organisation, unlike in two."""
-    return vault.digest("end user", f"{organisation}\0{end_user}".encode("utf-8", "replace")).hex()[:32]
 
 
 @dataclass(frozen=True, slots=True)

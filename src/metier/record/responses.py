@@ -16,9 +16,8 @@ import psycopg
 
 from metier.calls import JSON, Call, ConversationId, Principal, Reasoning
 from metier.errors import Broken, Invalid, NotFound, Unavailable
-from metier.record.contents import member
 from metier.store import Row, Store
-from metier.vault import Vault
+from metier.vault import Vault, member
 
 __all__ = ["LONGEST_CHAIN", "MOST_BYTES", "StoredResponse", "StoredResponses"]
 
@@ -141,14 +140,18 @@ class StoredResponses:
         """Delete the responses whose time is over and that no legal hold covers, and say how many there were."""
         return await self._queries.run("purge", {"id": None, "now": self._clock()})
 
-    async def erase(self, organisation: str, subject: str) -> int:
-        """Delete what was kept for a subject (digest of an end user, or a project) and no legal hold covers."""
-        return await self._queries.run("erase", {"id": None, "organisation": organisation, "subject": subject})
+    async def erase(
+        self, organisation: str, subject: str | None, call: str | None = None, *, dry_run: bool = False
+    ) -> int:
+        """Delete what was kept for a subject (digest of an end user, or a project), or of one call; tell how many.
 
-    async def erase_call(self, call: str) -> int:
-        """Delete what was kept of one call, unless a legal hold covers it."""
-        params = {"id": f"resp_{call}", "organisation": None, "subject": None}
-        return await self._queries.run("erase", params)
+        What a legal hold covers stays; a dry run only counts.
+        """
+        params = {"id": f"resp_{call}" if call else None, "organisation": organisation, "subject": subject}
+        if not dry_run:
+            return await self._queries.run("erase", params)
+        row = await self._queries.one("count_erasable", params)
+        return 0 if row is None else int(row["responses"])
 
     def _rights(self, principal: Principal) -> dict[str, object]:
         return {

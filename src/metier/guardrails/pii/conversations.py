@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -63,9 +63,14 @@ class Conversations:
                 await self._queries.many("keep", kept, tx)
         return masked
 
-    async def forget(self, project: ProjectId, conversation: ConversationId) -> None:
-        """Delete the placeholders of a conversation; its old codes then stand for nothing."""
-        await self._queries.run("forget", {"project": project, "conversation": conversation})
+    async def forget(self, which: Sequence[tuple[str, str]]) -> int:
+        """Delete the placeholders of some conversations; their old codes then stand for nothing."""
+        return await self._queries.run("forget", _named(which))
+
+    async def remembered(self, which: Sequence[tuple[str, str]]) -> int:
+        """Count the tables that `forget` would delete."""
+        row = await self._queries.one("remembered", _named(which))
+        return 0 if row is None else int(row["tables"])
 
     async def purge(self) -> int:
         """Delete every table whose time is over, and tell how many."""
@@ -85,3 +90,7 @@ class Conversations:
             "spelling": self._vault.digest(_PURPOSE, f"{scope}\x00{epoch}\x00{code.kind}\x00{surface}".encode()),
             "sealed": self._vault.seal(_PURPOSE, surface.encode(), f"{scope}/{epoch}/{code}"),
         }
+
+
+def _named(which: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    return {"projects": [project for project, _ in which], "conversations": [name for _, name in which]}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import psycopg
 
-from metier.calls import Call, ConversationId, ProjectId
+from metier.calls import Call
 from metier.errors import Broken
 from metier.guardrails.base import Checked, Guardrail, Verdict
 from metier.guardrails.pii.conversations import Conversations
@@ -59,10 +59,13 @@ class PersonalData(Guardrail):
         """Delete the tables of conversations whose time is over; tell how many."""
         return await self._conversations.purge() if self._conversations is not None else 0
 
-    async def forget(self, project: ProjectId, conversation: ConversationId) -> None:
-        """Delete the table of one conversation before its time."""
-        if self._conversations is not None:
-            await self._conversations.forget(project, conversation)
+    async def forget(self, which: Sequence[tuple[str, str]]) -> int:
+        """Delete the tables of some conversations, given by project and name, before their time; tell how many."""
+        return await self._conversations.forget(which) if self._conversations is not None else 0
+
+    async def remembered(self, which: Sequence[tuple[str, str]]) -> int:
+        """Count the tables that `forget` would delete."""
+        return await self._conversations.remembered(which) if self._conversations is not None else 0
 
     async def _masked(self, call: Call) -> Masked:
         if self._conversations is None or call.conversation is None or call.operation == "embed":

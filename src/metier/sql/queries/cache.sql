@@ -31,15 +31,16 @@ SELECT pg_advisory_xact_lock(7163394129);
 -- Keeps an answer, in place of an older one, unless something was purged since its call began.
 INSERT INTO cache_entries (
     key, partition, organisation, project, system, model, end_user, made_at, expires_at, sealed, embedder, embedding,
-    cost_eur, energy_kwh)
+    cost_eur, energy_kwh, call)
 SELECT
     %(key)s, %(partition)s, %(organisation)s, %(project)s, %(system)s, %(model)s, %(end_user)s::bytea, %(made_at)s,
-    %(expires_at)s, %(sealed)s, %(embedder)s::text, %(vector)s::vector, %(cost_eur)s, %(energy_kwh)s::double precision
+    %(expires_at)s, %(sealed)s, %(embedder)s::text, %(vector)s::vector, %(cost_eur)s, %(energy_kwh)s::double precision,
+    %(call)s::text
 WHERE coalesce((SELECT max(id) FROM cache_purges), 0) = %(purge)s
 ON CONFLICT (key) DO UPDATE SET
     made_at = EXCLUDED.made_at, expires_at = EXCLUDED.expires_at, sealed = EXCLUDED.sealed,
     end_user = EXCLUDED.end_user, embedder = EXCLUDED.embedder, embedding = EXCLUDED.embedding,
-    cost_eur = EXCLUDED.cost_eur, energy_kwh = EXCLUDED.energy_kwh
+    cost_eur = EXCLUDED.cost_eur, energy_kwh = EXCLUDED.energy_kwh, call = EXCLUDED.call
 WHERE cache_entries.made_at <= EXCLUDED.made_at;
 
 -- trim --
@@ -60,8 +61,8 @@ DELETE FROM cache_entries WHERE expires_at <= %(now)s;
 
 -- note_purge --
 -- Writes down who deletes what, before it is deleted.
-INSERT INTO cache_purges (at, by, organisation, project, system, model, person, before)
-VALUES (%(now)s, %(by)s, %(organisation)s, %(project)s, %(system)s, %(model)s, %(person)s, %(before)s)
+INSERT INTO cache_purges (at, by, organisation, project, system, model, person, before, call)
+VALUES (%(now)s, %(by)s, %(organisation)s, %(project)s, %(system)s, %(model)s, %(person)s, %(before)s, %(call)s)
 RETURNING id;
 
 -- purge --
@@ -72,7 +73,19 @@ WHERE (%(organisation)s::text IS NULL OR organisation = %(organisation)s)
   AND (%(system)s::text IS NULL OR system = %(system)s)
   AND (%(model)s::text IS NULL OR model = %(model)s)
   AND (%(person)s::bytea IS NULL OR end_user = %(person)s)
-  AND (%(before)s::timestamptz IS NULL OR made_at < %(before)s);
+  AND (%(before)s::timestamptz IS NULL OR made_at < %(before)s)
+  AND (%(call)s::text IS NULL OR call = %(call)s);
+
+-- count --
+-- Counts the answers that a purge by the same criteria would delete.
+SELECT count(*) AS entries FROM cache_entries
+WHERE (%(organisation)s::text IS NULL OR organisation = %(organisation)s)
+  AND (%(project)s::text IS NULL OR project = %(project)s)
+  AND (%(system)s::text IS NULL OR system = %(system)s)
+  AND (%(model)s::text IS NULL OR model = %(model)s)
+  AND (%(person)s::bytea IS NULL OR end_user = %(person)s)
+  AND (%(before)s::timestamptz IS NULL OR made_at < %(before)s)
+  AND (%(call)s::text IS NULL OR call = %(call)s);
 
 -- close_purge --
 -- Writes down how many answers a purge deleted.

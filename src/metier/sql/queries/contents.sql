@@ -84,13 +84,35 @@ RETURNING id, scope, target, reason, by_whom, at, released_at, released_by;
 SELECT id, scope, target, reason, by_whom, at, released_at, released_by FROM legal_holds
 ORDER BY released_at DESC NULLS FIRST, at DESC;
 
--- held_of_subject --
--- Records of a subject that a legal hold covers.
-SELECT count(*) AS calls, min(h.id) AS hold FROM contents c JOIN legal_holds h ON h.released_at IS NULL AND (
+-- erasable --
+-- Whose a call is, by whatever is kept of it, and how many contents there are.
+SELECT organisation, (SELECT count(*) FROM contents WHERE call = %(call)s) AS contents FROM (
+    SELECT organisation FROM contents WHERE call = %(call)s
+    UNION SELECT organisation FROM calls WHERE id = %(call)s
+    UNION SELECT organisation FROM responses WHERE id = 'resp_' || %(call)s
+) AS known LIMIT 1;
+
+-- held --
+-- Records of a subject, or of one call, that a legal hold covers, whichever room keeps them.
+SELECT count(DISTINCT c.call) AS calls, min(h.id) AS hold FROM (
+    SELECT call, system, project, subject FROM contents
+    WHERE CASE WHEN %(call)s::text IS NOT NULL THEN call = %(call)s
+          ELSE organisation = %(organisation)s AND subject = %(subject)s END
+    UNION ALL
+    SELECT substr(id, 6), system, project, subject FROM responses
+    WHERE CASE WHEN %(call)s::text IS NOT NULL THEN id = 'resp_' || %(call)s
+          ELSE organisation = %(organisation)s AND subject = %(subject)s END
+    UNION ALL
+    SELECT id, system, project, coalesce(end_user, project) FROM calls WHERE id = %(call)s
+    UNION ALL
+    SELECT id, system, project, end_user FROM calls
+    WHERE organisation = %(organisation)s AND end_user = %(person)s
+    UNION ALL
+    SELECT id, system, project, project FROM calls
+    WHERE organisation = %(organisation)s AND project = %(project)s AND end_user IS NULL AND conversation IS NOT NULL
+) AS c JOIN legal_holds h ON h.released_at IS NULL AND (
     (h.scope = 'system' AND h.target = c.system) OR (h.scope = 'project' AND h.target = c.project)
-    OR (h.scope = 'subject' AND h.target = c.subject) OR (h.scope = 'call' AND h.target = c.call))
-WHERE (%(call)s::text IS NOT NULL AND c.call = %(call)s)
-   OR (%(call)s::text IS NULL AND c.organisation = %(organisation)s AND c.subject = %(subject)s);
+    OR (h.scope = 'subject' AND h.target = c.subject) OR (h.scope = 'call' AND h.target = c.call));
 
 -- count_subject --
 -- Records of a subject.
@@ -114,8 +136,9 @@ DELETE FROM contents WHERE call IN (
 
 -- insert_erasure --
 -- Writes down what was erased, by whom and why.
-INSERT INTO erasures (id, organisation, subject, call, records, unlinked, reason, by_whom)
-VALUES (%(id)s, %(organisation)s, %(subject)s, %(call)s, %(records)s, %(unlinked)s, %(reason)s, %(by_whom)s);
+INSERT INTO erasures (id, organisation, subject, call, records, unlinked, elsewhere, reason, by_whom)
+VALUES (%(id)s, %(organisation)s, %(subject)s, %(call)s, %(records)s, %(unlinked)s, %(elsewhere)s, %(reason)s,
+    %(by_whom)s);
 
 -- expired_contents --
 -- How many records of a system are older than a moment and under no hold.

@@ -212,6 +212,12 @@ FROM calls WHERE id = %(id)s;
 -- How many calls say that they served an end user.
 SELECT count(*) AS calls FROM calls WHERE organisation = %(organisation)s AND end_user = %(end_user)s;
 
+-- conversations_of --
+-- The conversations that the calls for an end user belonged to, those of a project that named none, or that of a call.
+SELECT DISTINCT project, conversation FROM calls
+WHERE conversation IS NOT NULL AND organisation = %(organisation)s AND (
+    id = %(call)s::text OR end_user = %(person)s::text OR (project = %(project)s::text AND end_user IS NULL));
+
 -- unlink --
 -- Makes some calls forget whom they served.
 UPDATE calls SET end_user = NULL WHERE id IN (

@@ -33,8 +33,16 @@ UPDATE conversations SET expires_at = %(expires_at)s
 WHERE project = %(project)s AND conversation = %(conversation)s AND expires_at > %(now)s AND expires_at < %(before)s
 
 -- forget --
--- Deletes one conversation with all its spellings
-DELETE FROM conversations WHERE project = %(project)s AND conversation = %(conversation)s
+-- Deletes some conversations with all their spellings
+DELETE FROM conversations t
+USING unnest(%(projects)s::text[], %(conversations)s::text[]) AS w (project, conversation)
+WHERE t.project = w.project AND t.conversation = w.conversation
+
+-- remembered --
+-- Counts those of some conversations that have spellings
+SELECT count(*) AS tables FROM conversations t
+JOIN unnest(%(projects)s::text[], %(conversations)s::text[]) AS w (project, conversation)
+  ON t.project = w.project AND t.conversation = w.conversation
 
 -- purge --
 -- Deletes the conversations whose time is over

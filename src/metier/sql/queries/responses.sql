@@ -68,3 +68,16 @@ WHERE CASE WHEN %(id)s::text IS NOT NULL THEN r.id = %(id)s
         OR (h.scope = 'subject' AND h.target = r.subject) OR (h.scope = 'call' AND 'resp_' || h.target = r.id)
     )
   )
+
+-- count_erasable --
+-- Counts the response of one call, or those made for a subject, but none that a legal hold covers
+SELECT count(*) AS responses FROM responses r
+WHERE CASE WHEN %(id)s::text IS NOT NULL THEN r.id = %(id)s
+      ELSE r.organisation = %(organisation)s AND r.subject = %(subject)s END
+  AND NOT EXISTS (
+    SELECT FROM legal_holds h
+    WHERE h.released_at IS NULL AND (
+        (h.scope = 'system' AND h.target = r.system) OR (h.scope = 'project' AND h.target = r.project)
+        OR (h.scope = 'subject' AND h.target = r.subject) OR (h.scope = 'call' AND 'resp_' || h.target = r.id)
+    )
+  )
