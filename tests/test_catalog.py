@@ -109,7 +109,7 @@ def test_the_known_list_claims_no_more_than_a_day_and_a_source() -> None:
         ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "price": {"input": -1, "output": 1}}]}},
          "models.m.deployments.0.price.input: Input should be greater than or equal to 0"),
         ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "prise": 1}]}}, "models.m.deployments.0.prise"),
-        ({"m": {"deployments": [{"provider": "azur", "model_id": "x"}]}}, "deployments.0: Value error, provider"),
+        ({"m": {"deployments": [{"provider": "azur", "model_id": "x"}]}}, "deployments.0: Value error, `provider`"),
         ({"m": {"deployments": [{"provider": "bedrock", "model_id": "x"}]}}, "needs options: region"),
         ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "options": {"regoin": "y"}}]}}, "not 'regoin'"),
         ({"m": {"deployments": []}}, "models.m.deployments"),
