@@ -51,3 +51,31 @@ async def test_what_was_never_read_or_is_too_old_is_refused() -> None:
     for key in ("a", "b"):
         with pytest.raises(Unavailable, match="does not answer"):
             await mirror.get(key)
+
+
+async def test_many_calls_that_find_a_row_too_old_at_once_ask_once() -> None:
+    database = Away()
+    mirror = database.mirror()
+    assert await asyncio.gather(*(mirror.get("a") for _ in range(50))) == ["row 1"] * 50
+    database.now = 2.0
+    assert await asyncio.gather(*(mirror.get("a") for _ in range(50))) == ["row 2"] * 50
+    assert database.asked == 2
+
+
+async def test_when_the_call_that_reads_for_others_is_left_another_reads() -> None:
+    database = Away()
+    mirror = Mirror(database.load, clock=lambda: database.now, patience_s=60.0)
+    database.there = False
+    first, second = (asyncio.ensure_future(mirror.get("a")) for _ in range(2))
+    await asyncio.sleep(0)
+    database.there = True
+    first.cancel()
+    assert await second == "row 2"
+
+
+async def test_those_who_wait_for_a_reading_that_fails_fail_with_it() -> None:
+    database = Away()
+    mirror = database.mirror()
+    database.there = False
+    outcomes = await asyncio.gather(*(mirror.get("a") for _ in range(9)), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {Unavailable} and database.asked == 1

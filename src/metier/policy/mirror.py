@@ -49,27 +49,32 @@ class Mirror(Generic[_V]):
         self._failing = False
         """Whether the last reading failed: then one call at a time asks again, and the others do not wait."""
         self._asking = False
+        self._flights: dict[str, asyncio.Future[BaseException | None]] = {}
+        """Readings under way of single keys, for all who want the same; the error of those that failed."""
 
     async def get(self, key: str) -> _V | None:
         """Give the row of `key`, at most `max_age_s` old, or None when there is none."""
-        held = self._held.get(key)
         now = self._clock()
-        if held is not None and now - held[0] < self._max_age_s:
-            return held[1]
-        waits = now < self._down_until or (self._failing and self._asking)
-        if held is not None and waits and now - held[0] < self._grace_s:
-            return held[1]
-        self._asking = True
-        try:
-            await self._read((key,))
-        except UNREACHABLE as error:
-            self._down(self._max_age_s)
-            if held is None or now - held[0] >= self._grace_s:
-                raise Unavailable(f"the rights of {key!r} cannot be read: the database does not answer") from error
-            return held[1]
-        finally:
-            self._asking = False
-        return self._held[key][1]
+        while True:
+            held = self._held.get(key)
+            if held is not None and now - held[0] < self._max_age_s:
+                return held[1]
+            waits = now < self._down_until or (self._failing and self._asking)
+            if held is not None and waits and now - held[0] < self._grace_s:
+                return held[1]
+            flight = self._flights.get(key)
+            if flight is None:
+                error = await self._asked(key)
+                if error is None:
+                    return self._held[key][1]
+            else:
+                # Under load many calls find a row too old at once; one reads it for all, and may be left meanwhile.
+                await asyncio.wait([flight])
+                error = flight.result()
+            if error is not None:
+                if held is None or now - held[0] >= self._grace_s:
+                    raise Unavailable(f"the rights of {key!r} cannot be read: the database does not answer") from error
+                return held[1]
 
     async def refresh(self) -> None:
         """Re-read every row held; called twice a second, it keeps the database off the road of calls."""
@@ -87,6 +92,22 @@ class Mirror(Generic[_V]):
     def clear(self) -> None:
         """Read everything anew: what has changed here may concern any of it."""
         self._held.clear()
+
+    async def _asked(self, key: str) -> BaseException | None:
+        """Read one row anew; gives why the database could not be reached, if so."""
+        flight = self._flights[key] = asyncio.get_running_loop().create_future()
+        failure: BaseException | None = None
+        self._asking = True
+        try:
+            await self._read((key,))
+        except UNREACHABLE as error:
+            self._down(self._max_age_s)
+            failure = error
+        finally:
+            self._asking = False
+            del self._flights[key]
+            flight.set_result(failure)
+        return failure
 
     def _down(self, for_s: float) -> None:
         self._failing, self._down_until = True, self._clock() + for_s

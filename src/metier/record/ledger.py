@@ -144,7 +144,7 @@ class Ledger:
         """Write every waiting record to PostgreSQL, with the money it settles; gives how many were written."""
         written = 0
         async with self._flushing:
-            # What ends meanwhile is left to the next time: under load there would be one small transaction after another.
+            # What ends meanwhile is left to the next time: else, under load, one small transaction follows the other.
             due = len(self._waiting)
             while written < due:
                 batch = _batch(self._waiting)
