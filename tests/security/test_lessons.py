@@ -124,7 +124,7 @@ PUMPS: Final = (
     "\r\n> ",
     "password: ", "A-", "A.", "d'", "de ", "x@x.", "http://a:", "IBAN ", "1/1/", "a'", "\u0301", "ﬁ", "\u200b",
 )  # fmt: skip
-SIZE: Final = 4_000
+SIZE: Final = 2_000
 
 
 def spent(work: Callable[[str], object], text: str) -> float:
