@@ -9,6 +9,7 @@ from decimal import ROUND_UP, Decimal
 from typing import Literal
 
 from metier.calls import Operation
+from metier.tokens import family_of
 
 __all__ = [
     "CEILINGS",
@@ -200,6 +201,13 @@ class Deployment:
     """The public model name to use afterwards."""
     prices: tuple[DatedPrice, ...] = ()
     """Every known price, oldest first; `price` is the one of the day."""
+    base_model: str | None = None
+    """The known model behind a deployment whose `model_id` is a name of one's own."""
+
+    @property
+    def tokenizer(self) -> str:
+        """The family its text is counted by before a provider has counted it."""
+        return family_of(self.provider, self.base_model or self.model_id)
 
     @property
     def ceiling(self) -> Sensitivity:

@@ -17,8 +17,6 @@ from metier.ways import Way
 __all__ = ["Tries"]
 
 _MOST_TRIES = 5
-_ADMISSION_MARGIN = 2
-"""Admission counts a token per two bytes, about twice what prose costs."""
 _MOST_TOKENS = 1_000_000_000
 """No call has so many tokens: a provider that says so is not believed."""
 
@@ -44,7 +42,7 @@ class Tries:
     async def answer(self, call: Call, way: Way, entry: Entry) -> AsyncGenerator[Chunk, None]:
         """Yield the answer of the first deployment that gives content; once it has, its failure is the call's."""
         clock, health, began = self._clock, self.health, self._clock()
-        tokens = max(1, entry.input_tokens // _ADMISSION_MARGIN)
+        tokens = max(1, entry.input_tokens)
         self._retries.called(way.model.name, began)
         failure: Unavailable | None = None
         tried = 0

@@ -23,9 +23,9 @@ from metier.app import App, Parts, build
 from metier.calls import Call, Principal
 from metier.calls import Message as Turn
 from metier.catalog import Catalog
-from metier.policy.admission import input_estimate
 from metier.settings import Settings
 from metier.store import Row
+from metier.tokens import likely, shape_of
 from tests.chaos.faults import Fault, departures, embedding_faults, faults
 from tests.chaos.faulty import FORMATS, USAGE, Asked, Faulty, Format, counted, faulty, good
 
@@ -416,7 +416,7 @@ async def run(home: pathlib.Path, url: str, made: Sequence[Cell]) -> Report:
             about = embed if cell.column.path == "/v1/embeddings" else call
             asked = there.server.asked.get(f"cell-{cell.number}-0", [])
             told = rows.get(cell.model, [])
-            found = judge(cell, got, told, hours.get(cell.model), input_estimate(about), asked)
+            found = judge(cell, got, told, hours.get(cell.model), likely(shape_of(about), {"other"}), asked)
             if there.secret.encode() in got.body:
                 found.append("the client's key stands in its answer")
             if found:

@@ -15,7 +15,7 @@ from metier.api.surface import limit_headers
 from metier.calls import Call
 from metier.errors import MetierError, Mistaken, Unavailable
 from metier.gateway import Gateway
-from metier.policy.admission import input_estimate
+from metier.tokens import likely, shape_of
 
 __all__ = ["CountTokens", "Messages"]
 
@@ -71,7 +71,7 @@ class Messages:
         await exchange.json(messages_answers.message(asked.call, answer), headers)
 
     async def _stream(self, exchange: _Exchange, call: Call) -> None:
-        events = messages_answers.MessageStream(call, _estimate(call))
+        events = messages_answers.MessageStream(call, _estimate(call, self._gateway))
         async with exchange.presence(), aclosing(self._gateway.stream(call)) as chunks:
             # The first chunk comes before the headers, so that a refusal is an HTTP status.
             first = await anext(chunks)
@@ -109,11 +109,13 @@ class CountTokens:
             except Unavailable:
                 counted = None
         if counted is None:
-            counted, whose = _estimate(call), b"estimate"
+            counted, whose = _estimate(call, self._gateway), b"estimate"
         body = orjson.dumps({"input_tokens": counted})
         await exchange.json(body, [(b"x-metier-count", whose), *exchange.named()])
 
 
-def _estimate(call: Call) -> int:
-    """Count three bytes a token, as the ledger does where a provider gives no figure; admission counts two."""
-    return max(1, input_estimate(call) * 2 // 3)
+def _estimate(call: Call, gateway: Gateway) -> int:
+    """Count what the call likely has, by the tokenizers of the deployments it may go to."""
+    catalog = gateway.ways.catalog
+    names = {d.tokenizer for d in catalog.model(call.model).deployments} if call.model in catalog else {"other"}
+    return max(1, likely(shape_of(call), names))

@@ -17,7 +17,7 @@ from metier.calls import Call, Principal, ProjectId
 from metier.catalog import Model
 from metier.errors import BudgetExceeded, Invalid, MetierError, NotAllowed, RateLimited, SystemNotApproved
 from metier.policy.alerts import Alerts
-from metier.policy.estimate import Expected, Footprint, Outputs, expected, input_estimate
+from metier.policy.estimate import Expected, Footprint, Outputs, expected
 from metier.policy.hold import Entry, Hold, Meter
 from metier.policy.leases import Leases
 from metier.policy.limits import UNITS, Limit, Limits, Measure, Period, Scope, period_end, period_start
@@ -27,7 +27,6 @@ from metier.store import Row, Store, Tx
 
 __all__ = [
     "Admission", "Budget", "Entry", "Hold", "Period", "Remaining", "SilentLease", "Surroundings", "Verdict",
-    "input_estimate",
 ]  # fmt: skip
 
 _ZERO = Decimal(0)
@@ -148,7 +147,7 @@ class Admission:
         limits = await self.limits.of(principal)
         need = expected(call, model, self._outputs, self._around.footprint)
         if not limits:
-            entry.hold(None, need.input_tokens)
+            entry.hold(None, need.likely_tokens)
             return _ADMITTED
         hold = Hold(entry, principal, call.model, self._outputs)
         try:
@@ -157,7 +156,7 @@ class Admission:
                 hold.undo()
                 return Verdict(instead)
             hold.seal()
-            entry.hold(hold, need.input_tokens)
+            entry.hold(hold, need.likely_tokens)
         except BaseException:
             hold.undo()
             raise

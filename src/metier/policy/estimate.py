@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
 
-from metier.calls import Call, Impact, KeyId, Part, Text, Usage
+from metier.calls import Call, Impact, KeyId, Usage
 from metier.deployment import Deployment, Model
 from metier.errors import NotAllowed
 from metier.policy.limits import Measure
+from metier.tokens import bound, likely, shape_of
 
-__all__ = ["Expected", "Footprint", "Outputs", "expected", "input_estimate", "used"]
+__all__ = ["Expected", "Footprint", "Outputs", "expected", "used"]
 
 Footprint = Callable[[Deployment, Usage, float], Impact]
 """Estimates energy and carbon of so many tokens in so many seconds."""
@@ -20,8 +21,6 @@ Footprint = Callable[[Deployment, Usage, float], Impact]
 _ZERO = Decimal(0)
 _ONE = Decimal(1)
 _NANO = Decimal("0.000000001")
-_IMAGE_BYTES = 6_400
-"""What an image is counted for, at two bytes a token: 3,200 tokens, above what public providers bill for one."""
 _FIRST_OUTPUT = 1_024
 _MARGIN = 1.5
 _FEWEST = 20
@@ -36,6 +35,9 @@ class Expected:
     """What a call is held for, on the dearest of the deployments it may go to."""
 
     input_tokens: int
+    """Seldom exceeded by the real count."""
+    likely_tokens: int
+    """What the record counts where the provider gives no figure."""
     output_tokens: int
     model: Model
     footprint: Footprint | None
@@ -132,7 +134,8 @@ def expected(call: Call, model: Model, outputs: Outputs, footprint: Footprint | 
                 "for it: declare `price` in metier.yaml, or `allow_unpriced: true`",
                 param="model",
             )
-    return Expected(input_estimate(call), outputs.expect(call, model), model, footprint)
+    shape, families = shape_of(call), {deployment.tokenizer for deployment in model.deployments}
+    return Expected(bound(shape, families), likely(shape, families), outputs.expect(call, model), model, footprint)
 
 
 def used(measure: Measure, cost: Decimal, usage: Usage | None, impact: Impact | None) -> Decimal:
@@ -147,32 +150,7 @@ def used(measure: Measure, cost: Decimal, usage: Usage | None, impact: Impact | 
     return _ONE
 
 
-def input_estimate(call: Call) -> int:
-    """Estimate the input tokens cautiously, a token per two bytes: about twice what prose costs."""
-    size = sum(_bytes(text) for text in call.inputs) + _bytes(call.query)
-    for message in call.messages:
-        size += 16 + _bytes(message.content) + sum(_part_size(part) for part in message.parts)
-        size += sum(_bytes(thought.text) + len(thought.signature) for thought in message.reasoning)
-        size += sum(len(asked.name) + _bytes(asked.arguments) + 16 for asked in message.tool_calls)
-    for tool in call.tools:
-        size += len(tool.name) + _bytes(tool.description) + _bytes(str(tool.parameters)) + 32
-    if call.output is not None:
-        size += _bytes(str(call.output.schema)) + 32
-    return size // 2 + 16
-
-
 def _high(impact: Impact, measure: Measure) -> float | None:
     if measure == "energy":
         return None if impact.energy_kwh is None else impact.energy_kwh.high * 1000
     return None if impact.carbon_g is None else impact.carbon_g.high
-
-
-def _part_size(part: Part) -> int:
-    if isinstance(part, Text):
-        return _bytes(part.text)
-    # Two bytes a token: images cost by their size in pixels, documents by page, at most about what is said here.
-    return _IMAGE_BYTES if part.media_type.startswith("image/") else max(len(part.data), _IMAGE_BYTES)
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

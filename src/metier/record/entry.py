@@ -24,7 +24,6 @@ Outcome = Literal["answered", "refused", "failed", "cancelled", "lost"]
 
 _ZERO = Decimal(0)
 _BYTES_PER_TOKEN = 3
-_ADMISSION_BYTES_PER_TOKEN = 2
 _DEPARTED = (asyncio.CancelledError, GeneratorExit)
 _LONGEST_NAME = 120
 
@@ -132,7 +131,7 @@ class Entry:
         self.first_token_s: float | None = None
         self.duration_s = 0.0
         self.input_tokens = 0
-        """Cautious estimate made by admission, at two bytes a token; lowered for billing when no figure comes."""
+        """Likely tokens of the input as admission counted them: what is billed when no figure comes."""
         self._at = time.time()
         self._began = time.perf_counter()
         self._bytes = 0
