@@ -28,6 +28,7 @@ class Exchange:
         self._between_s = between_s
         self._connect_s = connect_s
         self._session: aiohttp.ClientSession | None = None
+        self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
 
     def guard(self, deployment: Deployment) -> _Guard:
         """Put around an exchange: what breaks in it becomes an error of ours that names the deployment."""
@@ -56,14 +57,15 @@ class Exchange:
             url,
             data=body,
             headers=headers,
-            timeout=aiohttp.ClientTimeout(total=deployment.timeout_s, sock_connect=self._connect_s),
+            timeout=self._timeout(deployment.timeout_s),
             allow_redirects=False,
         )
-        return await self._within(sending, deployment, at_once)
+        # What comes at once has the time of the whole, which aiohttp watches by itself.
+        return await sending if at_once else await self._within(sending, deployment)
 
     async def read(self, response: aiohttp.ClientResponse, deployment: Deployment, at_once: bool = False) -> bytes:
         """Read a whole body that comes at once."""
-        return await self._within(response.read(), deployment, at_once)
+        return await response.read() if at_once else await self._within(response.read(), deployment)
 
     async def refusal(self, response: aiohttp.ClientResponse, deployment: Deployment) -> bytes:
         """Read the body of a refusal, as much of it as a message may need."""
@@ -83,8 +85,14 @@ class Exchange:
     def _first(self, deployment: Deployment) -> float:
         return deployment.first_token_s or self._first_token_s
 
-    async def _within(self, waiting: Awaitable[_T], deployment: Deployment, at_once: bool = False) -> _T:
-        limit_s = deployment.timeout_s if at_once else self._first(deployment)
+    def _timeout(self, total_s: float) -> aiohttp.ClientTimeout:
+        found = self._timeouts.get(total_s)
+        if found is None:
+            found = self._timeouts[total_s] = aiohttp.ClientTimeout(total=total_s, sock_connect=self._connect_s)
+        return found
+
+    async def _within(self, waiting: Awaitable[_T], deployment: Deployment) -> _T:
+        limit_s = self._first(deployment)
         timer = asyncio.timeout(limit_s)
         try:
             async with timer:

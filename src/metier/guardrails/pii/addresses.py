@@ -26,6 +26,7 @@ _STREET = re.compile(rf"[0-9](?<![\w.,/\-€].)[0-9]{{0,3}}{_NUMBER}[ ,]{{1,3}}{
 _NUMBERLESS = re.compile(
     r"(?<![^\W_])(?:lieu-?dit|lieu dit|r[ée]sidence|immeuble|b\.?p\.?(?= ?[0-9])|chez)(?![^\W_]) ?", re.IGNORECASE
 )
+_NUMBERLESS_STEMS = ("lieu", "sidence", "immeuble", "bp", "b.p", "chez")
 _LINK = r"(?:d'|l'|de |du |des |la |le |les |aux? |et |en |sur |sous |à |d')"
 _NAME = re.compile(
     rf"(?:{_LINK}){{0,3}}(?:[{_UPPER}][\w'.\-]*|[0-9]{{1,2}}(?:er|ème|e)? (?:{_LINK})?(?:janvier|f[ée]vrier"
@@ -64,7 +65,8 @@ def find_addresses(view: View) -> Iterator[Found]:
             yield Found(Kind.ADDRESS, match.start(), end)
         place = end or match.end()
     place = 0
-    while match := _NUMBERLESS.search(text, place):
+    named = view.mentions(*_NUMBERLESS_STEMS)
+    while named and (match := _NUMBERLESS.search(text, place)):
         place = match.end()
         end = _town_end(text, match.end(), 80)
         if end is not None:

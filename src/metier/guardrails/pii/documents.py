@@ -75,6 +75,7 @@ _BIRTH_REACH = 60
 _PLATE = re.compile(
     r"(?<![\w\-])(?!SS|WW)[A-HJ-NP-TV-Z]{2}([ \-]?)[0-9]{3}\1(?!SS)[A-HJ-NP-TV-Z]{2}(?![\w\-])", re.IGNORECASE
 )
+_PLATED = re.compile(r"[0-9]{3}[ \-]?[^\W\d_]")
 _OLD_PLATE = re.compile(r"(?<![\w\-])[0-9]{1,4}[ \-]?[A-Z]{1,3}[ \-]?(?:[0-9]{2}|2[AB]|97[1-6])(?![\w\-])")
 _VEHICLE = re.compile(
     r"immatricul|plaque|v[ée]hicule|voiture|\bauto\b|moto|camion|utilitaire|carte grise|licen[cs]e plate"
@@ -150,7 +151,7 @@ def _is_day(match: re.Match[str]) -> bool:
 
 
 def _plates(view: View) -> Iterator[Found]:
-    for match in _PLATE.finditer(view.text):
+    for match in _PLATE.finditer(view.text) if _PLATED.search(view.text) else ():
         sure = match[1] == "-" and match[0].isupper() and not view.follows(_PRODUCT, match.start(), 32)
         if sure or view.follows(_VEHICLE, match.start()):
             yield Found(Kind.PLATE, match.start(), match.end())

@@ -192,6 +192,8 @@ def codes(text: str) -> frozenset[str]:
 
 def find_literals(text: str) -> tuple[Found, ...]:
     """Find what a reader of codes would take for one, in text that was not written by us."""
+    if may_begin(text) is None:
+        return ()
     found: list[Found] = []
     place = 0
     while match := next_candidate(text, place):
