@@ -14,8 +14,11 @@ import yaml
 from metier.catalog import Catalog
 from metier.errors import ConfigError, NotFound
 from metier.policy.constraints import Constraints
+from metier.providers.scripted import ScriptedProvider
 from metier.reload import Configured, Reload, Roles, roles_of
 from metier.settings import read_config
+from metier.store import Store
+from metier.testing import build_for_tests
 from metier.ways import Ways
 
 
@@ -149,6 +152,26 @@ async def test_sections_that_need_a_restart_are_named_until_they_are_as_they_wer
     house.write(models("writer"))
     assert await house.reload.take_over()
     assert house.reload.remarks() == {}
+
+
+async def test_rules_of_batches_and_addresses_of_alerts_take_effect_at_once_or_refuse_the_whole_file(
+    store: Store, tmp_path: pathlib.Path
+) -> None:
+    hooks = {"webhooks": [{"url": "https://exemple.fr/hook", "secret": "s" * 16}]}
+    async with build_for_tests(tmp_path, store.url, ScriptedProvider()) as app:
+
+        async def taken(**config: Any) -> bool:
+            app.settings.config_path.write_text(yaml.safe_dump(config))
+            return await app.reload.take_over()
+
+        assert await taken(batches={"lines": 7}, alerts=hooks)
+        assert app.batches.rules.lines == 7 and app.reload.restart == ()
+        await app.admission.alerts.deliver()
+        wrong: list[dict[str, Any]] = [{"batches": {"lines": 0}}, {"alerts": {"emails": ["a@exemple.fr"]}}]
+        for section in wrong:
+            assert not await taken(**{"batches": {"lines": 9}, "alerts": hooks, **section})
+            assert app.batches.rules.lines == 7 and not app.reload.valid
+        assert await taken(alerts=hooks) and app.batches.rules.lines == 50_000
 
 
 async def test_a_file_still_being_written_is_not_read(house: House) -> None:

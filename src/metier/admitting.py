@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from metier import sections
 from metier.connectors import notices
 from metier.connectors.outbox import Transport
-from metier.connectors.smtp import Smtp, account_from_url
 from metier.governance.register import ADMITTED, Register
 from metier.policy.admission import Admission, Surroundings
 from metier.record.impact import impact
@@ -24,10 +24,7 @@ def admitting(
     mail: tuple[Transport | None, str | None],
 ) -> Admission:
     """Make the admission of one worker; `mail` is a transport and a sender in place of those of the settings."""
-    transport = mail[0] or (Smtp(account_from_url(settings.smtp_url)) if settings.smtp_url else None)
-    alerts = notices.alerts(
-        store, settings.config.get("alerts"), transport, mail[1] or settings.mail_from, settings.lang
-    )
+    alerts = notices.alerts(store, settings.config.get("alerts"), *sections.mail(settings, mail), settings.lang)
     around = Surroundings(
         footprint=impact, digest=lambda organisation, name: member(vault, organisation, name), alerts=alerts
     )

@@ -51,6 +51,7 @@ from metier.record.records import Records
 from metier.record.responses import StoredResponses
 from metier.reload import Configured, Reload, Roles, roles_of
 from metier.reuse import cache
+from metier.sections import sections
 from metier.settings import Settings, read_config
 from metier.store import Store
 from metier.tries import Tries
@@ -190,6 +191,8 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
             stack.push_async_callback(provider.close)
         app = _assemble(settings, parts, store, vault, providers)
         reach(app.records.erasure, app.personal_data, app.gateway)
+        mail = (parts.transport, parts.mail_from)
+        app.reload.sections = sections(settings, mail, app.admission.alerts, app.batches)
         await app.records.contents.refresh()
         app.ledger.open()
         stack.push_async_callback(app.ledger.close)

@@ -41,6 +41,9 @@ def records(ledger: Ledger) -> Callable[[], Sequence[Family]]:
             Family("metier_calls_unrecorded_total", "counter", "Refused calls that found no room for a record.", [
                 Sample({}, ledger.unrecorded)
             ]),
+            Family("metier_calls_uncaptured_total", "counter", "Calls recorded without the contents to be kept.", [
+                Sample({}, ledger.uncaptured)
+            ]),
         ]  # fmt: skip
 
     return look

@@ -18,7 +18,7 @@ from metier.ways import Ways
 
 __all__ = ["LIVE", "Configured", "Reload", "Roles", "roles_of"]
 
-LIVE = frozenset({"models", "eur_per_usd", "systems", "roles"})
+LIVE = frozenset({"alerts", "batches", "eur_per_usd", "models", "roles", "systems"})
 """Sections of metier.yaml that take effect at once; any other needs a restart."""
 
 _log = logging.getLogger(__name__)
@@ -72,6 +72,8 @@ class Reload:
         self._make = make
         self._ways = ways
         self._roles = roles
+        self.sections: Callable[[Mapping[str, Any]], Callable[[], None]] = lambda _: lambda: None
+        """Reads the further live sections of a configuration, or refuses it; gives what puts them in force."""
         self._applied = _Stamp.of(path)
         self._asked = asyncio.Event()
         self.valid = True
@@ -116,12 +118,14 @@ class Reload:
                 self._tell(True)
                 return True
             made = await asyncio.to_thread(self._make, config)
+            use = await asyncio.to_thread(self.sections, config)
             self._ways.use(made.catalog, made.constraints)
         except MetierError as error:
             self.valid = False
             _log.error("the configuration before stays in force: %s", error.message)
             return False
         self._roles.use(made.roles)
+        use()
         changed = sorted(name for name in {*config, *self._config} if config.get(name) != self._config.get(name))
         self._config = config
         self.taken_at = time.time()

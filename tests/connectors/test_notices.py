@@ -15,7 +15,7 @@ import orjson
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from metier.connectors.notices import Webhooks, addresses, alerts, signature
+from metier.connectors.notices import Webhooks, addresses, alerts, signature, ways_out
 from metier.connectors.smtp import Sink, Smtp
 from metier.errors import BudgetExceeded, ConfigError
 from metier.governance.register import ADMITTED
@@ -130,6 +130,20 @@ async def test_an_address_taken_out_of_metier_yaml_gets_nothing_more(store: Stor
     assert len(receiver.got) == 1
     [row] = await states(store)
     assert row["state"] == "failed" and "metier.yaml" in row["error"]
+
+
+async def test_an_address_put_into_metier_yaml_gets_what_comes_without_a_restart(
+    store: Store, tmp_path: pathlib.Path
+) -> None:
+    world = await build(store, tmp_path, "0.01")
+    receiver = Receiver(200)
+    async with serve(receiver) as url:
+        made = alerts(store, None, None, None, "fr")
+        admission, ledger = alerted(world, made)
+        made.use(*ways_out({"webhooks": [{"url": url, "secret": SECRET}]}, None, None, "fr"))
+        await spend(world, ledger, admission, 6, asked=6)
+        await ledger.flush()
+        assert await made.deliver() == len(receiver.got) == 1
 
 
 @pytest.mark.parametrize(("lang", "words"), [("fr", "80 % de la limite"), ("en", "80 % of the limit")])

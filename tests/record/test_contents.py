@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from psycopg import sql
 
+from metier import gauges
 from metier.errors import Broken, Conflict, GuardrailBlocked, Invalid, LedgerBroken, NotAllowed, NotFound
 from metier.record.contents import Contents
 from metier.record.keeping import Keepings
@@ -254,6 +255,8 @@ async def test_damaged_contents_are_counted_and_the_record_stays(store: Store, t
         waiting.contents = damaged
     await ledger.flush()
     assert [row["id"] for row in await rows(store)] == [call.id for call in good] and ledger.uncaptured == 3
+    told = {family.name: family.samples[0].value for family in gauges.records(ledger)()}
+    assert told["metier_calls_uncaptured_total"] == 3
     assert [line.contents for line in await records.page(Filter())].count(True) == 1
 
 

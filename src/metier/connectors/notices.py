@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from metier.errors import ConfigError, Invalid, Unavailable
 from metier.policy.alerts import Alert, Alerts, Channel, Send
 from metier.store import Store
 
-__all__ = ["Addresses", "Mails", "Webhooks", "addresses", "alerts", "signature"]
+__all__ = ["Addresses", "Mails", "Webhooks", "addresses", "alerts", "signature", "ways_out"]
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _TIMEOUT_S = 10
@@ -99,6 +99,13 @@ def addresses(section: object) -> Addresses:
 
 def alerts(store: Store, section: object, transport: Transport | None, sender: str | None, lang: str) -> Alerts:
     """Make the alerts of a house, with the addresses that metier.yaml allows."""
+    return Alerts(store, *ways_out(section, transport, sender, lang))
+
+
+def ways_out(
+    section: object, transport: Transport | None, sender: str | None, lang: str
+) -> tuple[Mapping[Channel, Sequence[str]], Mapping[Channel, Send]]:
+    """Give the addresses that the section `alerts` of metier.yaml allows, and what sends to each kind of them."""
     to = addresses(section)
     hooks = Webhooks(to.webhooks)
     send: dict[Channel, Send] = {"webhook": hooks.send}
@@ -106,7 +113,7 @@ def alerts(store: Store, section: object, transport: Transport | None, sender: s
         if transport is None or not sender:
             raise ConfigError("alerts.emails needs a mail server: set METIER_SMTP_URL and METIER_MAIL_FROM")
         send["email"] = Mails(transport, sender, lang).send
-    return Alerts(store, {"webhook": hooks.names, "email": to.emails}, send)
+    return {"webhook": hooks.names, "email": to.emails}, send
 
 
 def signature(secret: str, body: bytes, at: int) -> str:

@@ -75,6 +75,10 @@ class Alerts:
         self._send = send
         self._now = now
 
+    def use(self, targets: Mapping[Channel, Sequence[str]], send: Mapping[Channel, Send]) -> None:
+        """Send to these addresses from now on; what waits for another one is given up."""
+        self._targets, self._send = targets, send
+
     async def crossed(self, tx: Tx, limits: Sequence[str]) -> None:
         """Write down, with the spending itself, which of 50, 80 and 100 percent of limits are reached."""
         if limits:
