@@ -244,7 +244,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         keys=Keys(store, vault, register.statuses, frozenset(ADMITTED)),
         admission=admission,
         ledger=ledger,
-        records=Records(store, vault, ledger),
+        records=Records(store, vault, ledger, admission.forget),
         gateway=gateway,
         metrics=metrics,
         spans=spans,

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import pathlib
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 
 from metier.errors import Invalid
+from metier.policy.limits import Limit
 from metier.record.ledger import Ledger
 from metier.record.records import Filter, Records
 from metier.record.retention import Retention
 from metier.store import Row, Store
 from metier.testing import StillClock
-from tests.record.world import World, build, rows, said
+from tests.record.world import World, build, rows, said, spend
 
 LOCK = 0x6D65746965720F
 
@@ -55,6 +57,30 @@ async def test_contents_go_after_30_days_records_after_a_year_and_totals_never(
     assert await records.retention.sweep() == ()
     [after] = await ledger.usage([])
     assert after == before and after.calls == 5
+
+
+async def test_a_budget_in_total_agrees_with_its_calls_after_they_were_deleted_by_age(
+    store: Store, tmp_path: pathlib.Path
+) -> None:
+    world = await build(store, tmp_path)
+    admission = world.admission("w")
+    await admission.limits.set(Limit("", "project", world.principal.project, "money", "total", Decimal(5)), "Claire")
+    await admission.limits.set(Limit("", "project", world.principal.project, "tokens", "month", Decimal(900)), "Claire")
+    ledger, records = world.recording("w", admission)
+    for _ in range(3):
+        await spend(world, ledger, admission, 7, asked=10)
+    await ledger.flush()
+    assert await admission.drift() == []
+    async with store.connection() as connection:
+        await connection.execute(
+            "UPDATE calls SET at = at - interval '366 days' WHERE id IN (SELECT id FROM calls LIMIT 2)"
+        )
+    swept = await records.retention.sweep()
+    assert swept is not None and [one.calls for one in swept] == [2] and len(await rows(store)) == 1
+    assert await admission.drift() == []
+    async with store.connection() as connection:
+        await connection.execute("DELETE FROM calls")
+    assert len(await admission.drift()) == 2, "calls that go in another way are still missed"
 
 
 async def test_a_system_may_have_another_time_with_a_reason(store: Store, tmp_path: pathlib.Path) -> None:

@@ -72,7 +72,7 @@ class World:
     def recording(self, worker: str, admission: Admission) -> tuple[Ledger, Records]:
         """An opened ledger that keeps contents, and what is done with them."""
         ledger = self.ledger(worker, admission)
-        return ledger, Records(self.store, VAULT, ledger)
+        return ledger, Records(self.store, VAULT, ledger, admission.forget)
 
     async def capture(self, records: Records, mode: Capture) -> None:
         """Have the contents of the approved system captured from now on."""

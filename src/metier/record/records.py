@@ -11,7 +11,7 @@ from metier.record.contents import Contents
 from metier.record.erasure import Erasure
 from metier.record.keeping import Keepings
 from metier.record.ledger import Ledger
-from metier.record.retention import Retention
+from metier.record.retention import Forget, Retention
 from metier.record.unusual import Unusual, hours, unusual
 from metier.record.usage import KeyUsage, keys
 from metier.store import Row, Store
@@ -68,12 +68,12 @@ class Line:
 class Records:
     """What happens to calls once they are recorded; made with the ledger, which it has keep contents."""
 
-    def __init__(self, store: Store, vault: Vault, ledger: Ledger) -> None:
+    def __init__(self, store: Store, vault: Vault, ledger: Ledger, forget: Forget | None = None) -> None:
         self._calls = store.queries("ledger")
         self.contents = Contents(store, vault)
         self.keepings = Keepings(store)
         self.erasure = Erasure(store, vault)
-        self.retention = Retention(store)
+        self.retention = Retention(store, forget)
         ledger.keep(self.contents)
 
     async def page(self, wanted: Filter, *, after: str | None = None, most: int = 50) -> tuple[Line, ...]:

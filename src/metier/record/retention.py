@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 import psycopg
 
 from metier.errors import MetierError
 from metier.record.contents import WRITING
 from metier.record.keeping import CONTENTS_DAYS, METADATA_DAYS, Keepings
-from metier.store import Store
+from metier.store import Row, Store, Tx
 
-__all__ = ["Expired", "Retention"]
+__all__ = ["Expired", "Forget", "Retention"]
 
 _LOCK = 0x6D65746965720F
 _BATCH = 1_000
 _IDLE_KEY_DAYS = 2
 _log = logging.getLogger(__name__)
+
+
+Forget: TypeAlias = Callable[[Tx, Sequence[Row]], Awaitable[None]]
+"""Told, in the same transaction, what deleted calls had used of which leases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +44,18 @@ class Expired:
 class Retention:
     """Applies the time each system's calls are kept; of many workers, the one that has the lock does it."""
 
-    def __init__(self, store: Store, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        store: Store,
+        forget: Forget | None = None,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._store = store
         self._contents = store.queries("contents")
         self._calls = store.queries("ledger")
         self._keepings = Keepings(store)
+        self._forget = forget
         self._clock = clock
 
     async def sweep(self, *, dry_run: bool = False) -> tuple[Expired, ...] | None:
@@ -95,9 +107,16 @@ class Retention:
             return 0 if row is None else int(row["records"])
         deleted, batch = 0, _BATCH
         while batch == _BATCH:
-            batch = await queries.run("expire_contents" if what == "contents" else "expire_calls", params)
+            batch = await (queries.run("expire_contents", params) if what == "contents" else self._calls_due(params))
             deleted += batch
         return deleted
+
+    async def _calls_due(self, params: Mapping[str, object]) -> int:
+        async with self._store.transaction() as tx:
+            rows = await self._calls.all("expire_calls", params, tx)
+            if self._forget is not None:
+                await self._forget(tx, rows)
+        return len(rows)
 
     async def _leftovers(self) -> None:
         """Finish erasures a crash cut short, forget old readings, and drop keys that seal nothing any more."""

@@ -84,6 +84,26 @@ UPDATE standings s SET spent = s.spent + totals.spent, held = s.held - totals.fr
 WHERE s.limit_id = totals.limit_id AND s.member = totals.member AND s.starts_on = totals.starts_on
 RETURNING s.limit_id, s.member;
 
+-- forget --
+-- Notes on their leases what calls used whose records are deleted.
+WITH used AS (
+    SELECT h.lease, sum(CASE
+        WHEN h.held IS NOT NULL AND r.outcome = 'lost' THEN h.held
+        WHEN l.measure = 'money' THEN r.cost_eur
+        WHEN l.measure = 'requests' THEN 1
+        WHEN l.measure = 'tokens' THEN r.tokens
+        WHEN l.measure = 'energy' THEN round(coalesce(r.energy_wh, 0)::numeric, 9)
+        ELSE round(coalesce(r.carbon_g, 0)::numeric, 9) END) AS amount
+    FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS r (
+        lease text, outcome text, cost_eur numeric, tokens bigint,
+        energy_wh double precision, carbon_g double precision),
+    LATERAL (SELECT split_part(one, '=', 1) AS lease, nullif(split_part(one, '=', 2), '')::numeric AS held
+             FROM unnest(string_to_array(r.lease, ' ')) AS one) h
+    JOIN leases l ON l.id = h.lease
+    GROUP BY h.lease
+)
+UPDATE leases l SET forgotten = l.forgotten + used.amount FROM used WHERE l.id = used.lease;
+
 -- worker_leases --
 -- The open leases of a worker.
 SELECT id FROM leases WHERE worker = %(worker)s AND closed_at IS NULL ORDER BY id;
@@ -121,10 +141,10 @@ ORDER BY e.heartbeat_at;
 
 -- drift --
 -- Limits that do not agree with the calls recorded on their leases, or with what those leases hold.
-SELECT l.id, l.scope, l.subject, l.measure, l.period, s.spent, s.held, e.charged, e.remaining, c.used
+SELECT l.id, l.scope, l.subject, l.measure, l.period, s.spent, s.held, e.charged, e.remaining, c.used + e.forgotten AS used
 FROM standings s JOIN limits l ON l.id = s.limit_id
 LEFT JOIN LATERAL (
-    SELECT coalesce(sum(charged), 0) AS charged,
+    SELECT coalesce(sum(charged), 0) AS charged, coalesce(sum(forgotten), 0) AS forgotten,
            coalesce(sum(granted - charged) FILTER (WHERE closed_at IS NULL), 0) AS remaining
     FROM leases WHERE limit_id = s.limit_id AND member = s.member AND starts_on = s.starts_on) e ON true
 LEFT JOIN LATERAL (
@@ -138,7 +158,7 @@ LEFT JOIN LATERAL (
     FROM calls, unnest(string_to_array(calls.lease, ' ')) AS one JOIN leases e2 ON e2.id = split_part(one, '=', 1)
     WHERE calls.at >= (s.starts_on - 1)::timestamp AT TIME ZONE 'UTC'
       AND e2.limit_id = s.limit_id AND e2.member = s.member AND e2.starts_on = s.starts_on) c ON true
-WHERE abs(e.charged - c.used) > 0.000001 OR s.held <> e.remaining
+WHERE abs(e.charged - c.used - e.forgotten) > 0.000001 OR s.held <> e.remaining
 ORDER BY l.scope, l.subject, l.measure;
 
 -- forget_leases --

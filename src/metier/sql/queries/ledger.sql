@@ -255,4 +255,6 @@ DELETE FROM calls WHERE id IN (
         SELECT FROM legal_holds h WHERE h.released_at IS NULL AND (
             (h.scope = 'system' AND h.target = c.system) OR (h.scope = 'project' AND h.target = c.project)
             OR (h.scope = 'subject' AND h.target IN (c.end_user, c.project)) OR (h.scope = 'call' AND h.target = c.id)))
-    LIMIT %(most)s);
+    LIMIT %(most)s)
+RETURNING lease, outcome, cost_eur, input_tokens + output_tokens AS tokens, energy_high_kwh * 1000 AS energy_wh,
+    carbon_high_g AS carbon_g;
