@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from metier.cli.serving import IDLE_S
 from tests.cli.house import House
 from tests.cli.served import METIER, SAY, ask, declared, get, key, running, serving
 from tests.record.test_otel import PARENT, TRACE, collecting
@@ -113,6 +114,14 @@ def test_keys_do_not_cross_a_network_in_the_clear_unasked(house: House, host: st
     for workers in ("1", "2"):
         told = house.run("serve", "--host", host, "--workers", workers, code=2)
         assert "--behind-proxy" in told and "--tls-cert" in told and "--cleartext" in told
+
+
+def test_an_idle_connection_lives_longer_here_than_in_the_proxy() -> None:
+    shipped = (pathlib.Path(__file__).parents[2] / "deploy" / "nginx" / "metier.conf").read_text()
+    upstream_block = shipped[shipped.index("upstream") : shipped.index("server {")]
+    # nginx keeps a connection for 60 s where nothing else is said; a call sent on one we have just closed is a 502.
+    assert "keepalive " in upstream_block and "keepalive_timeout" not in upstream_block
+    assert IDLE_S > 60
 
 
 def test_tls_needs_both_files(house: House, tmp_path: pathlib.Path) -> None:

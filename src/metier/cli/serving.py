@@ -27,7 +27,11 @@ from metier.cli.terminal import Terminal, run
 from metier.cli.worker import working
 from metier.console import pages
 
-__all__ = ["alone", "main"]
+__all__ = ["IDLE_S", "alone", "main"]
+
+IDLE_S = 75
+"""Seconds an idle connection stays open: longer than proxies and clients keep theirs, usually 60 at most, for a request
+that crosses our end of a connection gets no answer, and one that costs money is not sent again by itself."""
 
 _AT_ONCE = 4
 """Connections a worker takes before it lets its neighbours have some."""
@@ -194,6 +198,7 @@ def _config(service: Service, duty: Duty) -> uvicorn.Config:
         # A proxy is believed about the scheme, so that cookies are marked secure; about addresses nobody asks.
         proxy_headers=service.behind_proxy, forwarded_allow_ips="*" if service.behind_proxy else None,
         ssl_certfile=service.tls_cert, ssl_keyfile=service.tls_key, backlog=_AT_ONCE,
+        timeout_keep_alive=IDLE_S,
     )  # fmt: skip
 
 
