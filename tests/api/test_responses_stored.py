@@ -209,6 +209,8 @@ async def test_a_deleted_response_is_gone_and_what_continues_it_can_be_read_but_
     refused = await door.send("POST", body={**HELLO, "previous_response_id": second["id"]})
     assert (refused.status, refused.json["error"]["param"]) == (404, "previous_response_id")
     assert first["id"] in refused.json["error"]["message"]
+    # No call was made of it, so that it is not named like one: that name would be in no ledger.
+    assert refused.headers["x-request-id"].startswith("req_")
 
 
 async def test_items_sent_are_listed_in_pages_the_last_first(door: Door) -> None:

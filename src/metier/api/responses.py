@@ -83,8 +83,9 @@ class Responses:
             return
         asked = responses_body.parse(data, principal, exchange.conversation())
         asked = replace(asked, call=exchange.wanting(asked.call))
-        exchange.name(asked.call.id, lambda: limit_headers(self._gateway, asked.call))
         asked = await self._continued(asked)
+        # Only now is there a call: what does not continue anything is in no ledger.
+        exchange.name(asked.call.id, lambda: limit_headers(self._gateway, asked.call))
         if asked.stream:
             await self._stream(exchange, asked)
             return
