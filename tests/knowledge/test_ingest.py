@@ -131,7 +131,7 @@ async def test_bm25_weights_are_those_of_the_formula_after_every_change(store: S
         rows = await (
             await connection.execute(
                 "SELECT c.bm25::text AS bm25, c.terms, c.counts, c.length, k.pinned, k.length AS whole, k.chunks "
-                "FROM chunks c JOIN collections k ON k.name = c.collection"
+                "FROM chunks c JOIN collections k ON k.id = c.collection"
             )
         ).fetchall()
         words = await (

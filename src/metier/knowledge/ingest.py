@@ -94,19 +94,21 @@ def listed(row: Row) -> Listed:
 
 
 class Ingest:
-    """Writes collections; searching them is the business of Retrieve."""
+    """Writes the collections of one organisation; searching them is the business of Retrieve."""
 
     def __init__(
         self,
         store: Store,
         embedder: Embedder | None = None,
         *,
+        organisation: str = "main",
         limits: Limits | None = None,
         sizes: Sizes | None = None,
     ) -> None:
         self._store = store
         self._queries = store.queries("ingest")
         self._embedder = embedder
+        self._organisation = organisation
         self._limits = limits or Limits()
         self._sizes = sizes or Sizes()
         self._parsers = parsers(self._limits)
@@ -115,28 +117,30 @@ class Ingest:
         """Make an empty collection whose texts and questions are analysed in that language."""
         if not _COLLECTION.fullmatch(name):
             raise Invalid(f"Creating collection {name!r} failed: use small letters, digits, - and _.", param="name")
-        if await self._queries.one("create_collection", {"name": name, "language": language}) is None:
+        row = {"id": new_id("collection"), **self._named(name), "language": language}
+        if await self._queries.one("create_collection", row) is None:
             raise Conflict(f"Creating collection {name!r} failed: it exists already; choose another name.")
 
     async def drop(self, name: str) -> None:
         """Remove a collection with its documents, chunks and words."""
-        if await self._queries.run("delete_collection", {"name": name}) == 0:
+        if await self._queries.run("delete_collection", self._named(name)) == 0:
             raise _no_collection(name)
 
     async def collections(self) -> tuple[Collection, ...]:
-        """List the collections by name."""
-        return tuple(Collection(**row) for row in await self._queries.all("all_collections"))
+        """List the collections of the organisation by name."""
+        rows = await self._queries.all("all_collections", {"organisation": self._organisation})
+        return tuple(Collection(**row) for row in rows)
 
     async def list(self, collection: str) -> tuple[Listed, ...]:
         """List every document for the administrators of a collection; readers ask Retrieve.documents."""
-        await self._collection(collection)
-        return tuple(listed(row) for row in await self._queries.all("all_documents", {"collection": collection}))
+        found = await self._collection(collection)
+        return tuple(listed(row) for row in await self._queries.all("all_documents", {"collection": found["id"]}))
 
     async def add(self, collection: str, name: str, data: bytes, groups: frozenset[str]) -> DocumentReport:
         """Add a document or replace the one of that name; its text, rights and vectors change in one transaction."""
         _check(name, groups)
-        language = (await self._collection(collection)).language
-        key = {"collection": collection, "name": name}
+        here = await self._collection(collection)
+        language, key = here["language"], {"collection": here["id"], "name": name}
         model = self._embedder.model if self._embedder else None
         digest, made_with = hashlib.sha256(data).hexdigest(), f"{_REVISION}/{language}"
         found = await self._queries.one("document", {**key, "model": model})
@@ -144,8 +148,9 @@ class Ingest:
         if found is not None and same and (self._embedder is None or found["embedded"] == found["chunks"]):
             return await self._unchanged(key, found, groups)
         prepared = await self._prepare(name, data, Analyser(language), found)
-        document = {**key, "groups": sorted(groups), "hash": digest, "made_with": made_with}
+        document = {"name": name, "groups": sorted(groups), "hash": digest, "made_with": made_with}
         async with self._store.transaction() as tx:
+            document["collection"] = await self._lock(tx, collection)
             replaced = await self._write(tx, document, prepared)
         return DocumentReport(
             name,
@@ -159,19 +164,22 @@ class Ingest:
     async def remove(self, collection: str, name: str) -> None:
         """Remove a document with its chunks, vectors and the words only it had; nothing of it is found any more."""
         async with self._store.transaction() as tx:
-            await self._lock(tx, collection)
-            found = await self._queries.one("document", {"collection": collection, "name": name, "model": None}, tx)
+            here = await self._lock(tx, collection)
+            found = await self._queries.one("document", {"collection": here, "name": name, "model": None}, tx)
             if found is None:
                 raise NotFound(f"Removing {name!r} from collection {collection!r} failed: no such document.")
-            await self._clear(tx, collection, found["id"])
+            await self._clear(tx, here, found["id"])
             await self._queries.run("delete_document", {"document": found["id"]}, tx)
-            await self._recount(tx, collection, found["id"])
+            await self._recount(tx, here, found["id"])
 
-    async def _collection(self, name: str) -> Collection:
-        row = await self._queries.one("collection", {"name": name})
+    def _named(self, name: str) -> dict[str, object]:
+        return {"organisation": self._organisation, "name": name}
+
+    async def _collection(self, name: str) -> Row:
+        row = await self._queries.one("collection", self._named(name))
         if row is None:
             raise _no_collection(name)
-        return Collection(**row)
+        return row
 
     async def _unchanged(self, key: Mapping[str, object], found: Row, groups: frozenset[str]) -> DocumentReport:
         same = frozenset(found["groups"]) == groups
@@ -214,7 +222,6 @@ class Ingest:
     async def _write(self, tx: Tx, document: Mapping[str, object], prepared: _Prepared) -> bool:
         """Put the new version in place of the old one; True when there was an old one."""
         collection = str(document["collection"])
-        await self._lock(tx, collection)
         key = {"collection": collection, "name": document["name"], "model": None}
         found = await self._queries.one("document", key, tx)
         if found is None:
@@ -263,9 +270,11 @@ class Ingest:
             "count_collection", {"collection": owner["collection"], "chunks": len(rows), "length": length}, tx
         )
 
-    async def _lock(self, tx: Tx, collection: str) -> None:
-        if await self._queries.one("lock_collection", {"collection": collection}, tx) is None:
-            raise _no_collection(collection)
+    async def _lock(self, tx: Tx, name: str) -> str:
+        row = await self._queries.one("lock_collection", self._named(name), tx)
+        if row is None:
+            raise _no_collection(name)
+        return str(row["id"])
 
     async def _clear(self, tx: Tx, collection: str, document: str) -> None:
         """Take the chunks of a document out of the index and out of the counts."""

@@ -58,11 +58,14 @@ class Hit(Extract):
 
 
 class Retrieve:
-    """Searches collections with the rights of the reader inside every query."""
+    """Searches collections with the rights of the reader, organisation and groups, inside every query."""
 
-    def __init__(self, store: Store, embedder: Embedder | None = None, *, dense: float = 0.6) -> None:
+    def __init__(
+        self, store: Store, embedder: Embedder | None = None, *, organisation: str = "main", dense: float = 0.6
+    ) -> None:
         self._queries = store.queries("retrieve")
         self._embedder = embedder
+        self._organisation = organisation
         self._dense = dense
 
     async def search(
@@ -77,7 +80,8 @@ class Retrieve:
         """Give the best extracts the groups may read, best first; fewer than `top_k` when fewer are good enough."""
         if not 1 <= top_k <= _DEPTH:
             raise Invalid(f"Searching {collection!r} failed: top_k {top_k!r}, give 1 to {_DEPTH}.", param="top_k")
-        found = await self._queries.one("collection", {"collection": collection})
+        here = {"organisation": self._organisation, "collection": collection}
+        found = await self._queries.one("collection", here)
         if found is None:
             raise NotFound(f"Searching {collection!r} failed: no such collection; create it first.", param="collection")
         question = question[:_LONGEST].replace("\x00", " ")
@@ -87,7 +91,7 @@ class Retrieve:
         rows = await self._queries.all(
             "search",
             {
-                "collection": collection,
+                **here,
                 "groups": sorted(groups),
                 "terms": sorted(set(analysis.terms)) if arm != "meaning" else [],
                 "codes": codes,
@@ -108,14 +112,14 @@ class Retrieve:
 
     async def extracts(self, collection: str, ids: Sequence[str], groups: frozenset[str]) -> tuple[Extract, ...]:
         """Give the cited chunks that exist and that the groups may read, in the order asked, sections included."""
-        rows = await self._queries.all(
-            "extracts", {"collection": collection, "ids": list(ids), "groups": sorted(groups)}
-        )
+        rights = {"organisation": self._organisation, "groups": sorted(groups)}
+        rows = await self._queries.all("extracts", {"collection": collection, "ids": list(ids), **rights})
         return tuple(Extract(*_place(row), row["section"]) for row in rows)
 
     async def documents(self, collection: str, groups: frozenset[str]) -> tuple[Listed, ...]:
         """List the documents of a collection that the groups may read; others are not even counted."""
-        rows = await self._queries.all("documents", {"collection": collection, "groups": sorted(groups)})
+        rights = {"organisation": self._organisation, "groups": sorted(groups)}
+        rows = await self._queries.all("documents", {"collection": collection, **rights})
         return tuple(listed(row) for row in rows)
 
     async def _vector(self, question: str) -> str | None:

@@ -1,26 +1,26 @@
 -- create_collection --
--- Makes a collection if there is none of that name; one row when it did.
-INSERT INTO collections (name, language) VALUES (%(name)s, %(language)s)
-ON CONFLICT (name) DO NOTHING
-RETURNING name
+-- Makes a collection if its organisation has none of that name; one row when it did.
+INSERT INTO collections (id, organisation, name, language)
+VALUES (%(id)s, %(organisation)s, %(name)s, %(language)s)
+ON CONFLICT (organisation, name) DO NOTHING
+RETURNING id
 
 -- collection --
--- One collection with the number of its documents.
-SELECT c.name, c.language, c.chunks, (SELECT count(*) FROM documents d WHERE d.collection = c.name) AS documents
-FROM collections c WHERE c.name = %(name)s
+-- What documents know a collection by, and its language.
+SELECT id, language FROM collections WHERE organisation = %(organisation)s AND name = %(name)s
 
 -- all_collections --
--- Every collection with the number of its documents.
-SELECT c.name, c.language, c.chunks, (SELECT count(*) FROM documents d WHERE d.collection = c.name) AS documents
-FROM collections c ORDER BY c.name
+-- Every collection of an organisation with the number of its documents.
+SELECT c.name, c.language, c.chunks, (SELECT count(*) FROM documents d WHERE d.collection = c.id) AS documents
+FROM collections c WHERE c.organisation = %(organisation)s ORDER BY c.name
 
 -- lock_collection --
 -- Holds the collection until the transaction ends, so that its counts change one document at a time.
-SELECT name FROM collections WHERE name = %(collection)s FOR UPDATE OF collections
+SELECT id FROM collections WHERE organisation = %(organisation)s AND name = %(name)s FOR UPDATE OF collections
 
 -- delete_collection --
 -- Removes a collection with everything in it.
-DELETE FROM collections WHERE name = %(name)s
+DELETE FROM collections WHERE organisation = %(organisation)s AND name = %(name)s
 
 -- document --
 -- One document of a collection by its name.
@@ -69,7 +69,7 @@ WHERE terms.id = gone.term
 -- Takes the chunks of a document out of the counts of its collection.
 UPDATE collections SET chunks = collections.chunks - gone.chunks, length = collections.length - gone.length
 FROM (SELECT count(*) AS chunks, coalesce(sum(length), 0) AS length FROM chunks WHERE document = %(document)s) AS gone
-WHERE name = %(collection)s
+WHERE id = %(collection)s
 
 -- delete_chunks --
 -- Removes the chunks of a document.
@@ -101,7 +101,7 @@ SELECT term, id FROM raised UNION ALL SELECT term, id FROM fresh
 
 -- count_collection --
 -- Adds to the counts of a collection.
-UPDATE collections SET chunks = chunks + %(chunks)s, length = length + %(length)s WHERE name = %(collection)s
+UPDATE collections SET chunks = chunks + %(chunks)s, length = length + %(length)s WHERE id = %(collection)s
 
 -- put_chunk --
 -- Writes one chunk; its weights follow in the same transaction.
@@ -114,7 +114,7 @@ VALUES (%(collection)s, %(id)s, %(document)s, %(place)s, %(text)s, %(headings)s,
 -- pin_length --
 -- Takes the mean length anew when it has moved by more than a twentieth since the weights were computed.
 UPDATE collections SET pinned = length::double precision / chunks
-WHERE name = %(collection)s AND chunks > 0 AND abs(length::double precision / chunks - pinned) > 0.05 * pinned
+WHERE id = %(collection)s AND chunks > 0 AND abs(length::double precision / chunks - pinned) > 0.05 * pinned
 RETURNING pinned
 
 -- weigh --
@@ -125,7 +125,7 @@ FROM (SELECT c.id,
                  term || ':' || (times * 2.2 / (times + 1.2 * (0.25 + 0.75 * c.length / nullif(k.pinned, 0))))::real,
                  ',' ORDER BY term), '') || '}/1000000000')::sparsevec AS bm25
       FROM chunks c
-      JOIN collections k ON k.name = c.collection
+      JOIN collections k ON k.id = c.collection
       LEFT JOIN LATERAL unnest(c.terms, c.counts) AS u (term, times) ON true
       WHERE c.collection = %(collection)s AND (%(document)s::text IS NULL OR c.document = %(document)s)
       GROUP BY c.id) AS weighed

@@ -1,15 +1,16 @@
 -- collection --
--- The language of a collection.
-SELECT language FROM collections WHERE name = %(collection)s
+-- The language of a collection of the reader's organisation.
+SELECT language FROM collections WHERE organisation = %(organisation)s AND name = %(collection)s
 
 -- search --
 -- The best chunks for a question among those the reader may read, with the score of each arm.
-WITH asked AS (
+WITH here AS (
+    SELECT id, chunks FROM collections WHERE organisation = %(organisation)s AND name = %(collection)s
+), asked AS (
     SELECT t.id, ln(1 + (k.chunks - coalesce(t.chunks, 0) + 0.5) / (coalesce(t.chunks, 0) + 0.5)) AS idf
-    FROM collections k
+    FROM here k
     CROSS JOIN unnest(%(terms)s::text[]) AS q (term)
-    LEFT JOIN terms t ON t.collection = k.name AND t.term = q.term
-    WHERE k.name = %(collection)s
+    LEFT JOIN terms t ON t.collection = k.id AND t.term = q.term
 ), question AS (
     SELECT coalesce(array_agg(id) FILTER (WHERE id IS NOT NULL), '{}') AS ids,
            ('{' || coalesce(string_agg(id || ':' || idf::real, ',' ORDER BY id) FILTER (WHERE id IS NOT NULL), '')
@@ -19,18 +20,18 @@ WITH asked AS (
 ), words AS (
     SELECT c.id
     FROM chunks c JOIN documents d ON d.id = c.document CROSS JOIN question q
-    WHERE c.collection = %(collection)s AND d.groups && %(groups)s::text[] AND c.terms && q.ids
+    WHERE c.collection = (SELECT id FROM here) AND d.groups && %(groups)s::text[] AND c.terms && q.ids
     ORDER BY c.bm25 <#> q.weights, c.id LIMIT %(depth)s
 ), meanings AS (
     SELECT c.id
     FROM chunks c JOIN documents d ON d.id = c.document
-    WHERE c.collection = %(collection)s AND d.groups && %(groups)s::text[]
+    WHERE c.collection = (SELECT id FROM here) AND d.groups && %(groups)s::text[]
       AND c.model = %(model)s::text AND %(vector)s::vector IS NOT NULL
     ORDER BY c.embedding <=> %(vector)s::vector, c.id LIMIT %(depth)s
 ), codes AS (
     SELECT c.id
     FROM chunks c JOIN documents d ON d.id = c.document
-    WHERE c.collection = %(collection)s AND d.groups && %(groups)s::text[]
+    WHERE c.collection = (SELECT id FROM here) AND d.groups && %(groups)s::text[]
       AND (c.codes && %(codes)s::text[]
            OR (%(codes)s::text[] <> '{}' AND EXISTS (
                SELECT 1 FROM unnest(c.codes) AS has (code), unnest(%(codes)s::text[]) AS wanted (code)
@@ -48,7 +49,7 @@ WITH asked AS (
                                          WHERE starts_with(has.code, wanted.code)) THEN 0.25
                                      ELSE 0 END)
                      FROM unnest(%(codes)s::text[]) AS wanted (code)), 0) AS exact
-    FROM candidates JOIN chunks c ON c.collection = %(collection)s AND c.id = candidates.id CROSS JOIN question q
+    FROM candidates JOIN chunks c ON c.collection = (SELECT id FROM here) AND c.id = candidates.id CROSS JOIN question q
 ), scored AS (
     SELECT id, lexical, cosine, exact,
            exact + (1 - exact) * CASE
@@ -62,7 +63,7 @@ WITH asked AS (
 SELECT c.id, d.name AS document, d.title, d.version, c.text, c.headings, c.char_start, c.char_end, c.page, c.sheet,
        c.row_first, c.row_last, s.score, s.lexical, s.cosine, s.exact
 FROM scored s
-JOIN chunks c ON c.collection = %(collection)s AND c.id = s.id
+JOIN chunks c ON c.collection = (SELECT id FROM here) AND c.id = s.id
 JOIN documents d ON d.id = c.document
 WHERE s.score > 0 AND s.score >= %(min_score)s
 ORDER BY s.score DESC, c.id
@@ -72,14 +73,15 @@ LIMIT %(top_k)s
 -- Chunks by their citation ids, those the reader may read, each with the section around it.
 SELECT c.id, d.name AS document, d.title, d.version, c.text, c.headings, c.char_start, c.char_end, c.page, c.sheet,
        c.row_first, c.row_last, substr(d.text, c.parent_start + 1, c.parent_end - c.parent_start) AS section
-FROM chunks c JOIN documents d ON d.id = c.document
-WHERE c.collection = %(collection)s AND c.id = ANY (%(ids)s::text[]) AND d.groups && %(groups)s::text[]
+FROM collections k JOIN chunks c ON c.collection = k.id JOIN documents d ON d.id = c.document
+WHERE k.organisation = %(organisation)s AND k.name = %(collection)s
+  AND c.id = ANY (%(ids)s::text[]) AND d.groups && %(groups)s::text[]
 ORDER BY array_position(%(ids)s::text[], c.id)
 
 -- documents --
 -- The documents of a collection that the reader may read.
 SELECT d.name, d.title, d.version, d.language, d.groups, d.warnings, d.ingested_at,
        (SELECT count(*) FROM chunks c WHERE c.document = d.id) AS chunks
-FROM documents d
-WHERE d.collection = %(collection)s AND d.groups && %(groups)s::text[]
+FROM collections k JOIN documents d ON d.collection = k.id
+WHERE k.organisation = %(organisation)s AND k.name = %(collection)s AND d.groups && %(groups)s::text[]
 ORDER BY d.name
