@@ -151,11 +151,11 @@ class App:
 
     def ingest(self, principal: Principal) -> Ingest:
         """Give the way into collections, in somebody's name."""
-        return Ingest(self.store, self.embedder(principal))
+        return Ingest(self.store, self.embedder(principal), organisation=principal.organisation)
 
     def retrieve(self, principal: Principal, origin: Origin | None = None) -> Retrieve:
         """Give the search of collections, in somebody's name."""
-        return Retrieve(self.store, self.embedder(principal, origin))
+        return Retrieve(self.store, self.embedder(principal, origin), organisation=principal.organisation)
 
     async def principal(self, name: str) -> Principal:
         """Give the caller behind a key of this house by the name of the key, for work done inside it."""
