@@ -1,18 +1,19 @@
 """What a call through the gateway costs in CPU, beside the floor in Python, in the same sitting.
 
 python bench/gateway.py [--seconds 6] [--connections 32] [--limits] [--profile FILE]
+    [--peers VENV] [--grow sizes,keys,deployments,workers] [--drift CALLS]
 
-Everything is on: key, admission with a budget, masking of personal data (each message differs, so nothing is
-remembered), the ledger and its spool, PostgreSQL. CPU is user + system of the server's whole process tree, the
-database apart; the load comes from wrk, in a process that is not counted. Prints a table and one JSON line.
+It is `metier serve` that is measured, with everything on: key, admission with a budget, masking of personal data (each
+message differs, so nothing is remembered), the ledger and its spool, metrics, PostgreSQL. CPU is user + system of the
+server's whole process tree, the database apart; the load comes from wrk, in a process that is not counted. `--peers`
+runs the LiteLLM of a virtual environment beside it, without a database; `--grow` adds a table of how the cost grows;
+`--drift` tells what so many calls leave in memory. Prints tables and one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import cProfile
+import http.client
 import json
 import os
 import pathlib
@@ -20,39 +21,50 @@ import re
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
-import uvicorn
-import uvloop
-
-from metier.api.server import application
-from metier.app import App, build
-from metier.policy.limits import Limit, LimitPeriod, Measure, Scope
-from metier.settings import load
 
 HERE = pathlib.Path(__file__).parent
 PATH = "/v1/chat/completions"
-_LIMITS: tuple[tuple[Measure, LimitPeriod], ...] = (("requests", "minute"), ("tokens", "minute"), ("tokens", "month"))
 QUESTION = "Bonjour, je souhaite savoir où en est mon dossier de remboursement ouvert la semaine dernière, merci."
+FILLER = "Le client écrit au sujet de sa commande et demande quand elle sera livrée à son domicile. "
 SCRIPT = """
 local n = 0
+local keys, key = %(keys)d, "%(key)s"
+local more = string.rep("%(filler)s", %(repeated)d)
 wrk.method = "POST"
 wrk.headers["content-type"] = "application/json"
-wrk.headers["authorization"] = "Bearer %(key)s"
+wrk.headers["authorization"] = "Bearer " .. key
 request = function()
   n = n + 1
+  if keys > 1 then
+    wrk.headers["authorization"] = string.format("Bearer sk-mt-%%012x%%s", n * 7919 %% keys + 1, string.sub(key, 19))
+  end
   return wrk.format(nil, nil, nil, '{"model":"bench","messages":[{"role":"system","content":"Tu es un conseiller."},'
-    .. '{"role":"user","content":"Dossier ' .. n .. '. %(question)s"}],"max_tokens":200%(stream)s}')
+    .. '{"role":"user","content":"Dossier ' .. n .. '. %(question)s' .. more .. '"}],"max_tokens":200%(stream)s}')
 end
 """
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is asked, by whom, and of what."""
+
+    stream: bool = False
+    size: int = 0
+    """Characters added to the question."""
+    keys: int = 1
+    deployments: int = 1
+    workers: int = 1
 
 
 def free_port() -> int:
@@ -73,11 +85,16 @@ def wait(port: int, process: subprocess.Popen[bytes], seconds: float = 90.0) -> 
     sys.exit(f"nothing listens on port {port}: {process.args!r}")
 
 
-def cpu_s(root: int) -> float:
-    """CPU seconds of a process and its living descendants."""
-    total = 0.0
+def tree(root: int) -> list[psutil.Process]:
+    """A process and its living descendants, PostgreSQL apart."""
     process = psutil.Process(root)
-    for one in [process, *process.children(recursive=True)]:
+    return [one for one in [process, *process.children(recursive=True)] if "postgres" not in one.name()]
+
+
+def cpu_s(processes: list[psutil.Process]) -> float:
+    """CPU seconds of some processes."""
+    total = 0.0
+    for one in processes:
         try:
             used = one.cpu_times()
             total += used.user + used.system
@@ -86,32 +103,39 @@ def cpu_s(root: int) -> float:
     return total
 
 
+def memory_mb(root: int) -> float:
+    """Resident memory of the largest process of a tree: of a worker."""
+    return max(one.memory_info().rss for one in tree(root)) / 1e6
+
+
 @contextmanager
-def running(port: int, *command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server of ours until the block ends."""
+def running(port: int, *command: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server until the block ends."""
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen([sys.executable, *command], start_new_session=True, stdout=quiet, stderr=quiet)
+    process = subprocess.Popen(command, start_new_session=True, stdout=quiet, stderr=quiet, env=os.environ | env)
     try:
         wait(port, process)
         yield process
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(20)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def load_up(port: int, key: str, stream: bool, connections: int, seconds: float) -> dict[str, Any]:
+def load_up(port: int, key: str, shape: Shape, connections: int, seconds: float) -> dict[str, Any]:
     """Drive a server with wrk."""
-    question = {"key": key, "question": QUESTION, "stream": ',"stream":true' if stream else ""}
+    question = {
+        "key": key, "keys": shape.keys, "question": QUESTION, "stream": ',"stream":true' if shape.stream else "",
+        "filler": FILLER, "repeated": shape.size // len(FILLER),
+    }  # fmt: skip
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(SCRIPT % question)
         script.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", script.name]
-        out = subprocess.run(
-            [*command, f"http://127.0.0.1:{port}{PATH}"], capture_output=True, text=True, check=True
-        ).stdout
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "--timeout", "20s"]
+        command += ["-s", script.name, f"http://127.0.0.1:{port}{PATH}"]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def found(pattern: str, default: str = "0") -> str:
         match = re.search(pattern, out)
@@ -121,150 +145,183 @@ def load_up(port: int, key: str, stream: bool, connections: int, seconds: float)
     return {"calls": int(found(r"(\d+) requests in")), "p50": found(r"50%\s+(\S+)", "-"), "faults": faults}
 
 
-def measure(name: str, port: int, process: subprocess.Popen[bytes], key: str, options: argparse.Namespace, stream: bool,
+def first_token_ms(port: int, key: str, calls: int = 200) -> float:
+    """Milliseconds from a request to the first bytes of its answer, one call at a time: the median."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    took: list[float] = []
+    for number in range(calls):
+        message = {"role": "user", "content": f"Dossier {number}. {QUESTION}"}
+        body = json.dumps({"model": "bench", "messages": [message], "max_tokens": 200, "stream": True})
+        began = time.perf_counter()
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        connection.request("POST", PATH, body, headers)
+        response = connection.getresponse()
+        response.read1(16)
+        took.append(1000 * (time.perf_counter() - began))
+        response.read()
+    connection.close()
+    return round(statistics.median(took), 2)
+
+
+def measure(name: str, port: int, process: subprocess.Popen[bytes], key: str, options: argparse.Namespace, shape: Shape,
             database: int | None = None) -> dict[str, Any]:  # fmt: skip
     """CPU per call under load, and the time of one call alone."""
-    load_up(port, key, stream, 4, 1)
-    before, base = cpu_s(process.pid), cpu_s(database) if database else 0.0
-    run = load_up(port, key, stream, options.connections, options.seconds)
-    spent, stored = cpu_s(process.pid) - before, (cpu_s(database) if database else 0.0) - base
-    alone = load_up(port, key, stream, 1, 2)
+    load_up(port, key, shape, 4, 1 + shape.workers)
+    ours, base = tree(process.pid), [psutil.Process(database)] if database else []
+    base += [child for one in base for child in one.children(recursive=True)]
+    before, stored = cpu_s(ours), cpu_s(base)
+    run = load_up(port, key, shape, options.connections, options.seconds)
+    spent, stored = cpu_s(ours) - before, cpu_s(base) - stored
+    alone = load_up(port, key, shape, 1, 2)
     if run["faults"] or alone["faults"]:
         sys.exit(f"{name}: {run['faults'] + alone['faults']} calls went wrong, so its figures mean nothing")
     calls = max(run["calls"], 1)
     return {
         "name": name,
-        "stream": stream,
+        **vars(shape),
         "cpu_ms": round(1000 * spent / calls, 3),
         "database_cpu_ms": round(1000 * stored / calls, 3),
         "calls_per_s": round(calls / options.seconds),
         "alone_p50": alone["p50"],
-        "memory_mb": round(psutil.Process(process.pid).memory_info().rss / 1e6),
+        "first_token_ms": first_token_ms(port, key) if shape.stream and shape.keys == 1 else None,
+        "memory_mb": round(memory_mb(process.pid)),
     }
 
 
-async def serve(home: pathlib.Path, port: int, upstream: str, limits: bool) -> None:
-    """Serve the whole platform on one model that answers from `upstream`, and leave the key in the home."""
-    home.joinpath("metier.yaml").write_text(
-        json.dumps(
-            {
-                "models": {
-                    "bench": {
-                        "deployments": [
-                            {
-                                "provider": "openai",
-                                "model_id": "m",
-                                "base_url": upstream,
-                                "price": {"input": 1, "output": 4},
-                                "energy": {"active_b": 8, "total_b": 8, "zone": "FRA"},
-                            }
-                        ]
-                    }
-                }
-            }
-        )
-    )
-    async with build(load({"METIER_HOME": str(home)})) as app:
-        await prepare(app, home, limits)
-        config = uvicorn.Config(
-            application(app), port=port, log_level="error", access_log=False, lifespan="off", http="httptools"
-        )
-        await uvicorn.Server(config).serve()
-
-
-async def prepare(app: App, home: pathlib.Path, limits: bool) -> None:
-    """One approved system, a project with a budget, a key; where asked, three limits at each level."""
-    system = await app.register.register("Mesure", "Mesurer la passerelle", "Métier")
-    await app.register.approve(system.id, by="Métier")
-    project = await app.keys.create_project("Mesure")
-    await app.admission.set_budget(project.id, Decimal(100_000))
-    issued = await app.keys.issue("mesure", project.id, system.id, by="Métier")
-    levels: list[tuple[Scope, str]] = [
-        ("key", issued.key.id), ("system", system.id), ("project", project.id), ("organisation", "main"),
-        ("end_user", project.id),
-    ]  # fmt: skip
-    for scope, subject in levels if limits else ():
-        for measure, period in _LIMITS:
-            limit = Limit("", scope, subject, measure, period, Decimal(1_000_000_000))
-            await app.admission.limits.set(limit, "Métier")
-    home.joinpath("key").write_text(issued.secret)
-
-
-def ours(options: argparse.Namespace, upstream: str, *, stream: bool) -> dict[str, Any]:
-    """Measure the gateway, in a process and a database of its own."""
-    home = pathlib.Path(tempfile.mkdtemp(prefix="metier-bench-"))
-    port = free_port()
+@contextmanager
+def served(options: argparse.Namespace, upstream: str, shape: Shape) -> Iterator[tuple[int, Any, str, int]]:
+    """Serve a house of its own with `metier serve`: its port, process, key, and the process of its database."""
+    home, port = pathlib.Path(tempfile.mkdtemp(prefix="metier-bench-")), free_port()
     home.chmod(0o755)
-    command = [__file__, "--serve", str(port), "--home", str(home), "--upstream", upstream]
-    command += ["--profile", options.profile] if options.profile else []
-    command += ["--limits"] if options.limits else []
+    house = [str(HERE / "gateway_house.py"), str(home), upstream, *(["--limits"] if options.limits else [])]
+    house += ["--keys", str(shape.keys), "--deployments", str(shape.deployments)]
+    metier = str(pathlib.Path(sys.executable).with_name("metier"))
+    profile = ["-m", "cProfile", "-o", options.profile] if options.profile else []
+    command = [*profile, metier, "serve", "--port", str(port), "--no-work", "--workers", str(shape.workers)]
     try:
-        with running(port, *command) as process:
+        subprocess.run([sys.executable, *house], check=True, capture_output=True)
+        with running(port, sys.executable, *command, METIER_HOME=str(home)) as process:
             postmaster = int(next(home.rglob("postmaster.pid")).read_text().split()[0])
-            key = home.joinpath("key").read_text()
-            name = "Métier"
-            return measure(name, port, process, key, options, stream, postmaster)
+            yield port, process, home.joinpath("key").read_text(), postmaster
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def floor(options: argparse.Namespace, upstream: str, *, stream: bool) -> dict[str, Any]:
+def ours(options: argparse.Namespace, upstream: str, shape: Shape) -> dict[str, Any]:
+    """Measure the gateway."""
+    with served(options, upstream, shape) as (port, process, key, postmaster):
+        return measure("Métier", port, process, key, options, shape, postmaster)
+
+
+def floor(options: argparse.Namespace, upstream: str, shape: Shape) -> dict[str, Any]:
     """Measure the pass-through."""
     port = free_port()
-    with running(port, str(HERE / "floor.py"), str(port), f"{upstream}/chat/completions") as process:
-        return measure("floor: raw ASGI + aiohttp", port, process, "none", options, stream)
+    command = [sys.executable, str(HERE / "floor.py"), str(port), f"{upstream}/chat/completions"]
+    with running(port, *command) as process:
+        return measure("floor: raw ASGI + aiohttp", port, process, "none", options, shape)
 
 
-def compare(options: argparse.Namespace) -> None:
-    """Measure all of it and print the table."""
-    if shutil.which("wrk") is None:
-        sys.exit("wrk is needed: apt-get install wrk")
+def peer(options: argparse.Namespace, upstream: str, shape: Shape) -> dict[str, Any]:
+    """Measure LiteLLM's proxy with its key check, without its database: with less to do than ours."""
+    port, key = free_port(), "sk-peer-measured-here"
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        params = {"model": "openai/m", "api_base": upstream, "api_key": "none"}
+        model = {"model_name": "bench", "litellm_params": params}
+        json.dump({"model_list": [model], "general_settings": {"master_key": key}}, file)
+        file.flush()
+        command = ["--config", file.name, "--port", str(port), "--host", "127.0.0.1", "--num_workers", "1"]
+        # Nothing is fetched from outside: the list of prices is the one it ships with.
+        with running(port, str(options.peers / "bin" / "litellm"), *command, LITELLM_LOCAL_MODEL_COST_MAP="True",
+                     LITELLM_LOG="ERROR") as process:  # fmt: skip
+            return measure("LiteLLM, no database", port, process, key, options, shape)
+
+
+def drift(options: argparse.Namespace, upstream: str) -> dict[str, Any]:
+    """Tell what so many calls leave in memory, after a tenth of them to warm up."""
+    with served(options, upstream, Shape()) as (port, process, key, _):
+        done, marks = 0, []
+        for part in (0.1, 0.55, 1.0):
+            while done < part * options.drift:
+                run = load_up(port, key, Shape(), options.connections, min(30.0, 1 + options.drift / 5000))
+                done += run["calls"]
+                if run["faults"]:
+                    sys.exit(f"{run['faults']} calls went wrong, so the drift means nothing")
+            time.sleep(1)
+            marks.append((done, round(memory_mb(process.pid), 1)))
+        return {"name": "drift", "marks": marks, "percent": round(100 * (marks[-1][1] / marks[0][1] - 1), 2)}
+
+
+def grow(options: argparse.Namespace, upstream: str) -> list[dict[str, Any]]:
+    """Measure plain calls as one thing grows and the others stay."""
+    shapes = {
+        "sizes": [Shape(size=size) for size in (1_000, 10_000, 100_000, 1_000_000)],
+        "keys": [Shape(keys=number) for number in (10, 100_000)],
+        "deployments": [Shape(deployments=number) for number in (2, 500)],
+        "workers": [Shape(workers=number) for number in (1, 2)],
+    }
+    return [ours(options, upstream, shape) for what in options.grow.split(",") for shape in shapes[what]]
+
+
+def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure floor, gateway and peer on plain calls and streams."""
     rows: list[dict[str, Any]] = []
     # Chunks sent at once can be handled together; a millisecond apart, each one costs its own turn.
     for kind, pause in (("at once", 0.0), ("1 ms apart", 0.001)):
-        mock = free_port()
-        with running(mock, str(HERE / "mock_upstream.py"), str(mock), "100", str(pause)):
-            upstream = f"http://127.0.0.1:{mock}/v1"
+        with mocked(pause) as upstream:
             for stream in (False, True):
                 if not stream and pause:
                     continue
-                found = [floor(options, upstream, stream=stream)]
-                found.append(ours(options, upstream, stream=stream))
+                found = [subject(options, upstream, Shape(stream)) for subject in (floor, ours)]
+                if options.peers:
+                    found.append(peer(options, upstream, Shape(stream)))
                 rows += [{**row, "chunks": kind if stream else "-"} for row in found]
-    print(f"{'':28}{'call':>8}{'chunks':>12}{'CPU ms':>9}{'+ db':>7}{'calls/s':>9}{'alone':>10}{'MB':>6}")
-    for row in rows:
-        call = "stream" if row["stream"] else "plain"
-        print(
-            f"{row['name']:28}{call:>8}{row['chunks']:>12}{row['cpu_ms']:9.3f}{row['database_cpu_ms']:7.3f}"
-            f"{row['calls_per_s']:9d}{row['alone_p50']:>10}{row['memory_mb']:6d}"
-        )
-    print(json.dumps({"bench": "gateway", "python": sys.version.split()[0], "rows": rows}, ensure_ascii=False))
+    return rows
+
+
+@contextmanager
+def mocked(pause: float) -> Iterator[str]:
+    """A provider in a process of its own."""
+    port = free_port()
+    with running(port, sys.executable, str(HERE / "mock_upstream.py"), str(port), "100", str(pause)):
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+def show(rows: list[dict[str, Any]], what: list[str]) -> None:
+    """Print a table; `what` are the columns that tell the rows apart."""
+    columns = [*what, "cpu_ms", "database_cpu_ms", "calls_per_s", "alone_p50", "first_token_ms", "memory_mb"]
+    lines = [columns, *([str(row[name]) for name in columns] for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+    print()
 
 
 def main() -> None:
-    """Compare, or be the server that is compared."""
+    """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--limits", action="store_true", help="rates, quotas and budgets at every level too")
     parser.add_argument("--profile", default="", help="write a cProfile of our server there")
-    parser.add_argument("--serve", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--home", type=pathlib.Path, help=argparse.SUPPRESS)
-    parser.add_argument("--upstream", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--peers", type=pathlib.Path, help="a virtual environment with litellm[proxy]")
+    parser.add_argument("--grow", default="", help="any of sizes,keys,deployments,workers")
+    parser.add_argument("--drift", type=int, default=0, help="a number of calls")
+    parser.add_argument("--only", action="store_true", help="leave the first table out")
     options = parser.parse_args()
-    if not options.serve:
-        compare(options)
-        return
-    work = serve(options.home, options.serve, options.upstream, options.limits)
-    if not options.profile:
-        with contextlib.suppress(KeyboardInterrupt):
-            uvloop.run(work)
-        return
-    with cProfile.Profile() as profile:
-        try:
-            asyncio.Runner(loop_factory=uvloop.new_event_loop).run(work)
-        finally:
-            profile.dump_stats(options.profile)
+    if shutil.which("wrk") is None:
+        sys.exit("wrk is needed: apt-get install wrk")
+    told: dict[str, Any] = {"bench": "gateway", "python": sys.version.split()[0]}
+    if not options.only:
+        told["rows"] = compare(options)
+        show(told["rows"], ["name", "stream", "chunks"])
+    with mocked(0.0) as upstream:
+        if options.grow:
+            told["growth"] = grow(options, upstream)
+            show(told["growth"], ["size", "keys", "deployments", "workers"])
+        if options.drift:
+            told["drift"] = drift(options, upstream)
+            print(f"memory after so many calls, MB: {told['drift']['marks']}, {told['drift']['percent']} %\n")
+    print(json.dumps(told, ensure_ascii=False))
 
 
 if __name__ == "__main__":
