@@ -89,6 +89,7 @@ class DeploymentEntry(AbilitiesEntry):
     id: _Name | None = None
     provider: str
     model_id: _Name
+    base_model: _Name | None = None
     base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$")] | None = None
     api_key: str | None = None
     price: PriceEntry | None = None
@@ -113,6 +114,14 @@ class DeploymentEntry(AbilitiesEntry):
     def runs_on(self) -> Hosting:
         """Who runs the machine, where the entry does not say it."""
         return self.hosting or ("local" if self.provider in FREE else "public")
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _dated(cls, given: object) -> object:
+        """YAML reads a bare 2024-10-21, as versions of APIs are named, as a date."""
+        if not isinstance(given, dict):
+            return given
+        return {name: value.isoformat() if type(value) is date else value for name, value in given.items()}
 
     @field_validator("base_url")
     @classmethod

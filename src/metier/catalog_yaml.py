@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
-from importlib import resources
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -33,44 +30,12 @@ from metier.deployment import (
     Share,
 )
 from metier.errors import ConfigError
+from metier.known_models import Found, Known, KnownModels
 
 __all__ = ["read"]
 
 _DEEPEST = 5
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    host: str
-    price: Price
-    energy: EnergyCard | None
-    context_tokens: int
-    max_output_tokens: int
-
-
-def _known_models(eur_per_usd: Decimal | None) -> tuple[Decimal, Mapping[str, _Known]]:
-    """Read the list of public prices and energy cards shipped with Métier, each with its source and day."""
-    raw = tomllib.loads(resources.files("metier").joinpath("data/known_models.toml").read_text("utf-8"))
-    rate = Decimal(raw["eur_per_usd"]) if eur_per_usd is None else eur_per_usd
-    known = {}
-    for row in raw["models"]:
-        usd = {name: Decimal(text) * rate for name, text in row["usd"].items()}
-        card = row.get("energy")
-        known[row["model_id"]] = _Known(
-            host=row["host"],
-            price=Price(
-                input_eur=usd["input"],
-                output_eur=usd["output"],
-                cached_eur=usd["cached"],
-                source=f"{row['source']}; 1 USD counted as {rate:f} EUR",
-                recorded_on=row["recorded_on"],
-            ),
-            energy=EnergyCard(provider=card["provider"], model=card["model"]) if card else None,
-            context_tokens=row["context_tokens"],
-            max_output_tokens=row["max_output_tokens"],
-        )
-    return rate, known
 
 
 def read(data: Mapping[str, Any], eur_per_usd: object = None) -> tuple[Model, ...]:
@@ -79,8 +44,8 @@ def read(data: Mapping[str, Any], eur_per_usd: object = None) -> tuple[Model, ..
         sheet = Sheet.model_validate({"models": data, "eur_per_usd": eur_per_usd})
     except ValidationError as error:
         raise ConfigError(_explain(error)) from error
-    rate, known = _known_models(sheet.eur_per_usd)
-    models = {name: _model(name, entry, known, rate) for name, entry in sheet.models.items()}
+    known = KnownModels(sheet.eur_per_usd)
+    models = {name: _model(name, entry, known) for name, entry in sheet.models.items()}
     _check_ids(models)
     for model in models.values():
         _check_names(model, models)
@@ -142,10 +107,10 @@ def _targets(model: Model, models: Mapping[str, Model], above: tuple[str, ...]) 
     return [found for rule in model.rules for found in _targets(models[rule.use], models, (*above, model.name))]
 
 
-def _model(name: str, entry: ModelEntry, known: Mapping[str, _Known], rate: Decimal) -> Model:
+def _model(name: str, entry: ModelEntry, known: KnownModels) -> Model:
     ordered = all(d.priority is None and d.weight is None for d in entry.deployments) and entry.affinity is None
     deployments = tuple(
-        _deployment(name, index, deployment, entry, known, rate, ordered)
+        _deployment(name, index, deployment, entry, known, ordered)
         for index, deployment in enumerate(entry.deployments)
     )
     own_machines = not ordered and all(d.hosting != "public" for d in deployments)
@@ -178,22 +143,24 @@ def _deployment(
     index: int,
     entry: DeploymentEntry,
     model: AbilitiesEntry,
-    known: Mapping[str, _Known],
-    rate: Decimal,
+    known: KnownModels,
     ordered: bool,
 ) -> Deployment:
-    facts = _facts(entry, known)
+    found, rate = known.find(entry.provider, entry.model_id, entry.base_url, entry.base_model), known.eur_per_usd
+    facts = found.known if found else None
     prices = tuple(DatedPrice(p.since, _money(p, rate)) for p in sorted(entry.prices or (), key=lambda p: p.since))
+    if facts and found and found.sold_here and not entry.price and not entry.prices:
+        prices = facts.prices
     return Deployment(
         id=entry.id or (name if index == 0 else f"{name}#{index + 1}"),
         provider=entry.provider,
         model_id=entry.model_id,
-        base_url=entry.base_url or (f"https://{facts.host}/v1" if facts else None),
+        base_url=entry.base_url or (found.base_url if found and entry.provider == "openai" else None),
         api_key=entry.api_key,
-        price=None if prices else _price(entry, facts, rate),
+        price=None if prices else _price(entry, found, rate),
         energy=_energy(entry, facts),
-        context_tokens=entry.context_tokens or (facts.context_tokens if facts else 8192),
-        max_output_tokens=entry.max_output_tokens or (facts.max_output_tokens if facts else 2048),
+        context_tokens=entry.context_tokens or (facts and facts.context_tokens) or 8192,
+        max_output_tokens=entry.max_output_tokens or (facts and facts.max_output_tokens) or 2048,
         timeout_s=entry.timeout_s,
         country=entry.country,
         hosting=entry.runs_on,
@@ -201,8 +168,8 @@ def _deployment(
         options=entry.options,
         first_token_s=entry.first_token_s,
         between_s=entry.between_s,
-        window_known=bool(entry.context_tokens or facts),
-        abilities=_abilities(entry, model),
+        window_known=bool(entry.context_tokens or (facts and facts.context_tokens)),
+        abilities=_abilities(entry, model, facts),
         priority=index if ordered else entry.priority or 0,
         weight=entry.weight or 1.0,
         rpm=entry.rpm,
@@ -212,29 +179,23 @@ def _deployment(
         ends_on=entry.ends_on or model.ends_on,
         replaced_by=entry.replaced_by or model.replaced_by,
         prices=prices,
+        base_model=entry.base_model,
     )
 
 
-def _abilities(entry: AbilitiesEntry, model: AbilitiesEntry) -> Abilities:
-    """What is said of the deployment wins over what is said of its model."""
+def _abilities(entry: AbilitiesEntry, model: AbilitiesEntry, facts: Known | None) -> Abilities:
+    """What is said of the deployment wins over what is said of its model, and that over what is known of it."""
+    said: tuple[object, ...] = (entry, model, *([facts.abilities] if facts else []))
     fields = ("modalities", "tools", "structured", "languages")
-    return Abilities(**{f: getattr(model if getattr(entry, f) is None else entry, f) for f in fields})
+    return Abilities(**{f: next((v for one in said if (v := getattr(one, f)) is not None), None) for f in fields})
 
 
-def _facts(entry: DeploymentEntry, known: Mapping[str, _Known]) -> _Known | None:
-    """Published figures hold only at the publisher's own address: a reseller's price is not known."""
-    facts = known.get(entry.model_id) if entry.provider == "openai" else None
-    if facts and entry.base_url and urlsplit(entry.base_url).hostname != facts.host:
-        return None
-    return facts
-
-
-def _price(entry: DeploymentEntry, facts: _Known | None, rate: Decimal) -> Price | None:
+def _price(entry: DeploymentEntry, found: Found | None, rate: Decimal) -> Price | None:
     if entry.price:
         return _money(entry.price, rate)
     if entry.provider in FREE:
         return Price(Decimal(0), Decimal(0), Decimal(0), source="this machine")
-    return facts.price if facts else None
+    return found.known.price if found and found.sold_here else None
 
 
 def _money(entry: PriceEntry, rate: Decimal) -> Price:
@@ -250,7 +211,7 @@ def _money(entry: PriceEntry, rate: Decimal) -> Price:
     )
 
 
-def _energy(entry: DeploymentEntry, facts: _Known | None) -> EnergyCard | None:
+def _energy(entry: DeploymentEntry, facts: Known | None) -> EnergyCard | None:
     if entry.energy:
         return EnergyCard(**entry.energy.model_dump())
     return facts.energy if facts else None

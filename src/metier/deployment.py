@@ -86,6 +86,8 @@ class Price:
     """Who says so: metier.yaml, this machine, or the pages the list shipped with Métier was compared with."""
     recorded_on: date | None = field(default=None, compare=False)
     """Day the figure entered the list shipped with Métier, for people to verify; None for any other price."""
+    publisher: bool = field(default=False, compare=False)
+    """True where the list had it from the publisher's own page."""
 
     def of(
         self,

@@ -69,7 +69,7 @@ def _list(as_json: bool) -> None:
             terminal.say(f"Warning: {ending.message}.\n")
         if any(d.price and d.price.recorded_on for model in catalog.models() for d in model.deployments):
             terminal.say(
-                "Prices of the known list were not read at the provider's: verify them there, then write `price:` in "
+                "Prices to verify were not read at the provider's: verify them there, then write `price:` in "
                 "metier.yaml, which wins. `metier models list --json` names the source of each.\n"
             )
         terminal.table(
@@ -129,14 +129,27 @@ def _use(role: str, model: str, as_json: bool) -> None:
 
 
 def _figures(price: Price | None) -> str:
-    return f"{price.input_eur.normalize():f}/{price.output_eur.normalize():f}" if price else "unknown"
+    if price is None:
+        return "unknown"
+    pieces = (("image", price.image_eur), ("minute", price.minute_eur), ("search", price.search_eur))
+    shown = (
+        [f"{price.input_eur.normalize():f}/{price.output_eur.normalize():f}"]
+        if price.input_eur or price.output_eur
+        else []
+    )
+    shown += [f"{eur.normalize():f} per {piece}" for piece, eur in pieces if eur]
+    return ", ".join(shown) or "0/0"
 
 
 def _origin(price: Price | None) -> str:
     """Say in a few words where a price comes from."""
     if price is None:
         return "nobody: calls are refused unless allow_unpriced"
-    return f"known list, recorded {price.recorded_on}, to verify" if price.recorded_on else price.source
+    if price.recorded_on is None:
+        return price.source
+    return f"{'publisher, read' if price.publisher else 'known list, recorded'} {price.recorded_on}" + (
+        "" if price.publisher else ", to verify"
+    )
 
 
 def _shown(model: Model) -> dict[str, Any]:
@@ -159,6 +172,8 @@ def _deployment(d: Deployment) -> dict[str, Any]:
         "id": d.id,
         "provider": d.provider,
         "model_id": d.model_id,
+        "base_model": d.base_model,
+        "tokens_counted_as": d.tokenizer,
         "price": _priced(d.price),
         "version": d.version,
         "hosting": d.hosting,
@@ -200,5 +215,8 @@ def _priced(price: Price | None) -> dict[str, Any] | None:
         "cached_eur": price.cached_eur,
         "source": price.source,
         "recorded_on": price.recorded_on,
-        "to_verify": price.recorded_on is not None,
+        "to_verify": price.recorded_on is not None and not price.publisher,
+        "image_eur": price.image_eur,
+        "minute_eur": price.minute_eur,
+        "search_eur": price.search_eur,
     }
