@@ -68,6 +68,17 @@ async def test_hundreds_of_headers_are_no_failure(here: House) -> None:
             assert (await send(here.asgi, "GET", path, headers=headers)).status < 500
 
 
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_header_of_a_key_that_comes_twice_is_refused_whichever_is_right(here: House, name: bytes) -> None:
+    prefix = b"Bearer " if name == b"authorization" else b""
+    right = (name, prefix + here.keys["right"].secret.encode())
+    other = (name, prefix + here.keys["foreign"].secret.encode())
+    assert (await send(here.asgi, "GET", "/v1/models", headers=[right])).status == 200
+    for headers in ([right, other], [other, right], [right, right], [right, (name, b"")], [(name, b""), right]):
+        refused = await send(here.asgi, "GET", "/v1/models", headers=headers)
+        assert refused.status == 401 and "once" in refused.json["error"]["message"]
+
+
 async def test_two_different_keys_are_never_the_right_one_by_half(here: House) -> None:
     right, foreign = here.keys["right"].secret, here.keys["foreign"].secret
     halves = f"{right.rpartition('-')[0]}-{foreign.split('-', 3)[3]}"

@@ -57,7 +57,11 @@ class Exchange:
         self._limits = limits
 
     def secret(self) -> str:
-        """Find the key the client presents, in any of the four usual headers."""
+        """Find the key the client presents, in any of the four usual headers, each at most once."""
+        sent = [name for name, _ in self._scope["headers"] if name in (b"authorization", *_CREDENTIALS)]
+        if len(set(sent)) != len(sent):
+            # What stands in front may have looked at the other one.
+            raise NotAuthenticated(f"{self.path!r} was sent two keys in one header: send each header of a key once")
         scheme, _, bearer = self._headers.get(b"authorization", b"").partition(b" ")
         found = bearer.strip() if scheme.lower() == b"bearer" else b""
         for name in _CREDENTIALS:
