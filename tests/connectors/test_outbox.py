@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import email.message
 import pathlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -76,6 +77,25 @@ async def test_a_refusal_leaves_the_message_ready_for_another_try(
     assert await outbox.state("run_1/send") == "prepared"
     await outbox.send("run_1/send", letter())
     assert len(server.taken) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ("550 5.1.1 <client@exemple.fr> is nobody here", "Invalid 550 5.1.1"),
+        ("451 client@exemple.fr is over quota", "Unavailable 451"),
+        ("554 5.7.1@client@exemple.fr", "Invalid 554"),
+        ("cut", "Disconnected"),
+    ],
+)
+async def test_of_what_the_server_says_only_class_and_codes_are_kept_in_the_clear(
+    store: Store, vault: Vault, serve: Serve, answer: str, kept: str
+) -> None:
+    outbox = Outbox(store, vault, Smtp(await serve(Server(answer))), unknown, domain="exemple.fr")
+    with pytest.raises((Invalid, Unavailable)):
+        await outbox.send("run_1/send", letter())
+    row = await store.queries("outbox").one("get", {"key": "run_1/send"})
+    assert row is not None and kept in row["error"] and not {"client", "exemple"} & set(re.split(r"\W", row["error"]))
 
 
 @pytest.mark.parametrize("answer", ["cut", "250 then cut"])

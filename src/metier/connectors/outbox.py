@@ -74,12 +74,12 @@ class Outbox:
             await self._transport.transmit(content, commit)
         except NotTaken as refusal:
             if claimed:
-                await self._move(key, "sending", "prepared", str(refusal.cause))
+                await self._move(key, "sending", "prepared", refusal.kept)
             raise refusal.cause from None
         except (Unavailable, asyncio.CancelledError) as error:
             if claimed:
                 # Shielded: a step that ran out of time still says that its message is in doubt.
-                await asyncio.shield(self._move(key, "sending", "unsure", str(error)))
+                await asyncio.shield(self._move(key, "sending", "unsure", _class(error)))
             raise
         await self._queries.run("taken", {"key": key})
 
@@ -105,9 +105,15 @@ class Outbox:
 class NotTaken(Exception):
     """The server said, in words of the protocol, that it did not take the message."""
 
-    def __init__(self, cause: Exception) -> None:
+    def __init__(self, cause: Exception, status: str = "") -> None:
         super().__init__(str(cause))
         self.cause = cause
+        self.kept = f"{_class(cause)} {status}".strip()
+        """What may be stored in the clear: class and status codes. The words of a server may name people."""
+
+
+def _class(error: BaseException) -> str:
+    return type(error.__cause__ or error).__name__
 
 
 def message_id(key: str, domain: str) -> str:

@@ -8,6 +8,7 @@ import email.policy
 import email.utils
 import os
 import pathlib
+import re
 import ssl
 import urllib.parse
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,8 @@ from metier.connectors.outbox import NotTaken
 from metier.errors import ConfigError, Invalid, Unavailable
 
 __all__ = ["Account", "Sink", "Smtp", "account_from_url"]
+
+_ENHANCED = re.compile(r"\s*([245]\.\d{1,3}\.\d{1,3})(?=\s|$)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class Smtp:
             await client.data(message)
         except aiosmtplib.SMTPResponseException as error:
             await _leave(client)
-            raise NotTaken(_refusal(error, account.host)) from error
+            raise NotTaken(_refusal(error, account.host), _status(error)) from error
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             await _leave(client)
             raise Unavailable(
@@ -170,6 +173,12 @@ def _addresses(message: Any, name: str) -> list[str]:
 def _refusal(error: aiosmtplib.SMTPResponseException, host: str) -> Exception:
     said = f"the mail server {host!r} answered {error.code} {error.message!r}"
     return Unavailable(f"{said}: it is tried again") if error.code < 500 else Invalid(f"{said}: check the address")
+
+
+def _status(error: aiosmtplib.SMTPResponseException) -> str:
+    """The reply code, and the enhanced one of RFC 3463 where the server gives it: 550 5.1.1."""
+    enhanced = _ENHANCED.match(error.message)
+    return f"{error.code} {enhanced[1]}" if enhanced else str(error.code)
 
 
 async def _leave(client: aiosmtplib.SMTP | None) -> None:
