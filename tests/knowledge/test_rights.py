@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from metier.errors import NotFound
 from metier.knowledge.ingest import Ingest
 from metier.knowledge.retrieve import Arm, Retrieve
 from metier.store import Store
@@ -47,6 +48,40 @@ async def test_no_reader_ever_meets_a_document_of_others(store: Store, seed: int
                 assert {hit.document for hit in hits} == mine, "the rights do not push readable documents out"
         assert {extract.document for extract in await retrieve.extracts("firm", every, reader)} == mine
         assert {document.name for document in await retrieve.documents("firm", reader)} == mine
+
+
+async def test_another_organisation_meets_nothing_whatever_its_groups_are_called(store: Store) -> None:
+    async with store.connection() as connection:
+        await connection.execute("INSERT INTO organisations (id, name) VALUES ('org_sud', 'Sud')")
+    staff = frozenset({"staff"})
+    ours, theirs = Ingest(store, embedder()), Ingest(store, embedder(), organisation="org_sud")
+    reader = Retrieve(store, embedder(), organisation="org_sud")
+    await ours.create("firm")
+    await ours.add("firm", "a.md", b"La garantie AF-00012 est de deux ans.", staff)
+    attempts = (
+        lambda: reader.search("firm", "garantie", staff),
+        lambda: theirs.list("firm"),
+        lambda: theirs.add("firm", "b.md", b"Rien.", staff),
+        lambda: theirs.remove("firm", "a.md"),
+        lambda: theirs.drop("firm"),
+    )
+    for attempt in attempts:
+        with pytest.raises(NotFound):
+            await attempt()
+    assert await theirs.collections() == ()
+    assert await reader.extracts("firm", ["a-1"], staff) == () == await reader.documents("firm", staff)
+    # The same name is free elsewhere, and holds what was put there: no word, count, slug or id is shared.
+    await theirs.create("firm", "en")
+    report = await theirs.add("firm", "a.md", b"La garantie AF-00012 est de trois ans.", staff)
+    assert (report.status, report.chunks) == ("added", 1)
+    arms: tuple[Arm, ...] = ("both", "words", "meaning")
+    for arm in arms:
+        for retrieve, years in ((Retrieve(store, embedder()), "deux"), (reader, "trois")):
+            (hit,) = await retrieve.search("firm", "garantie AF-00012", staff, arm=arm)
+            assert hit.id == "a-1" and years in hit.text
+    assert [one.text for one in await reader.extracts("firm", ["a-1"], staff)] != []
+    await theirs.drop("firm")
+    assert [(one.name, one.documents, one.chunks) for one in await ours.collections()] == [("firm", 1, 1)]
 
 
 async def test_a_group_with_an_odd_name_gives_no_other_rights(store: Store) -> None:

@@ -130,6 +130,40 @@ async def test_nobody_deletes_or_cancels_what_another_project_stored(here: House
     assert (await here.ask("GET", f"/v1/files/{held.files[0]}", key="Nord ventes 0")).status == 200
 
 
+async def test_nobody_finds_what_another_organisation_ingested(here: House) -> None:
+    """Both have a collection of one name, written by any of their keys; what is found is of one's own alone."""
+    people = {name: await here.principal(name) for name in here.keys}
+    chance = random.Random(20261121)
+    words: dict[str, list[str]] = {"Nord": [], "Sud": []}
+    documents: dict[str, list[tuple[str, frozenset[str]]]] = {"Nord": [], "Sud": []}
+    for number in range(12):
+        writer = chance.choice(list(people))
+        ingest = here.app.ingest(people[writer])
+        if "fiches" not in {one.name for one in await ingest.collections()}:
+            await ingest.create("fiches")
+        house, word = writer.split()[0], f"mot{secrets.token_hex(8)}"
+        groups = frozenset(chance.sample(GROUPS, chance.randrange(1, len(GROUPS) + 1)))
+        await ingest.add("fiches", f"fiche {number}.md", f"La garantie dit {word}.".encode(), groups)
+        words[house].append(word)
+        documents[house].append((word, groups))
+    everything = [*words["Nord"], *words["Sud"]]
+    ids = [f"fiche-{number}-1" for number in range(12)]
+    found = 0
+    for _ in range(TURNS // 2):
+        reader = chance.choice(list(people))
+        principal, house = people[reader], reader.split()[0]
+        may = {word for word, groups in documents[house] if groups & principal.groups}
+        retrieve = here.app.retrieve(principal)
+        question = chance.choice(["la garantie", f"garantie {chance.choice(everything)}"])
+        hits = await retrieve.search("fiches", question, principal.groups, 20)
+        cited = await retrieve.extracts("fiches", ids, principal.groups)
+        for texts in ([hit.text for hit in hits], [one.text for one in cited]):
+            assert {word for word in everything if any(word in text for text in texts)} == may, (reader, question)
+        assert len(await retrieve.documents("fiches", principal.groups)) == len(may)
+        found += bool(may)
+    assert found > 10 and words["Nord"] and words["Sud"]
+
+
 async def test_placeholders_of_a_conversation_are_not_those_of_another_project(here: House) -> None:
     conversations = here.app.personal_data._conversations
     assert isinstance(conversations, Conversations)
