@@ -38,6 +38,24 @@ async def test_hits_cost_no_budget_and_no_tokens(store: Store, vault: Vault, tmp
         assert kept(await here.ask("Autre question")) == "miss"
         with pytest.raises(BudgetExceeded):
             await here.ask("Encore une autre")
+        with pytest.raises(BudgetExceeded):
+            await here.ask()  # kept, and refused all the same: rights and limits come before what is kept
+
+
+async def test_what_is_held_for_a_hit_is_free_again_when_it_ends(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    models = {"petit": {"deployments": [{
+        "provider": "scripted", "model_id": "a", "price": {"input": 1, "output": 1}, "max_output_tokens": 1000,
+    }]}}  # fmt: skip
+    async with desk(store, vault, tmp_path, ScriptedProvider(says("un", usage=Usage(10, 10))), models=models) as here:
+        await here.world.admission.set_budget(here.world.principal.project, Decimal(1))
+        assert kept(await here.ask()) == "miss"
+        [(_, before)] = here.world.admission.lent().values()
+        for _ in range(3):
+            assert kept(await here.ask()) == "exact"
+        [(_, after)] = here.world.admission.lent().values()
+        assert after == before
 
 
 async def test_hits_count_among_requests(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
