@@ -124,6 +124,12 @@ async def test_a_wrong_file_changes_nothing_and_says_so(
     assert await house.reload.take_over() and house.reload.valid and "other" in house.ways.catalog
 
 
+async def test_a_file_left_without_a_model_ends_no_call(house: House) -> None:
+    house.write("")
+    assert not await house.reload.take_over()
+    assert house.ways.catalog.names() and not house.reload.valid
+
+
 async def test_the_same_file_put_back_is_valid_again(house: House) -> None:
     house.write("models: [")
     assert not await house.reload.take_over()
@@ -172,6 +178,23 @@ async def test_rules_of_batches_and_addresses_of_alerts_take_effect_at_once_or_r
             assert not await taken(**{"batches": {"lines": 9}, "alerts": hooks, **section})
             assert app.batches.rules.lines == 7 and not app.reload.valid
         assert await taken(alerts=hooks) and app.batches.rules.lines == 50_000
+
+
+async def test_rules_for_a_system_that_is_not_registered_are_told_until_it_is(
+    store: Store, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with build_for_tests(tmp_path, store.url, ScriptedProvider()) as app:
+        await app.register.register("desk", "tests", "tests")
+        rules = {"desk": {}, "dseks": {"sensitivity": "secret"}, "*": {}}
+        app.settings.config_path.write_text(yaml.safe_dump({"systems": rules}))
+        assert await app.reload.take_over()
+        for _ in range(2):
+            await app.reload.compare()
+        assert app.reload.unknown == ("dseks",) and app.remarks() == {"systems": {"unregistered": 1}}
+        assert caplog.text.count("systems.dseks in metier.yaml") == 1 and "systems.desk in" not in caplog.text
+        await app.register.register("dseks", "tests", "tests")
+        await app.reload.compare()
+        assert app.remarks() == {}
 
 
 async def test_a_file_still_being_written_is_not_read(house: House) -> None:

@@ -135,6 +135,57 @@ async def test_an_image_goes_to_the_model_that_takes_it_or_is_refused(
             await here.gateway.collect(replace(here.call(model="seul"), messages=image))
 
 
+def cannot(what: str) -> Script:
+    """What a provider does with a call it cannot express, before anything is sent."""
+    return Script((), error=Invalid(f"this deployment cannot take {what}: leave it out", param=what))
+
+
+async def test_what_one_deployment_cannot_take_another_of_the_way_may(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    provider = ScriptedProvider(cannot("seed"), says("du grand", usage=Usage(1000, 500)))
+    async with house(store, vault, tmp_path, provider) as here:
+        answer = await here.gateway.collect(here.call())
+        assert (answer.text, provider.deployments) == ("du grand", ["petit-a", "grand-a"])
+        [row] = await here.rows()
+        assert (row["outcome"], row["deployment"], row["tries"]) == ("answered", "grand-a", 1)
+
+
+@pytest.mark.parametrize(
+    ("scripts", "raised", "asked"),
+    [
+        ((cannot("seed"), cannot("top_k")), "cannot take top_k", 2),
+        ((fails(400),), "answered 400", 1),
+        ((fails(503), cannot("seed")), "answered 503", 2),
+        ((Script((Chunk(text="Bon"),), error=Invalid("later")),), "later", 1),
+    ],
+    ids=["nobody can", "refused by the deployment itself", "away, and cannot", "after the first word"],
+)
+async def test_when_nobody_takes_a_call_the_last_refusal_is_told(
+    store: Store, vault: Vault, tmp_path: pathlib.Path, scripts: tuple[Script, ...], raised: str, asked: int
+) -> None:
+    provider = ScriptedProvider(*scripts)
+    async with house(store, vault, tmp_path, provider) as here:
+        with pytest.raises((Invalid, ProviderUnavailable), match=raised):
+            await here.gateway.collect(here.call())
+        assert len(provider.calls) == asked
+
+
+async def test_who_prefers_quality_falls_back_to_what_was_measured_best(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    models = {
+        "petit": entry(one("petit"), fallbacks=["jamais", "moyen", "grand"]),
+        "jamais": entry(one("jamais")),
+        "moyen": entry(one("moyen"), quality={"mails": 0.7, "notes": 0.6}),
+        "grand": entry(one("grand"), quality={"mails": 0.9}),
+    }
+    for systems, order in (({"*": {"prefer": "quality"}}, ["petit", "grand", "moyen", "jamais"]), ({}, [*models])):
+        ways = Ways(Catalog.from_yaml(models), Constraints.from_yaml(systems))
+        way = await ways.find(replace(CALL, model="petit"))
+        assert [deployment.id for deployment in way.model.deployments] == order
+
+
 async def test_pieces_without_content_do_not_bind_a_call_to_its_first_deployment(
     store: Store, vault: Vault, tmp_path: pathlib.Path
 ) -> None:

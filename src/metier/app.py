@@ -192,6 +192,7 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
         app = _assemble(settings, parts, store, vault, providers)
         reach(app.records.erasure, app.personal_data, app.gateway)
         mail = (parts.transport, parts.mail_from)
+        app.reload.registered = app.register.known
         app.reload.sections = sections(settings, mail, app.admission.alerts, app.batches)
         await app.records.contents.refresh()
         app.ledger.open()

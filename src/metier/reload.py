@@ -6,9 +6,11 @@ import asyncio
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import psycopg
 
 from metier.catalog import Catalog
 from metier.errors import ConfigError, MetierError
@@ -21,6 +23,7 @@ __all__ = ["LIVE", "Configured", "Reload", "Roles", "roles_of"]
 LIVE = frozenset({"alerts", "batches", "eur_per_usd", "models", "roles", "systems"})
 """Sections of metier.yaml that take effect at once; any other needs a restart."""
 
+_COMPARE_EVERY = 60
 _log = logging.getLogger(__name__)
 
 
@@ -74,6 +77,10 @@ class Reload:
         self._roles = roles
         self.sections: Callable[[Mapping[str, Any]], Callable[[], None]] = lambda _: lambda: None
         """Reads the further live sections of a configuration, or refuses it; gives what puts them in force."""
+        self.registered: Callable[[], Awaitable[Collection[str]]] | None = None
+        """Names and ids of the systems in the register, where rules for others are to be told."""
+        self.unknown: tuple[str, ...] = ()
+        """Systems that have rules but are not registered, perhaps misspelt: their rules apply to nothing."""
         self._applied = _Stamp.of(path)
         self._asked = asyncio.Event()
         self.valid = True
@@ -91,7 +98,8 @@ class Reload:
         """Look for ever; a file counts as written once it has stayed the same from one look to the next."""
         # What was written between the reading of the settings and now is found by its content.
         await self.take_over()
-        before = self._applied
+        await self.compare()
+        before, turn = self._applied, 0
         while True:
             try:
                 async with asyncio.timeout(every_s):
@@ -102,7 +110,25 @@ class Reload:
             if self._asked.is_set() or (stamp != self._applied and stamp == before):
                 self._asked.clear()
                 await self.take_over()
-            before = stamp
+                turn = 0
+            if turn % _COMPARE_EVERY == 0:
+                await self.compare()
+            before, turn = stamp, turn + 1
+
+    async def compare(self) -> None:
+        """See whether each system that has rules is registered, and warn of those that are not, once."""
+        if self.registered is None:
+            return
+        try:
+            unknown = tuple(sorted(self._ways.systems - set(await self.registered())))
+        except (MetierError, psycopg.Error):
+            return
+        for name in sorted({*unknown} - {*self.unknown}):
+            _log.warning(
+                "systems.%s in metier.yaml: no system of that name is registered, so these rules apply to nothing: "
+                "`metier system list` shows the names", name,
+            )  # fmt: skip
+        self.unknown = unknown
 
     async def take_over(self) -> bool:
         """Read the file and put it in force; gives whether what lies there is now in force."""
@@ -143,9 +169,13 @@ class Reload:
 
     def remarks(self) -> Mapping[str, object]:
         """Say what people should know of the configuration, without a word of its content; empty when all is well."""
-        if self.valid and not self.restart:
-            return {}
-        return {"configuration": {"valid": self.valid, "restart_needed": list(self.restart)}}
+        found: dict[str, object] = {}
+        if not self.valid or self.restart:
+            found["configuration"] = {"valid": self.valid, "restart_needed": list(self.restart)}
+        if self.unknown:
+            # How many, not which: whoever asks may be anybody.
+            found["systems"] = {"unregistered": len(self.unknown)}
+        return found
 
     def families(self) -> list[Family]:
         """Say the same to whoever watches."""

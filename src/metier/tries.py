@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 
 from metier.calls import Call, Chunk
-from metier.errors import NoDeployment, ProviderTimeout, Unavailable
-from metier.providers.base import Provider, retry_after_s
+from metier.errors import Invalid, NoDeployment, ProviderTimeout, Unavailable
+from metier.providers.base import Provider, retry_after_s, told_by_deployment
 from metier.record.entry import Entry
 from metier.router import Health, Retries, plan
 from metier.ways import Way
@@ -45,6 +45,7 @@ class Tries:
         tokens = max(1, entry.input_tokens)
         self._retries.called(way.model.name, began)
         failure: Unavailable | None = None
+        refusal: Invalid | None = None
         tried = 0
         for deployment in plan(way.groups, health, clock, self._dice, call, tokens):
             provider = self._providers.get(deployment.provider)
@@ -86,12 +87,17 @@ class Tries:
                 if begun:
                     raise
                 failure = error
+            except Invalid as error:
+                # What this deployment cannot take another may; what a deployment itself refused is the caller's.
+                if begun or early or told_by_deployment(error):
+                    raise
+                refusal, tried = error, tried - 1
             finally:
                 if not landed:
                     health.left(flight, clock())
                 if isinstance(chunks, AsyncGenerator):
                     await chunks.aclose()
-        raise failure or NoDeployment(f"no deployment of model {way.model.name!r} can take the call")
+        raise failure or refusal or NoDeployment(f"no deployment of model {way.model.name!r} can take the call")
 
     def _may_try_again(self, way: Way, tried: int, waited_s: float) -> bool:
         """A call tries a few times, within the patience of its first deployment and the retries its model has left."""
@@ -119,6 +125,6 @@ def _believed(chunk: Chunk) -> Chunk:
     usage = chunk.usage
     assert usage is not None
     counts = (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.cache_write_tokens)
-    if min(counts) < 0 or max(counts) >= _MOST_TOKENS or not (usage.input_tokens or usage.output_tokens):
+    if min(counts) < 0 or max(counts) >= _MOST_TOKENS or not (max(counts) or usage.audio_s):
         return replace(chunk, usage=None)
     return chunk

@@ -65,6 +65,11 @@ class Ways:
         self._constraints = constraints
         self._made = {}
 
+    @property
+    def systems(self) -> frozenset[str]:
+        """The systems that metier.yaml has rules for, by name or id, registered or not."""
+        return self._constraints.systems
+
     async def caching(self, principal: Principal) -> Caching | None:
         """Say how answers to the caller's system may be kept; None where they may not."""
         rules = await self._constraints.of(principal)
@@ -89,12 +94,11 @@ class Ways:
         if model.split:
             model = catalog.model(arm(call, model) or model.name)
         hops = [self._constraints.eligible(call, model, rules)]
-        without_right = []
-        for name in model.fallbacks:
-            if allowed is None or name in allowed:
-                hops.append(self._constraints.eligible(call, catalog.model(name), rules))
-            else:
-                without_right.append(name)
+        fallbacks = [catalog.model(name) for name in model.fallbacks if allowed is None or name in allowed]
+        without_right = [name for name in model.fallbacks if allowed is not None and name not in allowed]
+        if rules is not None and rules.prefer == "quality":
+            fallbacks.sort(key=_measured, reverse=True)
+        hops += [self._constraints.eligible(call, fallback, rules) for fallback in fallbacks]
         way = self._way(tuple(hops))
         if not way.groups:
             raise self._constraints.refusal(call, hops, without_right)
@@ -116,6 +120,11 @@ class Ways:
             self._made.clear()
         self._made[key] = (hops, way)
         return way
+
+
+def _measured(model: Model) -> float:
+    """The mean of what was measured; a model nobody measured comes last, as declared."""
+    return sum(model.quality.values()) / len(model.quality) if model.quality else -1.0
 
 
 def typical_carbon(deployment: Deployment) -> float | None:

@@ -71,11 +71,14 @@ def _list(as_json: bool) -> None:
 
     async def work(app: App, terminal: Terminal) -> None:
         found = await app.register.list()
-        terminal.data({"systems": found})
+        unknown = sorted(app.gateway.ways.systems - await app.register.known())
+        terminal.data({"systems": found, "unregistered": unknown})
         terminal.table(
             ["id", "name", "status", "owner", "purpose", "changed"],
             [[s.id, s.name, s.status, s.owner, s.purpose, s.changed_at.date()] for s in found],
         )
+        for name in unknown:
+            terminal.say(escape(f"Warning: systems.{name} in metier.yaml: no system of that name is registered."))
 
     run(work, as_json=as_json)
 

@@ -124,6 +124,10 @@ class Register:
         """List every system by name."""
         return tuple(_system(row) for row in await self._queries.all("list_systems"))
 
+    async def known(self) -> frozenset[str]:
+        """Give the names and ids of every system: what rules may be written for."""
+        return frozenset(one for system in await self.list() for one in (system.name, system.id))
+
     async def approvals(self, system: str) -> tuple[Approval, ...]:
         """List the moves of one system, oldest first."""
         found = await self.get(system)

@@ -134,6 +134,11 @@ class Constraints:
             for name in sorted((rules.models or frozenset()) - known):
                 raise ConfigError(f"metier.yaml: systems.{system}.models: there is no model {name!r}")
 
+    @property
+    def systems(self) -> frozenset[str]:
+        """The names or ids that rules are written for, but the one for every other system."""
+        return frozenset(self._rules) - {_OTHERS}
+
     async def of(self, principal: Principal) -> Rules | None:
         """Give the rules of the caller's system, by its id or its name; None where the house set none."""
         rules = self._rules

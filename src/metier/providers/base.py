@@ -13,7 +13,7 @@ from metier.calls import Call, Chunk
 from metier.catalog import Deployment
 from metier.errors import Invalid, MetierError, ProviderTimeout, ProviderUnavailable
 
-__all__ = ["Counter", "Provider", "failure", "retry_after_s"]
+__all__ = ["Counter", "Provider", "failure", "retry_after_s", "told_by_deployment"]
 
 _TIMEOUTS = frozenset({408, 504, 524})
 _OUR_CREDENTIAL = frozenset({401, 403})
@@ -68,7 +68,9 @@ def failure(status: int, message: str, deployment: Deployment, wait_s: float | N
     if status == 404:
         return ProviderUnavailable(f"{said}; check model id {deployment.model_id!r} and the base URL in metier.yaml")
     if status in _CALLER:
-        return Invalid(f"{said}; change the request, sending it again will not help")
+        refused = Invalid(f"{said}; change the request, sending it again will not help")
+        vars(refused)["answered"] = status
+        return refused
     if status in _TIMEOUTS:
         return ProviderTimeout(f"{said}; try again, or raise the time the deployment is given")
     when = "later" if wait_s is None else f"in {wait_s:g} s"
@@ -77,6 +79,11 @@ def failure(status: int, message: str, deployment: Deployment, wait_s: float | N
     if wait_s is not None:
         vars(error)["retry_after_s"] = wait_s
     return error
+
+
+def told_by_deployment(error: BaseException) -> bool:
+    """Tell a refusal that came from a deployment from one made here, before it was asked."""
+    return "answered" in vars(error)
 
 
 def retry_after_s(error: BaseException) -> float | None:
