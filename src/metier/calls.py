@@ -203,9 +203,7 @@ class Message:
     @property
     def text(self) -> str:
         """Every text of the message, its parts joined by line ends."""
-        if not self.parts:
-            return self.content
-        return "\n".join(part.text for part in self.parts if isinstance(part, Text))
+        return "\n".join(p.text for p in self.parts if isinstance(p, Text)) if self.parts else self.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +312,8 @@ class Usage:
     """Those of the output that were thought, not said."""
     estimated: bool = False
     """True when no provider figure came and the counts are ours."""
+    audio_s: float = 0.0
+    """Seconds of sound the provider counted, where it bills by the minute."""
 
 
 @dataclass(frozen=True, slots=True)

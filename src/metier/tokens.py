@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -10,9 +11,9 @@ from functools import cache, lru_cache
 from importlib import resources
 from operator import mul
 
-from metier.calls import Call, Part, Text
+from metier.calls import Call, Media, Part, Text
 
-__all__ = ["FEATURES", "Family", "Shape", "bound", "families", "family_of", "features", "likely", "shape_of"]
+__all__ = ["FEATURES", "Family", "Shape", "bound", "families", "family_of", "features", "likely", "shape_of", "sound_s"]
 
 FEATURES = (
     "letters", "capitals", "digits", "spaces", "lines", "marks", "accents", "alphabets", "signs",
@@ -69,6 +70,7 @@ _UNKNOWN = "other"
 _IMAGE, _IMAGE_AT_MOST = 1_000, 3_200
 """An image, and above what public providers bill for one."""
 _BYTES_PER_TOKEN_OF_MEDIA = 2
+_SOUND_BYTES_PER_S = 8_000
 _MESSAGE, _MESSAGE_AT_MOST = 4, 8
 _START, _START_AT_MOST = 3, 16
 _TOOL, _TOOL_AT_MOST = 8, 16
@@ -178,6 +180,19 @@ def _slices(text: str) -> list[str]:
     return [text[(at := round(i * step)) : at + piece] for i in range(_SLICES)]
 
 
+def sound_s(sound: Media) -> float:
+    """Tell how long a sound is: a WAV says it itself, another is taken for one of 64 kbit/s, which most are above."""
+    size = len(sound.data) * 3 // 4
+    per_s: int = _SOUND_BYTES_PER_S
+    try:
+        head = base64.b64decode(sound.data[:48])
+    except ValueError:
+        head = b""
+    if head[:4] == b"RIFF" and head[8:16] == b"WAVEfmt " and len(head) >= 32:
+        per_s = max(per_s, int.from_bytes(head[28:32], "little"))
+    return float(round(size / per_s, 1))
+
+
 def _media(part: Part) -> tuple[int, int]:
     """Images cost by their size in pixels, documents by page, at most about what is said here."""
     if isinstance(part, Text) or part.media_type.startswith("image/"):
@@ -187,7 +202,8 @@ def _media(part: Part) -> tuple[int, int]:
 
 
 def _weighed(counts: tuple[int, ...], weights: tuple[float, ...]) -> float:
-    return sum(map(mul, counts, weights))
+    total: float = sum(map(mul, counts, weights))
+    return total
 
 
 @cache

@@ -11,7 +11,7 @@ from metier.calls import Call, Impact, KeyId, Usage
 from metier.deployment import Deployment, Model
 from metier.errors import NotAllowed
 from metier.policy.limits import Measure
-from metier.tokens import bound, likely, shape_of
+from metier.tokens import bound, likely, shape_of, sound_s
 
 __all__ = ["Expected", "Footprint", "Outputs", "expected", "used"]
 
@@ -41,11 +41,14 @@ class Expected:
     output_tokens: int
     model: Model
     footprint: Footprint | None
+    images: int = 0
+    searches: int = 0
+    minutes: Decimal = _ZERO
 
     def need(self, measure: Measure) -> Decimal | None:
         """Give it in one measure; None when it is not known there."""
         if measure == "money":
-            return self._money(self.input_tokens, self.output_tokens)
+            return self.money
         if measure == "tokens":
             return Decimal(self.input_tokens + self.output_tokens)
         if measure in ("energy", "carbon"):
@@ -55,7 +58,7 @@ class Expected:
     def more(self, measure: Measure, output_tokens: int) -> Decimal:
         """Give what so many further output tokens use."""
         if measure == "money":
-            return self._money(0, output_tokens)
+            return self._dearest(0, output_tokens)
         if measure == "tokens":
             return Decimal(output_tokens)
         if measure in ("energy", "carbon"):
@@ -65,11 +68,18 @@ class Expected:
     @property
     def money(self) -> Decimal:
         """The money held where any limit is of money."""
-        return self._money(self.input_tokens, self.output_tokens)
+        return self._dearest(self.input_tokens, self.output_tokens, self.images, self.minutes, self.searches)
 
-    def _money(self, input_tokens: int, output_tokens: int) -> Decimal:
+    def _dearest(
+        self, input_tokens: int, output_tokens: int, images: int = 0, minutes: Decimal = _ZERO, searches: int = 0
+    ) -> Decimal:
         prices = [deployment.price for deployment in self.model.deployments]
-        return max((price.of(input_tokens, output_tokens) for price in prices if price is not None), default=_ZERO)
+        found = (
+            price.of(input_tokens, output_tokens, images=images, minutes=minutes, searches=searches)
+            for price in prices
+            if price is not None
+        )
+        return max(found, default=_ZERO)
 
     def _footprint(self, measure: Measure, output_tokens: int) -> Decimal | None:
         most = 0.0
@@ -135,7 +145,16 @@ def expected(call: Call, model: Model, outputs: Outputs, footprint: Footprint | 
                 param="model",
             )
     shape, families = shape_of(call), {deployment.tokenizer for deployment in model.deployments}
-    return Expected(bound(shape, families), likely(shape, families), outputs.expect(call, model), model, footprint)
+    return Expected(
+        bound(shape, families),
+        likely(shape, families),
+        outputs.expect(call, model),
+        model,
+        footprint,
+        images=int(call.operation == "image"),
+        searches=int(call.operation == "rerank"),
+        minutes=Decimal(0) if call.audio is None else Decimal(repr(sound_s(call.audio))) / 60,
+    )
 
 
 def used(measure: Measure, cost: Decimal, usage: Usage | None, impact: Impact | None) -> Decimal:

@@ -298,8 +298,9 @@ def _usage(usage: Mapping[str, Any]) -> Usage | None:
     written = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
     given = count(usage, "prompt_tokens", "input_tokens")
     made = count(usage, "completion_tokens", "output_tokens")
+    heard = count(usage, "seconds")
     if not given and not made:
-        return None
+        return Usage(audio_s=float(heard)) if heard else None
     # Some servers leave what was thought out of the completion and count it in the total alone.
     made = max(made, count(usage, "total_tokens") - given)
     return Usage(
@@ -308,6 +309,7 @@ def _usage(usage: Mapping[str, Any]) -> Usage | None:
         cached_tokens=count(read, "cached_tokens") or count(usage, "prompt_cache_hit_tokens", "cached_tokens"),
         cache_write_tokens=count(read, "cache_creation_tokens", "cache_write_tokens"),
         reasoning_tokens=count(written, "reasoning_tokens") or count(usage, "reasoning_tokens"),
+        audio_s=float(heard),
     )
 
 

@@ -16,6 +16,7 @@ from metier.catalog import Deployment
 from metier.errors import MetierError, Mistaken, ProviderTimeout, Refused
 from metier.record.impact import NOT_ESTIMATED, cost, impact
 from metier.record.transcript import Transcript
+from metier.tokens import sound_s
 
 __all__ = ["Entry", "Hold", "Keeper", "Outcome", "Sink", "Witness", "lost_row"]
 
@@ -88,8 +89,10 @@ class Entry:
         "_bytes",
         "_complete",
         "_hold",
+        "_images",
         "_keeper",
         "_member",
+        "_searches",
         "_sink",
         "_witnesses",
         "call",
@@ -135,6 +138,7 @@ class Entry:
         self._at = time.time()
         self._began = time.perf_counter()
         self._bytes = 0
+        self._images = self._searches = 0
         self._complete = False
         self._hold: Hold | None = None
         self._keeper = keeper
@@ -168,6 +172,9 @@ class Entry:
                 self._bytes += len(delta.arguments) + len(delta.name or "")
             for thought in chunk.reasoning:
                 self._bytes += len(thought.text)
+            if chunk.media or chunk.scores:
+                self._images += len(chunk.media)
+                self._searches += bool(chunk.scores)
 
     def receipt(self) -> Receipt:
         """Price the answer, which is complete by now; the last chunk carries what this gives."""
@@ -225,7 +232,7 @@ class Entry:
             return
         if self.usage is None:
             self.usage = self._seen()
-        self.cost = cost(self.deployment, self.usage)
+        self.cost = cost(self.deployment, self.usage, self._images, self._searches)
         if self.usage.input_tokens or self.usage.output_tokens:
             self.impact = impact(self.deployment, self.usage, self.duration_s)
 
@@ -237,7 +244,9 @@ class Entry:
             return Usage(self.input_tokens, self._longest(), estimated=True)
         if silent and self.outcome in ("failed", "refused"):
             return Usage(estimated=True)
-        return Usage(input_tokens=self.input_tokens, output_tokens=-(-self._bytes // _BYTES_PER_TOKEN), estimated=True)
+        written = -(-self._bytes // _BYTES_PER_TOKEN)
+        heard = 0.0 if self.call.audio is None else sound_s(self.call.audio)
+        return Usage(self.input_tokens, written, estimated=True, audio_s=heard)
 
     def _longest(self) -> int:
         """The most an answer in one piece can have been: what was asked for, as far as the deployment goes."""

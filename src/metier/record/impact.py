@@ -27,15 +27,23 @@ _WORLD = "WOR"
 _SELF_HOSTED_PUE = (1.2, 1.6)
 _POWER_MARGIN = 0.2
 _SECONDS_PER_HOUR = 3600.0
+_SECONDS_PER_MINUTE = 60
 _ECOLOGITS = f"EcoLogits {version('ecologits')}"
 
 
-def cost(deployment: Deployment, usage: Usage) -> Decimal:
-    """Price the tokens used, in euros; a deployment whose price is unknown costs nothing here."""
+def cost(deployment: Deployment, usage: Usage, images: int = 0, searches: int = 0) -> Decimal:
+    """Price what was used, in euros; a deployment whose price is unknown costs nothing here."""
     if deployment.price is None:
         return Decimal(0)
-    price = deployment.price
-    return price.of(usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.cache_write_tokens)
+    return deployment.price.of(
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cached_tokens,
+        usage.cache_write_tokens,
+        images=images,
+        minutes=Decimal(repr(usage.audio_s)) / _SECONDS_PER_MINUTE if usage.audio_s else Decimal(0),
+        searches=searches,
+    )
 
 
 def impact(deployment: Deployment, usage: Usage, duration_s: float) -> Impact:
