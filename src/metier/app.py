@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import pathlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -191,8 +192,8 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
             stack.push_async_callback(provider.close)
         app = _assemble(settings, parts, store, vault, providers)
         reach(app.records.erasure, app.personal_data, app.gateway)
-        mail = (parts.transport, parts.mail_from)
         app.reload.registered = app.register.known
+        mail = (parts.transport, parts.mail_from)
         app.reload.sections = sections(settings, mail, app.admission.alerts, app.batches)
         await app.records.contents.refresh()
         app.ledger.open()
@@ -231,6 +232,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         roles=roles,
         predict=lambda *given: _predict(handed["app"], *given),
         search=lambda *given: _search(handed["app"], *given),
+        embedder=lambda context: handed["app"].embedder(context.principal, _origin(context)),
         tools=tools(outbox, _customers(settings, parts), parts.mail_from or settings.mail_from),
     )
     steps = {kind: parts.around(function) for kind, function in functions.items()}
@@ -267,7 +269,8 @@ def _reload(settings: Settings, parts: Parts, register: Register, ways: Ways, ro
     def make(config: Mapping[str, Any]) -> Configured:
         return _configured(config, parts, register)
 
-    return Reload(settings.config_path, settings.config, read_config, make, ways, roles)
+    read = functools.partial(read_config, secrets=settings.secrets)
+    return Reload(settings.config_path, settings.config, read, make, ways, roles)
 
 
 def _configured(config: Mapping[str, Any], parts: Parts, register: Register) -> Configured:
@@ -276,7 +279,7 @@ def _configured(config: Mapping[str, Any], parts: Parts, register: Register) -> 
     constraints = Constraints.from_yaml(config.get("systems") or {}, register.names, typical_carbon)
     for ending in catalog.endings(datetime.now(UTC).date()):
         _log.warning("%s", ending.message)
-    return Configured(catalog, constraints, {**DEFAULT_ROLES, **(parts.roles or roles_of(config))})
+    return Configured(catalog, constraints, {**DEFAULT_ROLES, **(parts.roles or roles_of(config, catalog.names()))})
 
 
 async def _predict(

@@ -143,6 +143,9 @@ class Reload:
             if config == self._config:
                 self._tell(True)
                 return True
+            if self._config.get("models") and not config.get("models"):
+                # A file left empty by an editor or a full disk would otherwise end every call.
+                raise ConfigError(f"{self._path} declares no model any more: restart if that is meant")
             made = await asyncio.to_thread(self._make, config)
             use = await asyncio.to_thread(self.sections, config)
             self._ways.use(made.catalog, made.constraints)
@@ -197,11 +200,14 @@ class Reload:
         self.valid = valid
 
 
-def roles_of(config: Mapping[str, Any]) -> Mapping[str, str]:
-    """Read the section `roles`, or say what is wrong with it."""
+def roles_of(config: Mapping[str, Any], models: Collection[str] | None = None) -> Mapping[str, str]:
+    """Read the section `roles`, or say what is wrong with it; where models are given, each role must mean one."""
     roles = config.get("roles") or {}
     if not isinstance(roles, dict) or not all(isinstance(v, str) and isinstance(k, str) for k, v in roles.items()):
         raise ConfigError("roles: write one line for each role with the name of its model, such as `writer: large`")
+    for role, model in roles.items():
+        if models is not None and model not in models:
+            raise ConfigError(f"metier.yaml: roles.{role}: there is no model {model!r} in `models:`")
     return roles
 
 

@@ -164,6 +164,8 @@ class Settings:
     model_hub: str = "https://huggingface.co"
     package_index: str = "https://pypi.org/simple"
     ca_file: str | None = None
+    secrets: bool = True
+    """False for work that calls nobody: an `env/NAME` whose variable is not set stays as it is written."""
 
 
 def default_home() -> pathlib.Path:
@@ -173,8 +175,13 @@ def default_home() -> pathlib.Path:
     return pathlib.Path(platformdirs.user_data_path("metier", appauthor=False))
 
 
-def load(environ: Mapping[str, str] | None = None, *, config: pathlib.Path | None = None) -> Settings:
-    """Read the environment and metier.yaml into one frozen value, or say exactly which entry is wrong."""
+def load(
+    environ: Mapping[str, str] | None = None, *, config: pathlib.Path | None = None, secrets: bool = True
+) -> Settings:
+    """Read the environment and metier.yaml into one frozen value, or say exactly which entry is wrong.
+
+    Without `secrets`, an `env/NAME` whose variable is not set stays as it is written, for work that calls nobody.
+    """
     env = os.environ if environ is None else environ
     home = pathlib.Path(env["METIER_HOME"]).expanduser().absolute() if env.get("METIER_HOME") else default_home()
     path = config or (pathlib.Path(env["METIER_CONFIG"]) if env.get("METIER_CONFIG") else home / "metier.yaml")
@@ -184,7 +191,7 @@ def load(environ: Mapping[str, str] | None = None, *, config: pathlib.Path | Non
     return Settings(
         home=home,
         config_path=path,
-        config=read_config(path, env),
+        config=read_config(path, env, secrets=secrets),
         database_url=env.get("METIER_DATABASE_URL") or None,
         master_key=_master_key(env.get("METIER_MASTER_KEY")),
         host=env.get("METIER_HOST") or "127.0.0.1",
@@ -198,6 +205,7 @@ def load(environ: Mapping[str, str] | None = None, *, config: pathlib.Path | Non
         model_hub=env.get("METIER_MODEL_HUB") or "https://huggingface.co",
         package_index=env.get("METIER_PACKAGE_INDEX") or "https://pypi.org/simple",
         ca_file=env.get("METIER_CA_FILE") or env.get("SSL_CERT_FILE") or None,
+        secrets=secrets,
     )
 
 
@@ -237,7 +245,9 @@ def _metrics(text: str) -> str:
     return text
 
 
-def read_config(path: pathlib.Path, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+def read_config(
+    path: pathlib.Path, environ: Mapping[str, str] | None = None, *, secrets: bool = True
+) -> dict[str, Any]:
     """Read metier.yaml with `env/NAME` values replaced, or say exactly which entry is wrong; nothing where it is not.
 
     What is wrong is told by its place, never by quoting the file: secrets may stand in it.
@@ -261,7 +271,7 @@ def read_config(path: pathlib.Path, environ: Mapping[str, str] | None = None) ->
     for name in raw:
         if name not in known:
             raise ConfigError(f"{path}: unknown section {name!r}: known ones are {', '.join(sorted(known))}")
-    resolved = _resolve(raw, env, str(path))
+    resolved = _resolve(raw, env, str(path), secrets)
     assert isinstance(resolved, dict)
     return resolved
 
@@ -274,15 +284,18 @@ def _fault(error: yaml.YAMLError) -> str:
     return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
 
 
-def _resolve(value: object, env: Mapping[str, str], where: str) -> object:
+def _resolve(value: object, env: Mapping[str, str], where: str, secrets: bool) -> object:
     """Replace `env/NAME` strings, so that secrets stay out of the file."""
     if isinstance(value, str) and value.startswith(_ENV_PREFIX):
         name = value.removeprefix(_ENV_PREFIX)
-        if name not in env:
-            raise ConfigError(f"{where} refers to the environment variable {name!r}, which is not set")
-        return env[name]
+        if name not in env and secrets:
+            raise ConfigError(
+                f"{where} refers to the environment variable {name!r}, which is not set: set it where this command is "
+                "started, then start it again"
+            )
+        return env.get(name, value)
     if isinstance(value, dict):
-        return {k: _resolve(v, env, f"{where}: {k}") for k, v in value.items()}
+        return {k: _resolve(v, env, f"{where}: {k}", secrets) for k, v in value.items()}
     if isinstance(value, list):
-        return [_resolve(v, env, f"{where}[{i}]") for i, v in enumerate(value)]
+        return [_resolve(v, env, f"{where}[{i}]", secrets) for i, v in enumerate(value)]
     return value

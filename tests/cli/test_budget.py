@@ -45,6 +45,7 @@ def test_a_key_is_issued_within_its_owners_shown_rotated_and_revoked(house: Hous
     rotated = house.data("key", "rotate", key["id"], "--grace", "2")
     assert rotated["secret"] != made["secret"] and rotated["key"]["before_until"] is not None
     assert "Revoked" in house.run("key", "revoke", str(rotated["secret"]))
+    assert "Was revoked already, 2" in house.run("key", "revoke", key["id"])
     assert "no good key" in house.run("key", "rotate", key["id"], code=2)
     assert [k["id"] for k in house.data("key", "list")["keys"] if k["name"] == "poste"] == [key["id"]]
     assert "surfaces chat, embeddings" in house.run("key", "organisation", "filiale")

@@ -142,3 +142,19 @@ def test_a_home_that_cannot_be_written_is_told_and_leaves_with_4(house: House, t
     env = {"METIER_HOME": f"{tmp_path}/file/home", "METIER_CONFIG": f"{tmp_path}/metier.yaml"}
     told = house.run("models", "pull", "multilingual-e5-small", code=4, env=env)
     assert f"writing to '{tmp_path}/file/home" in told and "METIER_HOME" in told
+
+
+def test_commands_that_call_no_model_need_no_credential_of_a_provider(house: House, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "metier.yaml"
+    path.write_text("models: {writer: {deployments: [{provider: openai, model_id: m, api_key: env/NOT_SET_HERE}]}}")
+    env = {"METIER_CONFIG": str(path)}
+    for command in ("key list", "system list", "budget list", "usage", "calls list", "cache show", "batches list"):
+        assert "NOT_SET_HERE" not in house.run(*command.split(), env=env)
+    assert "which is not set: set it" in house.run("ask", "rayon", "x", code=2, env=env)
+
+
+def test_a_role_that_means_no_model_leaves_with_2(house: House, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "metier.yaml"
+    path.write_text("roles: {writer: wrtier}")
+    told = house.run("system", "list", code=2, env={"METIER_CONFIG": str(path)})
+    assert "roles.writer: there is no model 'wrtier'" in told

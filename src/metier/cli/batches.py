@@ -8,7 +8,7 @@ from rich.markup import escape
 from metier.app import App
 from metier.batches import Batch
 from metier.calls import Range
-from metier.cli.terminal import Terminal, as_json_option, run
+from metier.cli.terminal import Terminal, administer, as_json_option
 
 __all__ = ["command"]
 
@@ -44,7 +44,7 @@ def _list(project: str | None, after: str | None, limit: int, as_json: bool) -> 
         if len(found) == limit:
             terminal.say(f"More: metier batches list --after {found[-1].id}")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="show")
@@ -59,7 +59,7 @@ def _show(batch_id: str, as_json: bool) -> None:
         terminal.data({"batch": found})
         _say(found, terminal)
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="cancel")
@@ -73,7 +73,7 @@ def _cancel(batch_id: str, as_json: bool) -> None:
         terminal.data({"batch": found})
         terminal.say(f"{found.status}: a worker writes its results.")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 def _say(batch: Batch, terminal: Terminal) -> None:

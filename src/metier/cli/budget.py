@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from metier.app import App
 from metier.cli import preparation
-from metier.cli.terminal import Terminal, as_json_option, run
+from metier.cli.terminal import Terminal, administer, as_json_option
 from metier.errors import Invalid, NotFound
 from metier.policy import budgets
 from metier.policy.limits import UNITS, Action, Limit, LimitPeriod, Scope, amount_text
@@ -75,9 +77,12 @@ def _set(measure: Any, amount: float, per: Any, as_json: bool, **given: Any) -> 
         made = await app.admission.limits.set(asked, getpass.getuser())
         terminal.data({"limit": made})
         unit = UNITS[made.measure]
-        terminal.say(f"{made.whose}: {amount_text(made.amount)} {unit} per {made.period} ({made.action}), {made.id}")
+        whose = (await _names(app)).get(made.subject, made.subject)
+        whose = f"each end user of {whose}" if made.scope == "end_user" else f"{made.scope} {whose}"
+        often = "" if made.period == "now" else f" per {made.period}"
+        terminal.say(escape(f"{whose}: {amount_text(made.amount)} {unit}{often} ({made.action}), {made.id}"))
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="list")
@@ -88,9 +93,9 @@ def _list(as_json: bool, **given: Any) -> None:
 
     async def work(app: App, terminal: Terminal) -> None:
         subject = (await _subject(app, given))[1] if any(given.values()) else None
-        _show(terminal, await budgets.standings(app.admission.limits, subject))
+        _show(terminal, await budgets.standings(app.admission.limits, subject), await _names(app))
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="show")
@@ -103,9 +108,9 @@ def _show_one(limit: str, as_json: bool) -> None:
         found = [one for one in await budgets.standings(app.admission.limits) if one.limit.id == limit]
         if not found:
             raise NotFound(f"there is no limit {limit!r}: metier budget list shows them")
-        _show(terminal, found)
+        _show(terminal, found, await _names(app))
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="drop")
@@ -123,7 +128,7 @@ def _drop(limits: tuple[str, ...], as_json: bool) -> None:
         terminal.data({"dropped": limits})
         terminal.say(f"{len(limits)} removed.")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="alerts")
@@ -151,7 +156,7 @@ def _alerts(most: int, as_json: bool) -> None:
         if not found:
             terminal.say("No alert.")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="open")
@@ -192,7 +197,7 @@ def _open(silent_for: float, as_json: bool) -> None:
         if not silent and not drift:
             terminal.say("Nothing is open.")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="settle")
@@ -217,7 +222,7 @@ def _settle(worker: str, yes: bool, as_json: bool) -> None:
             terminal.say(f"{amount_text(one.granted - one.charged)} {unit} of {one.scope} {one.subject}")
         terminal.say("Counted as spent." if yes else "Nothing was changed: repeat with --yes to count this as spent.")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 async def _subject(app: App, given: dict[str, Any]) -> tuple[Scope, str]:
@@ -234,7 +239,15 @@ async def _subject(app: App, given: dict[str, Any]) -> tuple[Scope, str]:
     return scope, (await app.keys.get(name)).id
 
 
-def _show(terminal: Terminal, found: Any) -> None:
+async def _names(app: App) -> dict[str, str]:
+    """What people call the organisations, projects, systems and keys that limits know by their ids."""
+    names = {str(one.id): f"{one.id} ({one.name})" for one in await app.keys.list()}
+    names |= {str(one.id): one.name for one in await app.keys.organisations()}
+    names |= {str(one.id): one.name for one in await app.keys.projects()}
+    return names | {one.id: one.name for one in await app.register.list()}
+
+
+def _show(terminal: Terminal, found: Any, names: Mapping[str, str]) -> None:
     terminal.data({"limits": found})
     if not found:
         terminal.say(_NOTHING)
@@ -244,8 +257,9 @@ def _show(terminal: Terminal, found: Any) -> None:
         [
             [
                 one.limit.id,
-                f"each end user of {one.limit.subject} ({one.members})" if one.limit.scope == "end_user"
-                else f"{one.limit.scope} {one.limit.subject}",
+                f"each end user of {names.get(one.limit.subject, one.limit.subject)} ({one.members})"
+                if one.limit.scope == "end_user"
+                else f"{one.limit.scope} {names.get(one.limit.subject, one.limit.subject)}",
                 f"{amount_text(one.limit.amount)} {UNITS[one.limit.measure]}", one.limit.period, amount_text(one.used),
                 amount_text(one.held),
                 "" if one.forecast is None else amount_text(one.forecast),

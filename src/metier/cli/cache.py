@@ -11,7 +11,7 @@ from metier.app import App
 from metier.cache.entries import Purge
 from metier.cache.reuse import Cache
 from metier.cli import preparation
-from metier.cli.terminal import Terminal, as_json_option, run
+from metier.cli.terminal import Terminal, administer, as_json_option
 from metier.errors import Broken, Invalid
 
 __all__ = ["command"]
@@ -50,7 +50,7 @@ def _show(system: str | None, as_json: bool) -> None:
         if not found:
             terminal.say("No answer is kept. `cache: exact` under `systems:` in metier.yaml keeps them.")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="purge")
@@ -91,7 +91,7 @@ def _purge(
         terminal.data({"deleted": deleted})
         terminal.say(f"{deleted} kept answers deleted.")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 def _cache(app: App) -> Cache:

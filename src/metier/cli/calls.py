@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from metier.app import App
 from metier.cli import preparation
-from metier.cli.terminal import Terminal, as_json_option, run
+from metier.cli.terminal import Terminal, administer, as_json_option
 from metier.errors import Invalid
 from metier.record.erasure import Erased
 from metier.record.keeping import Keeping
@@ -73,7 +73,7 @@ def _list(after: str | None, limit: int, as_json: bool, **wanted: Any) -> None:
         if len(found) == limit:
             terminal.say(f"Next page: metier calls list --after {found[-1].id}")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="show")
@@ -95,7 +95,7 @@ def _show(call: str, contents: bool, reason: str, as_json: bool) -> None:
             terminal.say(f"[bold]contents[/bold] ({shown.mode}{cut})")
             terminal.table(["part", "value"], [["request", shown.request], ["answer", shown.answer]])
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="keep")
@@ -146,7 +146,7 @@ def _keep(
         if not held:
             terminal.say("Nothing was decided: no contents are kept, records for 365 days.")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="erase")
@@ -194,7 +194,7 @@ def _erase(
             f"{found.unlinked} calls that say whom they served. Files belong to their project, which deletes them."
         )
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="retention")
@@ -217,7 +217,7 @@ def _retention(dry_run: bool, as_json: bool) -> None:
         if not found:
             terminal.say("Another process is at it." if found is None else "Nothing is old enough.")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="hold")
@@ -239,7 +239,7 @@ def _hold(scope: Any, target: str, organisation: str, reason: str, as_json: bool
         terminal.data({"hold": held})
         terminal.say(f"{held.id} holds {scope} {escape(found)}. Later: metier calls release {held.id}")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="release")
@@ -253,7 +253,7 @@ def _release(hold: str, as_json: bool) -> None:
         terminal.data({"hold": held})
         terminal.say(f"{held.id} holds no more.")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="holds")
@@ -269,7 +269,7 @@ def _holds(as_json: bool) -> None:
             [[h.id, h.scope, h.target, h.by_whom, h.at.date(), h.released_at, h.reason] for h in found],
         )
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="allow")
@@ -294,7 +294,7 @@ def _allow(who: str, system: str, days: int, withdraw: bool, reason: str, as_jso
             ["who", "until", "allowed by", "reason"], [[r.who, r.until.date(), r.granted_by, r.reason] for r in readers]
         )
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="reads")
@@ -312,7 +312,7 @@ def _reads(call: str | None, limit: int, as_json: bool) -> None:
             [[r.at.isoformat(timespec="seconds"), r.call, r.by_whom, r.outcome, r.reason] for r in found],
         )
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 def _utc(moment: datetime.datetime | None) -> datetime.datetime | None:

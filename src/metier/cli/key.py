@@ -13,7 +13,7 @@ import click
 
 from metier.app import App
 from metier.cli import preparation
-from metier.cli.terminal import Terminal, as_json_option, run
+from metier.cli.terminal import Terminal, administer, as_json_option
 from metier.errors import NotFound
 from metier.policy import budgets
 from metier.policy.keys import SURFACES, Scopes
@@ -79,30 +79,33 @@ def _issue(
         terminal.say(f"[bold]{issued.secret}[/bold]")
         terminal.say("Copy it now: it is kept nowhere and cannot be shown again.")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="list")
-@click.option("--project", help="Only the keys of this project, by its id.")
+@click.option("--project", help="Only the keys of this project, by its id or name.")
 @as_json_option
 def _list(project: str | None, as_json: bool) -> None:
     """List keys, newest first; only their public part is known."""
 
     async def work(app: App, terminal: Terminal) -> None:
-        found = await app.keys.list(project)
+        found = await app.keys.list((await app.keys.project(project)).id if project else None)
         terminal.data({"keys": found})
+        paying = {one.id: one.name for one in await app.keys.projects()}
+        systems = {one.id: one.name for one in await app.register.list()}
         terminal.table(
             ["public part", "name", "project", "system", "models", "groups", "expires", "state"],
             [
                 [
-                    key.id, key.name, key.project, key.system, _shown(key.models), ", ".join(sorted(key.groups)),
+                    key.id, key.name, paying.get(key.project, key.project), systems.get(key.system, key.system),
+                    _shown(key.models), ", ".join(sorted(key.groups)),
                     key.expires_at.date() if key.expires_at else "never", "revoked" if key.revoked_at else "good",
                 ]
                 for key in found
             ],
         )  # fmt: skip
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="show")
@@ -131,7 +134,7 @@ def _show(key: str, as_json: bool) -> None:
             limit = f"{amount_text(one.limit.amount)} {UNITS[one.limit.measure]} per {one.limit.period}"
             terminal.say(f"{limit}: {amount_text(one.used)} used, {amount_text(one.held)} held")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="rotate")
@@ -153,7 +156,7 @@ def _rotate(key: str, grace: float, as_json: bool) -> None:
         terminal.say(f"[bold]{issued.secret}[/bold]")
         terminal.say(f"Copy it now. The secret before works until {issued.key.before_until}.")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="organisation")
@@ -181,7 +184,7 @@ def _organisation(name: str, scopes: Scopes, unbound: bool, as_json: bool) -> No
         )
         terminal.say(_bounds(f"{found.name} ({found.id})", found.scopes))
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="revoke")
@@ -193,11 +196,19 @@ def _revoke(key: str, as_json: bool) -> None:
     async def work(app: App, terminal: Terminal) -> None:
         # Named by its public part, also where the whole key was given.
         public = (await app.keys.get(key)).id
-        await app.keys.revoke(public, getpass.getuser())
+        try:
+            await app.keys.revoke(public, getpass.getuser())
+        except NotFound:
+            # Somebody was quicker: what was wanted holds.
+            ended = (await app.keys.get(public)).revoked_at
+            if ended is None:
+                raise
+            terminal.say(f"Was revoked already, {ended.isoformat(' ', 'seconds')}.")
+        else:
+            terminal.say("Revoked.")
         terminal.data({"revoked": public})
-        terminal.say("Revoked.")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="project")
@@ -239,7 +250,7 @@ def _project(name: str, limit: float | None, period: Any, organisation: str, sco
             f"{budget.limit_eur:.2f} € ({budget.period})"
         )
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 def _shown(names: frozenset[str] | None) -> str:

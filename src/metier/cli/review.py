@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import yaml
+from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
@@ -203,6 +204,8 @@ def _settle(
     run(work, as_json=as_json)
 
 
+_READABLE = 100
+"""Widest frame around a text, in characters."""
 _ASKED: Mapping[Settlement, str] = {
     "delivered": "Mark it as delivered to {recipient}? It is then never sent again.",
     "again": "Send it once more to {recipient}? If it did leave the first time, they get it twice.",
@@ -272,9 +275,9 @@ def _display(task: Task, terminal: Terminal) -> None:
     for name, value in task.show.items():
         if value in (None, "", [], {}):
             continue
-        out.print(Panel(escape(_readable(value)), title=escape(name), title_align="left", border_style="dim"))
+        out.print(_panel(out, _readable(value), name, "dim"))
     if task.edit is not None:
-        out.print(Panel(escape(_readable(task.edit)), title="draft", title_align="left", border_style="green"))
+        out.print(_panel(out, _readable(task.edit), "draft", "green"))
     if task.decider:
         out.print(
             f"{task.state} by {escape(task.decider)}" + (f": {escape(_readable(task.note))}" if task.note else "")
@@ -291,7 +294,14 @@ def _display_delivery(given: Delivery, terminal: Terminal) -> None:
     if given.settled_by and given.settled_at:
         at = given.settled_at.isoformat(" ", "minutes")
         out.print(f"settled as {given.settled_as} by {escape(given.settled_by)}, {at}")
-    out.print(Panel(escape(_readable(given.body)), border_style="dim"))
+    out.print(_panel(out, _readable(given.body), "", "dim"))
+
+
+def _panel(out: Console, text: str, title: str, colour: str) -> Panel:
+    """Frame a text, no wider than it reads well, where nobody's terminal says how wide either."""
+    return Panel(
+        escape(text), title=escape(title), title_align="left", border_style=colour, width=min(out.width, _READABLE)
+    )
 
 
 def _readable(value: JSON) -> str:

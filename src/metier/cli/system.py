@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from metier.app import App
 from metier.cli import preparation
-from metier.cli.terminal import Terminal, as_json_option, run
+from metier.cli.terminal import Terminal, administer, as_json_option
 from metier.governance.register import MOVES
 
 __all__ = ["command"]
@@ -38,7 +38,7 @@ def _register(name: str, purpose: str, owner: str, as_json: bool) -> None:
         terminal.data({"system": system})
         terminal.say(f"{system.id} registered as {system.status}. Next: metier system move {escape(name)} pilot")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="move")
@@ -61,7 +61,7 @@ def _move(system: str, status: Any, reason: str, as_json: bool) -> None:
         terminal.data({"system": moved})
         terminal.say(f"{escape(moved.name)}: {moved.status}")
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="list")
@@ -80,7 +80,7 @@ def _list(as_json: bool) -> None:
         for name in unknown:
             terminal.say(escape(f"Warning: systems.{name} in metier.yaml: no system of that name is registered."))
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 @command.command(name="show")
@@ -100,4 +100,4 @@ def _show(system: str, as_json: bool) -> None:
             [[m.at.isoformat(timespec="seconds"), m.old_status, m.new_status, m.by_whom, m.reason] for m in moves],
         )
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)

@@ -20,18 +20,34 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from metier import settings as configuration
 from metier.app import App, Parts, build
 from metier.errors import Broken, MetierError, Mistaken, Refused, Unavailable
 from metier.settings import Settings
 
-__all__ = ["Loop", "Terminal", "as_json_option", "fail", "guarded", "plain", "quiet", "run", "without_platform"]
+__all__ = [
+    "Loop",
+    "Terminal",
+    "administer",
+    "as_json_option",
+    "fail",
+    "guarded",
+    "plain",
+    "quiet",
+    "run",
+    "without_platform",
+]
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 """The option every command has."""
 
 _CODES: tuple[tuple[type[MetierError], int], ...] = ((Mistaken, 2), (Refused, 3), (Unavailable, 4), (Broken, 1))
+_UNBROKEN = 100_000
+"""Width given to what is no terminal, in characters."""
+_PROSE = 24
+"""Characters a cell with spaces may be narrowed to."""
 _NO_WRITING = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR))
 
 
@@ -42,15 +58,18 @@ class Terminal:
         self.as_json = as_json
         self.out = Console(highlight=False)
         self.err = Console(stderr=True, highlight=False)
+        if not self.out.is_terminal:
+            # What is piped is searched and cut by lines: a row stays one line, however long.
+            self.out.width = _UNBROKEN
 
     def say(self, text: str) -> None:
         """Tell a person something; programs that asked for JSON do not see it."""
         if not self.as_json:
-            self.out.print(text)
+            self.out.print(text, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Tell how far a long work is, on the error stream."""
-        self.err.print(f"[dim]{escape(text)}[/dim]")
+        self.err.print(f"[dim]{escape(text)}[/dim]", soft_wrap=True)
 
     def data(self, value: object) -> None:
         """Print the result as JSON, when JSON was asked for."""
@@ -65,16 +84,35 @@ class Terminal:
         )  # fmt: skip
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
-        """Show rows to a person."""
+        """Show rows to a person: as a table where it fits, else each row under its first cell."""
         if self.as_json:
             return
-        cells = [["" if cell is None else escape(str(cell)) for cell in row] for row in rows]
+        cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+        least = [_least([column, *(row[number] for row in cells)]) for number, column in enumerate(columns)]
+        if any(columns[1:]) and sum(least) + 2 * len(least) > self.out.width:
+            self._stacked(columns, cells, title)
+            return
         table = Table(title=title, title_justify="left", header_style="bold dim", box=None, padding=(0, 2, 0, 0))
         for number, column in enumerate(columns):
-            table.add_column(column, overflow="fold", no_wrap=number == 0)
+            table.add_column(column, overflow="fold", no_wrap=number == 0, min_width=least[number])
         for row in cells:
-            table.add_row(*row)
+            table.add_row(*(escape(cell) for cell in row))
         self.out.print(table)
+
+    def _stacked(self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> None:
+        """Show each row as its first cell, and under it what the others say, with their names."""
+        if title:
+            self.out.print(f"[italic]{escape(title)}[/italic]", soft_wrap=True)
+        for first, *others in rows:
+            self.out.print(f"[bold]{escape(first)}[/bold]", soft_wrap=True)
+            line = Text()
+            for name, cell in zip(columns[1:], others, strict=False):
+                told = Text.assemble("  ", (f"{name} ", "dim"), cell)
+                if line and len(line) + len(told) > self.out.width:
+                    self.out.print(line, soft_wrap=True)
+                    line = Text()
+                line.append_text(told if cell.strip() else Text())
+            self.out.print(line, soft_wrap=True)
 
 
 Loop: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
@@ -87,17 +125,26 @@ def run(
     as_json: bool,
     parts: Parts | None = None,
     loop: Loop | None = None,
+    secrets: bool = True,
 ) -> None:
-    """Open the platform, do the work of a command, close everything, and turn failures into exit codes."""
+    """Open the platform, do the work of a command, close everything, and turn failures into exit codes.
+
+    Without `secrets`, providers' credentials may be unset: for work that calls no model.
+    """
     terminal = Terminal(as_json)
 
     async def work() -> None:
-        settings = configuration.load()
+        settings = configuration.load(secrets=secrets)
         quiet(settings)
         async with build(settings, parts) as app:
             await main(app, terminal)
 
     guarded(work, terminal, loop)
+
+
+def administer(main: Callable[[App, Terminal], Awaitable[None]], *, as_json: bool) -> None:
+    """Do the work of a command that calls no model, also where providers' credentials are not at hand."""
+    run(main, as_json=as_json, secrets=False)
 
 
 def without_platform(main: Callable[[Settings, Terminal], Awaitable[None]], *, as_json: bool) -> None:
@@ -117,6 +164,8 @@ def quiet(settings: Settings) -> None:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="WARNING")
     logging.getLogger("metier").setLevel(settings.log_level.upper())
     logging.getLogger("procrastinate").setLevel("ERROR")
+    # A connection given up with its command is no trouble; a database that is away is told by who needs it.
+    logging.getLogger("psycopg.pool").setLevel("ERROR")
 
 
 def fail(terminal: Terminal, error: MetierError) -> NoReturn:
@@ -124,7 +173,7 @@ def fail(terminal: Terminal, error: MetierError) -> NoReturn:
     if terminal.as_json:
         click.echo(json.dumps({"error": {"code": error.code, "message": error.message}}, ensure_ascii=False))
     else:
-        terminal.err.print(f"[bold red]{escape(error.code)}[/bold red] {escape(error.message)}")
+        terminal.err.print(f"[bold red]{escape(error.code)}[/bold red] {escape(error.message)}", soft_wrap=True)
     raise SystemExit(next((code for kind, code in _CODES if isinstance(error, kind)), 1))
 
 
@@ -183,6 +232,11 @@ def _told(error: BaseException) -> MetierError:
     return Broken(
         f"the command failed unexpectedly ({type(error).__name__}): METIER_LOG_LEVEL=debug shows where; report it"
     )
+
+
+def _least(cells: Sequence[str]) -> int:
+    """Columns a cell needs to be read: prose may be broken between words, names and figures may not."""
+    return max(min(len(cell), _PROSE) if " " in cell.strip() else len(cell) for cell in cells)
 
 
 def _first(error: BaseException) -> MetierError | psycopg.Error | OSError | None:

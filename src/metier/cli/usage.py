@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from metier.app import App
-from metier.cli.terminal import Terminal, as_json_option, run
+from metier.cli.terminal import Terminal, administer, as_json_option
 from metier.record.unusual import Unusual
 from metier.record.usage import KeyUsage, Latency, Usages
 
@@ -56,7 +56,7 @@ def command(by: tuple[Any, ...], since: Any, until: Any, project: str | None, vi
             _show_totals(terminal, by, totals, names)
             _show_times(terminal, times)
 
-    run(work, as_json=as_json)
+    administer(work, as_json=as_json)
 
 
 def _show_totals(terminal: Terminal, by: Sequence[str], totals: Sequence[Usages], names: Mapping[str, str]) -> None:

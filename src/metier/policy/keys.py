@@ -160,7 +160,10 @@ class Keys:
         """Find an organisation by its id, or by its name."""
         row = await self._queries.one("get_organisation", {"id": organisation})
         if row is None:
-            raise NotFound(f"there is no organisation {organisation!r}: create it first", param="organisation")
+            raise NotFound(
+                f"there is no organisation {organisation!r}: make it with `metier key organisation NAME`",
+                param="organisation",
+            )
         return Organisation(**_owner(row))
 
     async def organisations(self) -> tuple[Organisation, ...]:
@@ -189,7 +192,7 @@ class Keys:
         """Find a project by its id, or by its name."""
         row = await self._queries.one("get_project", {"id": project})
         if row is None:
-            raise NotFound(f"there is no project {project!r}: create it first", param="project")
+            raise NotFound(f"there is no project {project!r}: `metier key project` makes one", param="project")
         return Project(**_owner(row))
 
     async def projects(self) -> tuple[Project, ...]:
@@ -219,8 +222,8 @@ class Keys:
             raise NotFound(f"there is no system {system!r} in the register: register it first", param="system")
         if status not in self._admitted:
             raise SystemNotApproved(
-                f"no key is issued for the system {system!r}, which is {status!r}: have it approved first "
-                f"({' or '.join(sorted(self._admitted))})"
+                f"no key is issued for the system {system!r}, which is {status!r}: have it approved first, "
+                f"`metier system move SYSTEM {' or '.join(sorted(self._admitted, reverse=True))}`"
             )
         public, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         params = {
