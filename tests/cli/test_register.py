@@ -97,6 +97,21 @@ def test_documents_go_in_are_listed_and_taken_out(house: House, tmp_path: pathli
     house.run("ingest", "notices", "--remove", "retours.md", code=2)
 
 
+def test_documents_are_those_of_the_organisation_of_the_key(house: House, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "retours.md").write_text("# Retours\n\nVous avez 14 jours pour renvoyer un article.")
+    house.data("system", "register", "filiale", "--purpose", "Répondre", "--owner", "Camille")
+    house.run("system", "move", "filiale", "pilot")
+    house.run("key", "organisation", "Sud")
+    house.run("key", "project", "ventes", "--organisation", "Sud", "--limit", "10")
+    house.run("key", "issue", "sud", "--system", "filiale", "--project", "ventes", "--group", "public")
+    house.data("ingest", "de-la-filiale", str(tmp_path / "retours.md"), "--key", "sud")
+    assert house.data("ask", "de-la-filiale", "renvoyer un article", "--search-only", "--key", "sud")["hits"]
+    for command in (("ingest", "de-la-filiale", "--list"), ("ask", "de-la-filiale", "renvoyer", "--search-only")):
+        house.run(*command, code=2)
+        house.run(*command, "--key", "sud")
+    assert "no key named 'nord'" in house.run("ask", "de-la-filiale", "?", "--key", "nord", code=2)
+
+
 def test_files_that_cannot_be_read_are_named_and_the_others_are_kept(house: House, tmp_path: pathlib.Path) -> None:
     (tmp_path / "bon.md").write_text("# Bon\n\nVous avez 14 jours pour renvoyer un article.")
     (tmp_path / "casse.pdf").write_bytes(b"%PDF-1.7\nnothing that is a page")

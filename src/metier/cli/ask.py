@@ -70,8 +70,9 @@ _SAID = {
 @click.argument("question")
 @click.option("--top", type=click.IntRange(1, 20), default=4, show_default=True, help="Extracts to answer from.")
 @click.option("--search-only", is_flag=True, help="Show the extracts and call no model.")
+@preparation.key_option
 @as_json_option
-def command(collection: str, question: str, top: int, search_only: bool, as_json: bool) -> None:
+def command(collection: str, question: str, top: int, search_only: bool, key: str, as_json: bool) -> None:
     """Ask a collection a question and answer from its documents, with citations.
 
     Code checks that quotes stand in the extracts they name, and figures in those or in the question. Whether the answer
@@ -81,7 +82,7 @@ def command(collection: str, question: str, top: int, search_only: bool, as_json
     """
 
     async def work(app: App, terminal: Terminal) -> None:
-        principal = await preparation.house(app)
+        principal = await preparation.house(app, key)
         hits = await app.retrieve(principal).search(collection, question, principal.groups, top)
         extracts: list[JSON] = [
             {"id": h.id, "document": h.document, "title": h.path, "text": h.text, "score": round(h.score, 3)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 from rich.markup import escape
@@ -11,6 +13,7 @@ from metier.app import App
 from metier.cli import preparation
 from metier.cli.terminal import Terminal, as_json_option, run
 from metier.errors import Invalid, MetierError
+from metier.knowledge.ingest import DocumentReport
 
 __all__ = ["command"]
 
@@ -22,15 +25,16 @@ __all__ = ["command"]
 @click.option("--remove", multiple=True, help="Name of a document to take out; several times.")
 @click.option("--list", "list_", is_flag=True, help="Only list what the collection holds.")
 @click.option("--dry-run", is_flag=True, help="Say which files would be read, and change nothing.")
+@preparation.key_option
 @as_json_option
 def command(
     collection: str,
     paths: tuple[pathlib.Path, ...],
     groups: tuple[str, ...],
-    remove: tuple[str, ...],
     list_: bool,
     dry_run: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Put documents into a collection: text, Markdown, HTML, DOCX, PDF, XLSX; folders are read whole.
 
@@ -38,6 +42,7 @@ def command(
 
     Example: metier ingest sav ./documents --group sav
     """
+    remove: tuple[str, ...] = given["remove"]
 
     async def work(app: App, terminal: Terminal) -> None:
         if not (paths or remove or list_):
@@ -47,7 +52,7 @@ def command(
             terminal.data({"files": [str(f) for f in files], "groups": list(groups)})
             terminal.say(f"{len(files)} files would be read for {', '.join(groups)}. Nothing was changed.")
             return
-        ingest = app.ingest(await preparation.house(app))
+        ingest = app.ingest(await preparation.house(app, given["key"]))
         if collection not in {c.name for c in await ingest.collections()}:
             if list_ or remove:
                 raise Invalid(f"there is no collection {collection!r}: `metier ingest {collection} FILES` makes it")
@@ -63,7 +68,7 @@ def command(
         for name in remove:
             await ingest.remove(collection, name)
             terminal.say(f"{escape(name)} removed")
-        reports, refused = [], []
+        reports, refused = list[DocumentReport](), list[dict[str, str]]()
         for number, file in enumerate(files, 1):
             terminal.note(f"{number}/{len(files)} {file.name}")
             try:
@@ -72,17 +77,21 @@ def command(
                 refused.append({"name": file.name, "reason": error.message})
             except OSError as error:
                 refused.append({"name": file.name, "reason": f"it cannot be read: {error.strerror}"})
-        terminal.data({"documents": reports, "refused": refused})
-        terminal.table(
-            ["document", "status", "chunks", "embedded", "said"],
-            [[r.name, r.status, r.chunks, r.embedded, "; ".join(r.warnings)] for r in reports],
-        )
-        for one in refused:
-            terminal.say(f"[red]not read[/red] {escape(one['name'])}: {escape(one['reason'])}")
+        _tell(terminal, reports, refused)
         if refused:
             raise SystemExit(1)
 
     run(work, as_json=as_json)
+
+
+def _tell(terminal: Terminal, reports: Sequence[DocumentReport], refused: Sequence[Mapping[str, str]]) -> None:
+    terminal.data({"documents": reports, "refused": refused})
+    terminal.table(
+        ["document", "status", "chunks", "embedded", "said"],
+        [[r.name, r.status, r.chunks, r.embedded, "; ".join(r.warnings)] for r in reports],
+    )
+    for one in refused:
+        terminal.say(f"[red]not read[/red] {escape(one['name'])}: {escape(one['reason'])}")
 
 
 def _files(paths: tuple[pathlib.Path, ...]) -> list[pathlib.Path]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+import click
 import yaml
 from rich.progress import Progress
 
@@ -31,6 +32,7 @@ __all__ = [
     "fetch",
     "house",
     "house_key",
+    "key_option",
     "local_models",
     "project",
     "sources",
@@ -141,8 +143,17 @@ async def system_id(app: App, name: str) -> str:
     raise NotFound(f"there is no system {name!r} in the register: `metier system list` shows them")
 
 
-async def house(app: App) -> Principal:
+def key_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --key: under which key a command works, and so for which organisation, groups and budget."""
+    return click.option(
+        "--key", default=HOUSE, show_default=True, help="Key to work under, by its name: its organisation, its groups."
+    )(command)
+
+
+async def house(app: App, key: str = HOUSE) -> Principal:
     """Give the caller the house itself works under: indexing, training and questions on the command line."""
+    if key != HOUSE:
+        return await app.principal(key)
     try:
         return await app.principal(HOUSE)
     except NotFound:
