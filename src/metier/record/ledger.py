@@ -124,7 +124,8 @@ class Ledger:
                 if one is not None:
                     self._spool.done(one)
             return
-        ended = _Ended(call_id, payload, segment, contents, kept)
+        # What orjson gives keeps sixteen times its size; a copy, of what may wait for a database, does not.
+        ended = _Ended(call_id, bytes(memoryview(payload)), segment, contents, kept)
         self._waiting.append(ended)
         self._waiting_bytes += ended.size
         if len(self._waiting) >= _BATCH:
