@@ -176,7 +176,7 @@ def measure(name: str, port: int, process: subprocess.Popen[bytes], key: str, op
     if run["faults"] or alone["faults"]:
         sys.exit(f"{name}: {run['faults'] + alone['faults']} calls went wrong, so its figures mean nothing")
     calls = max(run["calls"], 1)
-    return {
+    row = {
         "name": name,
         **vars(shape),
         "cpu_ms": round(1000 * spent / calls, 3),
@@ -186,6 +186,8 @@ def measure(name: str, port: int, process: subprocess.Popen[bytes], key: str, op
         "first_token_ms": first_token_ms(port, key) if shape.stream and shape.keys == 1 else None,
         "memory_mb": round(memory_mb(process.pid)),
     }
+    print(json.dumps(row, ensure_ascii=False), file=sys.stderr, flush=True)
+    return row
 
 
 @contextmanager
@@ -248,6 +250,7 @@ def drift(options: argparse.Namespace, upstream: str) -> dict[str, Any]:
                     sys.exit(f"{run['faults']} calls went wrong, so the drift means nothing")
             time.sleep(1)
             marks.append((done, round(memory_mb(process.pid), 1)))
+            print(marks[-1], file=sys.stderr, flush=True)
         return {"name": "drift", "marks": marks, "percent": round(100 * (marks[-1][1] / marks[0][1] - 1), 2)}
 
 
