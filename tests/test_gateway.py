@@ -32,6 +32,7 @@ class Shout:
     """A guardrail that masks "secret" on the way in, restores it on the way out and holds a little text."""
 
     name = "shout"
+    revision = "1"
 
     async def check_input(self, call: Call) -> Checked:
         messages = tuple(replace(m, content=m.content.replace("secret", "<1>")) for m in call.messages)
@@ -55,6 +56,7 @@ class Restore:
 
 class Wall:
     name = "wall"
+    revision = "1"
 
     async def check_input(self, call: Call) -> Checked:
         return Checked(call, Verdict.BLOCK, reason="not about our products")

@@ -10,7 +10,7 @@ from metier.cache.place import Places
 from metier.cache.reuse import Cache, Embedded
 from metier.calls import Call
 from metier.gateway import Gateway
-from metier.guardrails.base import Guardrail
+from metier.guardrails.base import Chain, Guardrail
 from metier.guardrails.pii.placeholders import codes
 from metier.router import language_of
 from metier.store import Store
@@ -39,5 +39,4 @@ def cache(
 
 def _revision(guardrails: Sequence[Guardrail]) -> str:
     """Name the guardrails as they are: another release, another row of them or other rules make another revision."""
-    named = [f"{type(one).__qualname__} {one.name} {getattr(one, 'revision', '')}" for one in guardrails]
-    return "; ".join([importlib.metadata.version("metier"), *named])
+    return f"{importlib.metadata.version('metier')}; {Chain(guardrails).revision}"

@@ -231,6 +231,7 @@ async def test_the_server_says_whether_it_is_well(door: Door) -> None:
 
 class Broken:
     name = "broken"
+    revision = "1"
 
     async def check_input(self, call: Call) -> Checked:
         raise ZeroDivisionError(f"with {call.messages[0].content}")
@@ -238,6 +239,7 @@ class Broken:
 
 class Late:
     name = "late"
+    revision = "1"
 
     async def check_input(self, call: Call) -> Checked:
         return Checked(call, Verdict.PASS, output=Bomb())

@@ -36,6 +36,7 @@ class Upper:
 class Marks:
     def __init__(self, mark: str, verdict: Verdict = Verdict.MASK) -> None:
         self.name = mark
+        self.revision = "1"
         self.verdict = verdict
 
     async def check_input(self, call: Call) -> Checked:
@@ -45,6 +46,7 @@ class Marks:
 
 class Fails:
     name = "fails"
+    revision = "1"
 
     async def check_input(self, call: Call) -> Checked:
         raise ValueError("secret value")
@@ -52,6 +54,7 @@ class Fails:
 
 class Hangs:
     name = "hangs"
+    revision = "1"
 
     async def check_input(self, call: Call) -> Checked:
         await asyncio.Event().wait()

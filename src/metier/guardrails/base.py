@@ -57,6 +57,8 @@ class Guardrail(Protocol):
     """One check on the way in; what it must do on the way out it hands over as an OutputFilter."""
 
     name: str
+    revision: str
+    """Another one may decide otherwise: answers kept under this one are not given again under that."""
 
     async def check_input(self, call: Call) -> Checked:
         """Judge `call`; raising closes the road, there is no way to fail open."""
@@ -112,6 +114,7 @@ class Chain:
     def __init__(self, guardrails: Sequence[Guardrail], timeout_s: float = 10.0) -> None:
         self.guardrails = tuple(guardrails)
         self.timeout_s = timeout_s
+        self.revision = "; ".join(f"{type(one).__qualname__} {one.name} {one.revision}" for one in guardrails)
 
     async def check_input(self, call: Call) -> Checked:
         """Let each guardrail judge what the one before it let through."""

@@ -18,6 +18,7 @@ from metier.guardrails.pii.finding import find
 from metier.guardrails.pii.kinds import Found
 from metier.guardrails.pii.masking import Masked, mask_call
 from metier.guardrails.pii.restore import Restore
+from metier.guardrails.pii.revision import revision
 from metier.guardrails.pii.table import Table
 from metier.store import Store
 from metier.vault import Vault
@@ -46,6 +47,8 @@ class PersonalData(Guardrail):
     ) -> None:
         self._conversations = Conversations(store, vault, ttl, clock) if store is not None else None
         self._seen = _Seen()
+        self.revision = revision()
+        """Of the detectors: answers kept after other ones masked the questions are not given again."""
 
     async def check_input(self, call: Call) -> Checked:
         """Mask every text of `call`; without a store each call has a table of its own."""
