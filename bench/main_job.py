@@ -111,6 +111,8 @@ def compare(
         "facts_all": len(expected["facts"]) if letter else 0,
         "forbidden": sum(plain(f) in answer for f in expected["forbidden"]),
         "leaked": [v for v in values if plain(v) in bytes_sent], "values": len(values), "masked": outcome.masked,
+        "open": len(letter.get("open", [])),
+        "input_tokens": outcome.input_tokens, "output_tokens": outcome.output_tokens,
         "calls": len(sent), "seconds": round(outcome.seconds, 1), "body": letter.get("body", ""),
     }  # fmt: skip
 
@@ -136,6 +138,8 @@ def report(rows: list[dict[str, Any]], terminal: Terminal) -> None:
         "cited": sum(r["cited"] for r in rows), "verified": sum(r["verified"] for r in rows),
         "facts": sum(r["facts"] for r in rows), "facts_all": sum(r["facts_all"] for r in rows),
         "forbidden": sum(r["forbidden"] for r in rows), "personal_values": sum(r["values"] for r in rows),
+        "open": sum(r["open"] for r in rows), "input_tokens": sum(r["input_tokens"] for r in rows),
+        "output_tokens": sum(r["output_tokens"] for r in rows),
         "leaked": sum(len(r["leaked"]) for r in rows), "calls": sum(r["calls"] for r in rows),
         "seconds": round(sum(r["seconds"] for r in rows), 1),
     }  # fmt: skip

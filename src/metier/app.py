@@ -232,6 +232,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         roles=roles,
         predict=lambda *given: _predict(handed["app"], *given),
         search=lambda *given: _search(handed["app"], *given),
+        embedder=lambda context: handed["app"].embedder(context.principal, _origin(context)),
         tools=tools(outbox, _customers(settings, parts), parts.mail_from or settings.mail_from),
     )
     steps = {kind: parts.around(function) for kind, function in functions.items()}

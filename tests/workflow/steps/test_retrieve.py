@@ -57,6 +57,23 @@ async def test_several_queries_are_taken_in_turn(store: Store, tmp_path: pathlib
     assert names(found) == ["retours.md", "garantie.md"]
 
 
+async def test_with_questions_each_extract_shows_the_sentences_nearest_to_them(
+    store: Store, tmp_path: pathlib.Path
+) -> None:
+    queries = "['combien de jours pour renvoyer un article ?', 'la batterie de la perceuse est-elle garantie ?']"
+    search = f'retrieve: {{collection: sav, query: "{{{{ {queries} }}}}", top_k: 3}}'
+    asked = f'with: {{questions: "{{{{ {queries} }}}}", language: fr}}'
+    async with bench(store, tmp_path) as b:
+        await documents(b)
+        found = await b.give(one(f"{search}, {asked}"), {"text": ""})
+    best: dict[int, tuple[float, str]] = {}
+    for hit in found["hits"]:
+        for near in hit["near"]:
+            assert near["text"] in hit["text"] and 0 <= near["shared"] <= 1
+            best[near["question"]] = max(best.get(near["question"], (0.0, "")), (near["score"], hit["document"]))
+    assert {number: name for number, (_, name) in best.items()} == {0: "retours.md", 1: "garantie.md"}
+
+
 async def test_a_wrong_search_is_told(store: Store, tmp_path: pathlib.Path) -> None:
     async with bench(store, tmp_path) as b:
         await documents(b)

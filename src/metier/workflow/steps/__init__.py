@@ -8,7 +8,7 @@ from metier.workflow.definition import Kind
 from metier.workflow.engine import StepFunction
 from metier.workflow.steps.code import CodeSteps
 from metier.workflow.steps.functions import FUNCTIONS
-from metier.workflow.steps.handed import Ask, Predict, Search
+from metier.workflow.steps.handed import Ask, Embedding, Predict, Search
 from metier.workflow.steps.llm import LlmSteps
 from metier.workflow.steps.model import ModelSteps
 from metier.workflow.steps.retrieve import RetrieveSteps
@@ -19,7 +19,13 @@ __all__ = ["step_functions"]
 
 
 def step_functions(
-    *, ask: Ask, roles: Mapping[str, str], predict: Predict, search: Search, tools: Mapping[str, Tool]
+    *,
+    ask: Ask,
+    roles: Mapping[str, str],
+    predict: Predict,
+    search: Search,
+    embedder: Embedding,
+    tools: Mapping[str, Tool],
 ) -> Mapping[Kind, StepFunction]:
     """Give the engine its step functions; switch, loop, human and end are the interpreter's own."""
     return {
@@ -28,5 +34,5 @@ def step_functions(
         "model": ModelSteps(predict),
         "rules": RulesSteps(),
         "llm": LlmSteps(ask, roles),
-        "retrieve": RetrieveSteps(search),
+        "retrieve": RetrieveSteps(search, embedder),
     }

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from metier.calls import JSON, Answer, Call
+from metier.knowledge.embedding import Embedder
 from metier.workflow.engine import StepContext
 
-__all__ = ["Ask", "Extract", "Predict", "Search"]
+__all__ = ["Ask", "Embedding", "Extract", "Predict", "Search"]
 
 Ask: TypeAlias = Callable[[Call], Awaitable[Answer]]
 """Takes the one road to a model and gives the whole answer."""
@@ -41,3 +42,6 @@ class Extract:
 
 Search: TypeAlias = Callable[[StepContext, str, str, int, float | None], Awaitable[Sequence[Extract]]]
 """Searches a collection with the rights of the run: collection, question, how many, least score."""
+
+Embedding: TypeAlias = Callable[[StepContext], Embedder | None]
+"""Gives the embedding model in the name of the run; None where none is declared."""
