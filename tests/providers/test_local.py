@@ -244,3 +244,16 @@ async def test_embeddings_go_through_the_same_provider(local: Local, principal: 
     call = Call(principal, "embedder", "embed", inputs=("query: bonjour",))
     (chunk,) = [chunk async for chunk in local.stream(call, deployment("multilingual-e5-small"))]
     assert len(chunk.vectors[0]) == 384
+
+
+async def test_tokens_are_counted_by_the_model_itself_once_it_is_loaded_and_not_by_loading_it(
+    local: Local, small: Deployment, principal: Principal, tmp_path: pathlib.Path
+) -> None:
+    call = ask(principal, "Bonjour, où est mon colis ?", 1)
+    chunks = [chunk async for chunk in local.stream(call, small)]
+    used = next(chunk.usage for chunk in chunks if chunk.usage)
+    assert await local.count(call, small) == used.input_tokens
+    llama = Llama(launch(tmp_path, tmp_path / "none.gguf"), lambda model, seconds: None)
+    LlamaFiles(launch(tmp_path, tmp_path / "none.gguf")).prepare()
+    with pytest.raises(ProviderUnavailable, match="none is loaded only to count"):
+        await llama.count(b"{}")

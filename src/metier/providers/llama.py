@@ -81,6 +81,22 @@ class Llama:
             await asyncio.sleep(_LOOK_S)
         return isinstance(cause, aiohttp.ClientConnectorError)
 
+    async def count(self, body: bytes) -> int:
+        """Have the model's own tokenizer count a message, where a server already holds the model: none is started."""
+        server = self._files.read() if self._files.owned() else None
+        if server is None or server.error:
+            raise self._failure("holds no model yet, and none is loaded only to count")
+        headers = {"authorization": f"Bearer {server.key}", "content-type": "application/json"}
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=_PROBE, headers=headers) as client,
+                client.post(f"{server.url}/messages/count_tokens", data=body) as response,
+            ):
+                response.raise_for_status()
+                return int((await response.json())["input_tokens"])
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            raise self._failure("did not count the message") from error
+
     def _lives(self, server: Server) -> bool:
         return self._files.owned() and self._files.read() == server
 

@@ -8,15 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import orjson
+
 from metier import weights
 from metier.calls import Call, Chunk
 from metier.catalog import Deployment
 from metier.errors import ProviderUnavailable
+from metier.providers.anthropic_format import count_body
 from metier.providers.base import Provider
 from metier.providers.embedder import Embedder
 from metier.providers.llama import Llama, Loading
 from metier.providers.llama_files import Launch
-from metier.providers.local_turn import Turn, ask, check
+from metier.providers.local_turn import Turn, ask, check, steady
 
 __all__ = ["Local"]
 
@@ -65,7 +68,14 @@ class Local:
         """Wait until the model of a chat deployment is loaded; give the process that holds it."""
         return (await self._llama(deployment).server()).pid
 
+    async def count(self, call: Call, deployment: Deployment) -> int:
+        """Count the input by the model's own tokenizer, if the model is loaded already."""
+        asked = ask(call) if call.tools and call.tool_choice != "none" else call
+        bare = Call(call.principal, call.model, messages=asked.messages)
+        return await self._llama(deployment).count(orjson.dumps(count_body(bare, deployment)))
+
     async def _chat(self, call: Call, deployment: Deployment) -> AsyncIterator[Chunk]:
+        call = steady(call)
         turn = Turn(call) if call.tools and call.tool_choice != "none" else None
         asked = replace(call, tools=(), tool_choice=None) if turn is None else ask(call)
         async with aclosing(self._served(asked, deployment)) as chunks:
