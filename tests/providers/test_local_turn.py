@@ -15,9 +15,11 @@ from metier.calls import (
     KeyId,
     Media,
     Message,
+    Origin,
     OutputSchema,
     Principal,
     ProjectId,
+    RunId,
     SystemId,
     Text,
     Tool,
@@ -26,7 +28,7 @@ from metier.calls import (
     Usage,
 )
 from metier.errors import Invalid
-from metier.providers.local_turn import Turn, ask, check
+from metier.providers.local_turn import Turn, ask, check, steady
 from tests.providers.deployments import deployment
 
 WEATHER = Tool(
@@ -142,3 +144,11 @@ def test_what_asks_for_nothing_they_lack_is_taken() -> None:
     check(call, deployment(None))
     system = replace(CALL, messages=(Message("system", parts=(Text("Sois bref.", cache=True),)), told))
     assert ask(system).messages[0].content.startswith("Sois bref.")
+
+
+def test_a_step_that_names_no_temperature_is_answered_without_chance() -> None:
+    step = replace(CALL, temperature=None, origin=Origin(RunId("r"), "draft", 1))
+    assert steady(step).temperature == 0.0
+    assert steady(replace(step, temperature=0.7)).temperature == 0.7
+    client = replace(CALL, temperature=None)
+    assert steady(client) is client, "who calls from outside gets what the model does by itself"

@@ -25,7 +25,7 @@ from metier.calls import (
 from metier.catalog import Deployment
 from metier.errors import Invalid
 
-__all__ = ["Turn", "ask", "check"]
+__all__ = ["Turn", "ask", "check", "steady"]
 
 _ANSWER = re.compile(r'\s*\{\s*"answer"\s*:\s*"')
 # The longest piece of a JSON string that can be decoded now: no half escape, no half of a surrogate pair.
@@ -49,6 +49,11 @@ def check(call: Call, deployment: Deployment) -> None:
             if isinstance(part, Media):
                 what = f"media of type {part.media_type!r}"
                 raise _cannot(deployment, what, f"messages[{index}].content", "its models read text alone")
+
+
+def steady(call: Call) -> Call:
+    """Have a step that names no temperature answered without chance: what small models write is best so."""
+    return replace(call, temperature=0.0) if call.origin is not None and call.temperature is None else call
 
 
 def _cannot(deployment: Deployment, what: str, param: str, why: str) -> Invalid:

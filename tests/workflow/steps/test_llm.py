@@ -31,7 +31,7 @@ async def test_without_a_schema_the_text_is_the_value(store: Store, tmp_path: pa
         assert await b.give(one(ASK), {"text": "Salut"}) == {"text": "Bonjour à vous"}
     (call,) = provider.calls
     assert said(call) == [("system", "Tu es conseiller."), ("user", "Salut")]
-    assert (call.output, call.temperature, provider.deployments) == (None, 0.0, ["scripted-writer"])
+    assert (call.output, call.temperature, provider.deployments) == (None, None, ["scripted-writer"])
 
 
 async def test_the_schema_is_asked_for_and_enforced(store: Store, tmp_path: pathlib.Path) -> None:
@@ -68,6 +68,7 @@ async def test_an_answer_that_does_not_fit_is_repaired_once(store: Store, tmp_pa
     assert said(second)[2] == ("assistant", '{"score":70}')
     assert "score: maximum 10" in said(second)[3][1] and "ne convient pas" in said(second)[3][1]
     assert (second.output, second.origin, second.conversation) == (first.output, first.origin, first.conversation)
+    assert second.temperature is first.temperature is None, "some providers refuse any temperature"
 
 
 async def test_the_repair_speaks_the_language_of_the_step(store: Store, tmp_path: pathlib.Path) -> None:

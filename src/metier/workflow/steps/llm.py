@@ -66,7 +66,7 @@ class LlmSteps:
             model=self._roles.get(role, role),
             messages=messages,
             output=OutputSchema(context.step.id, dict(schema)) if schema is not None else None,
-            temperature=_number(config.get("temperature"), 0.0),
+            temperature=_number(config.get("temperature")),
             max_output_tokens=_whole(config.get("max_output_tokens")),
             conversation=ConversationId(context.run),
             origin=Origin(context.run, context.path, context.attempt),
@@ -119,14 +119,15 @@ def _json_part(text: str) -> str:
 def _replaced(call: Call, messages: tuple[Message, ...]) -> Call:
     values: dict[str, Any] = {
         name: getattr(call, name)
-        for name in ("principal", "model", "output", "max_output_tokens", "conversation", "origin")
+        for name in ("principal", "model", "output", "temperature", "max_output_tokens", "conversation", "origin")
     }
-    return Call(**values, messages=messages, temperature=0.0)
+    return Call(**values, messages=messages)
 
 
-def _number(value: JSON, default: float) -> float:
+def _number(value: JSON) -> float | None:
+    """None leaves it to the deployment: some providers refuse any temperature."""
     if value is None:
-        return default
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Invalid(f"a temperature is a number, not {value!r}")
     return float(value)
