@@ -225,8 +225,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     watched = (reload.families, gauges.leases(admission.lent), *([] if spans is None else [spans.families]))
     metrics.add(*watched, *gauges.of(ledger, gateway.shadows, ways, tries.health))
     classifiers = Classifiers(store)
-    outbox = _outbox(settings, parts, store, vault)
-    handed: dict[str, Any] = {}
+    outbox, handed = _outbox(settings, parts, store, vault), dict[str, Any]()
     functions = step_functions(
         ask=gateway.collect,
         roles=roles,
