@@ -128,6 +128,30 @@ async def test_what_may_pass_is_tried_again_and_then_given_up(store: Store, vaul
     assert (failed.status, failed.failure.code, failed.cost_eur) == ("failed", "provider_unavailable", Decimal("0.003"))
 
 
+@pytest.mark.parametrize(("query", "times", "status", "called"), [
+    ("SELECT pg_terminate_backend(pg_backend_pid())", 2, "done", 3),
+    ("SELECT pg_terminate_backend(pg_backend_pid())", 99, "failed", 6),
+    ("SET statement_timeout = 1; SELECT pg_sleep(9)", 99, "failed", 1),
+], ids=["away twice", "brought about by the step", "refused, not away"])  # fmt: skip
+async def test_a_database_that_goes_away_under_a_step_costs_no_attempt(
+    store: Store, vault: Vault, query: str, times: int, status: str, called: int
+) -> None:
+    attempts: list[int] = []
+
+    async def asking(context: StepContext, given: dict[str, JSON]) -> JSON:
+        attempts.append(context.attempt)
+        async with store.connection() as connection:
+            if len(attempts) <= times:
+                await connection.execute(query.encode())
+        return None
+
+    engine = Engine(store, vault, {"code": asking})
+    run = await engine.start(flow(step("a")), {}, WHO)
+    await engine.drain()
+    assert (await engine.get(run)).status == status
+    assert attempts == [1] * called
+
+
 async def test_a_long_wait_is_a_row_and_no_process(store: Store, vault: Vault) -> None:
     clock, done = Ticking(), Counting()
 

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Protocol
 
 import orjson
+import psycopg
 
 from metier.calls import JSON, KeyId, OrganisationId, Principal, ProjectId, RunId, SystemId
 from metier.errors import Broken, Invalid, MetierError, RateLimited, Unavailable
@@ -25,6 +26,11 @@ from metier.workflow.interpreter import advance
 from metier.workflow.journal import Hold, Journal, Line, LostRun, opened, sealed
 
 __all__ = ["Desk", "Opening", "Segments"]
+
+
+_MOST_OUTAGES = 5
+"""Of one attempt: a step that meets more of them brings them about."""
+_PAUSE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,7 @@ class Segments:
         *,
         clock: Clock = utc,
         max_strikes: int = 5,
+        patience_s: float = 60.0,
     ) -> None:
         self.journal = Journal(store, vault)
         self._store = store
@@ -89,6 +96,7 @@ class Segments:
         self._desk = desk
         self._clock = clock
         self._max_strikes = max_strikes
+        self._patience_s = patience_s
         self._definitions: dict[str, Workflow] = {}
         self._expressions = Expressions()
 
@@ -186,8 +194,7 @@ class Segments:
             function = self._steps.get(step.kind)
             if function is None:
                 raise Invalid(f"no step function for {step.kind!r} is installed here: {command.path!r} cannot run")
-            async with asyncio.timeout(step.timeout_s):
-                value = plain(await function(context, command.with_))
+            value = plain(await self._called(function, context, command))
             fits(value, step.output, f"the output of {command.path!r}")
             failed = False
         except LostRun:
@@ -213,6 +220,36 @@ class Segments:
             cost_eur=cost,
             calls=calls,
         )
+
+    async def _called(self, function: StepFunction, context: StepContext, command: RunStep) -> JSON:
+        """Call a step function; where the database went away under it, again once it is back: no attempt is spent."""
+        outages = 0
+        while True:
+            try:
+                async with asyncio.timeout(command.step.timeout_s):
+                    return await function(context, command.with_)
+            except (psycopg.OperationalError, MetierError) as error:
+                outages += 1
+                if isinstance(error, LostRun) or not _away(error) or outages > _MOST_OUTAGES:
+                    raise
+            await self._back(context.run, command.path)
+
+    async def _back(self, run: RunId, path: str) -> None:
+        """Wait until the database answers; where it does not for long, leave the run to whoever finds it idle."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience_s
+        while True:
+            try:
+                async with self._store.connection() as connection:
+                    await connection.execute("SELECT 1")
+                return
+            except (psycopg.OperationalError, Unavailable) as error:
+                if loop.time() > deadline:
+                    raise LostRun(
+                        f"{path!r} of {run!r} lost the database, and it is not back within {self._patience_s:g} s: "
+                        "the run goes on from its last line once it is"
+                    ) from error
+            await asyncio.sleep(_PAUSE_S)
 
     async def _wait(self, held: _Held, at: datetime, notes: Sequence[Line]) -> None:
         async with self._store.transaction() as tx:
@@ -267,6 +304,15 @@ class Segments:
     def _kept(self, rows: int, hold: Hold) -> None:
         if rows == 0:
             raise LostRun(f"run {hold.run!r} is no longer held under epoch {hold.epoch}: this worker stops here")
+
+
+def _away(error: BaseException) -> bool:
+    """Tell a database that went away, or the error one makes of it, from one that refuses what it was asked."""
+    cause = error if isinstance(error, psycopg.Error) else error.__cause__
+    if not isinstance(cause, psycopg.OperationalError):
+        return False
+    # No state: the connection broke. 08: it cannot be made. 57P: the server stops, crashed or starts.
+    return cause.sqlstate is None or cause.sqlstate.startswith(("08", "57P"))
 
 
 def _error(code: str, message: str, *, retry: bool) -> dict[str, JSON]:
