@@ -23,23 +23,21 @@ import platform
 import secrets
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
 import aiohttp
-import psutil
 import psycopg
 import uvloop
 from day_books import Books, House, read_journal
 from day_clients import Address, Day, Phase, users
+from day_nodes import Node, free_port, until
 from psycopg.rows import dict_row
 
 from metier.governance.register import ADMITTED, Register
@@ -55,86 +53,7 @@ SHARES = {"alpha": 30, "alpha 2": 8, "hurried": 4, "beta": 22, "gamma": 22, "del
 """Keys, and how many of a hundred calls are made with each."""
 PRICES = {"chat-a": (1, 4), "chat-b": (2, 8), "solo-a": (1, 4), "embed-a": (1, 1), "embed-b": (1, 1)}
 _HURRIED = 30
-_TOGETHER = 200
-_METIER = "from metier.cli import main; main()"
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return int(held.getsockname()[1])
-
-
-@dataclass(slots=True)
-class Node:
-    """One machine of the two: a home, a port, and the processes that serve there."""
-
-    name: str
-    home: pathlib.Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-    cpu_s: float = 0.0
-    notes: list[str] = field(default_factory=list)
-
-    def start(self, environment: Mapping[str, str], workers: int) -> None:
-        """Start it; what it says goes to a file in its home."""
-        self.home.mkdir(exist_ok=True)
-        command = [sys.executable, "-c", _METIER, "serve", "--port", str(self.port), "--workers", str(workers),
-                   "--behind-proxy", "--no-work", "--notice", "1"]  # fmt: skip
-        own = {**os.environ, **environment, "METIER_HOME": str(self.home), "METIER_LOG_LEVEL": "warning"}
-        with (self.home / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, env=own, stdout=log, stderr=log, start_new_session=True)
-
-    def workers(self) -> list[psutil.Process]:
-        """The processes that serve."""
-        assert self.process is not None
-        return psutil.Process(self.process.pid).children()
-
-    def used(self) -> float:
-        """CPU seconds of everything that serves or served here."""
-        assert self.process is not None
-        top = psutil.Process(self.process.pid)
-        times = [top.cpu_times()]
-        for one in top.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                times.append(one.cpu_times())
-        return sum(t.user + t.system + t.children_user + t.children_system for t in times)
-
-    def memory(self) -> list[int]:
-        """Megabytes of each worker."""
-        return [round(one.memory_info().rss / 1e6) for one in self.workers()]
-
-    async def ready(self) -> None:
-        """Wait until all its workers serve."""
-        assert self.process is not None
-        for _ in range(1200):
-            said = (self.home / "log").read_text(errors="replace")
-            if "Ready:" in said:
-                return
-            if self.process.poll() is not None:
-                break
-            await asyncio.sleep(0.1)
-        sys.exit(f"node {self.name} is not ready: {said[-2000:]}")
-
-    async def stop(self) -> int:
-        """Ask it to end, and give the code it ends with."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        return await asyncio.to_thread(self.process.wait, 90)
-
-    def left(self) -> list[str]:
-        """Files of the spool that hold anything."""
-        found = [path for path in (self.home / "spool").rglob("*") if path.is_file() and path.stat().st_size]
-        return [f"{path.relative_to(self.home)} ({path.stat().st_size} bytes)" for path in found]
-
-
-async def until(true: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
-    """Wait for something that comes."""
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what} did not come within {seconds:.0f} s")
-        await asyncio.sleep(0.05)
+_TOGETHER = 4
 
 
 def sheet(provider: int) -> dict[str, Any]:
@@ -279,31 +198,26 @@ class World:
         await set_(Limit("", "project", self.ids["beta"], "concurrency", "now", Decimal(_TOGETHER)), by)
         self.house.keys = {self.ids[f"key {key}"]: key for key in found}
         self.house.hurried = ("hurried", _HURRIED)
+        self.house.together = (frozenset({"beta", "repeats"}), _TOGETHER)
         self.day = Day(self.options.seed, found, SHARES, max(20, self.options.calls // 200))
         return self.day
 
     def phases(self) -> list[Phase]:
         """The day: who is disturbed when, and for how many of the calls."""
         outage, database = self.options.outage, self.options.database
-        restart: tuple[str, float, float, Callable[[], Any] | None] = (
-            "node A restarted, worker by worker", 0.15, 6 * self.options.workers, self.restarted
-        )  # fmt: skip
-        decisions = ("suspended, approved; keys rotated, revoked", 0.1, 8, self.decided)
-        if self.options.brisk:
-            restart, decisions = (
-                ("node A restarted; keys and rights changed", 0.25, 12, self.restarted_and_decided),
-                ("a moment of quiet", 0.01, 0, None),
-            )
         planned: list[tuple[str, float, float, Callable[[], Any] | None]] = [
             ("a quiet morning", 0.2, 0, None),
-            restart,
-            decisions,
+            ("node A restarted, worker by worker", 0.15, 6 * self.options.workers, self.restarted),
+            ("suspended, approved; keys rotated, revoked", 0.1, 8, self.decided),
             ("a worker of node B killed -9", 0.1, 5, self.killed),
             (f"PostgreSQL stopped for {database:g} s", 0.15, database + 3, self.database_stopped),
             (f"the provider out for {outage:g} s", 0.15, outage + 2, self.provider_out),
             ("a quiet evening", 0.15, 0, None),
         ]
-        self.house.harsh, self.house.trying = frozenset({3}), frozenset({3, 4, 5})
+        if self.options.brisk:
+            planned[1:4] = [("restart, kill and decisions at once", 0.35, 12, self.all_at_once)]
+        first = 1 if self.options.brisk else 3
+        self.house.harsh, self.house.trying = frozenset({first}), frozenset({first, first + 1, first + 2})
         made = []
         for name, share, seconds, event in planned:
             calls = max(1, round(self.options.calls * share))
@@ -319,9 +233,9 @@ class World:
         await until(lambda: not before & {one.pid for one in self.a.workers()}, "the end of the old workers")
         self.notes.append(f"node A: {len(before)} workers replaced in {time.monotonic() - began:.1f} s")
 
-    async def restarted_and_decided(self) -> None:
-        """Both at the same time, for a short day."""
-        await asyncio.gather(self.restarted(), self.decided())
+    async def all_at_once(self) -> None:
+        """For a short day."""
+        await asyncio.gather(self.restarted(), self.killed(), self.decided())
 
     async def decided(self) -> None:
         """Suspend a system and approve it again; rotate a key; revoke another."""
@@ -385,8 +299,8 @@ class World:
                 await until(lambda n=node, w=living: len([*(n.home / "spool").iterdir()]) <= w, "the take-over", 40)
             except TimeoutError:
                 wrong.append(f"node {node.name}: the spool of a dead worker was not taken over within 40 s")
-        for node in (self.a, self.b):
-            code = await node.stop()
+        codes = await asyncio.gather(self.a.stop(), self.b.stop())
+        for node, code in zip((self.a, self.b), codes, strict=True):
             wrong += [f"node {node.name} left with {code}"] if code else []
             wrong += [f"node {node.name} left in its spool: {left}" for left in node.left()]
             log = (node.home / "log").read_text(errors="replace")
@@ -400,9 +314,9 @@ async def live(options: argparse.Namespace, folder: pathlib.Path) -> dict[str, A
     async with world.open() as store:
         day, phases, nodes = await world.furnish(store), world.phases(), (world.a, world.b)
         memory = {node.name: [node.memory()] for node in nodes}
-        cpu, began = sum(node.used() for node in nodes), time.monotonic()
-        await users(day, world.addresses(), options.users, phases)
-        seconds, cpu = time.monotonic() - began, sum(node.used() for node in nodes) - cpu
+        began = time.monotonic()
+        await users(day, world.addresses(), options.users, phases, lambda: sum(node.used() for node in nodes))
+        seconds, cpu = time.monotonic() - began, sum(phase.cpu_s for phase in phases)
         for node in nodes:
             memory[node.name].append(node.memory())
         wrong = await world.drained()

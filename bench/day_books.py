@@ -88,6 +88,8 @@ class House:
     revoked: tuple[str, float] = ("", 0.0)
     hurried: tuple[str, int] = ("", 0)
     """A key, and how many requests a minute it has."""
+    together: tuple[frozenset[str], int] = (frozenset(), 0)
+    """Keys of a project, and how many calls it may make at a time."""
 
 
 def read_journal(path: pathlib.Path) -> list[Served]:
@@ -235,6 +237,8 @@ class Books:
                 faults["questions were served more often than paid"].append(mark)
         for place, said in enumerate(self.said):
             row = self.of.get(place)
+            if row is not None and said.cost and Decimal(said.cost) != row["cost_eur"]:
+                faults["calls cost otherwise than their client was told"].append(f"{said.call} {said.cost}")
             if row is None or row["cache"] is not None or row["estimated"] or row["deployment"] is None:
                 continue
             fault = self._unlike(row, asked.get(said.mark, ()))
@@ -292,7 +296,8 @@ class Books:
             row = self.of.get(place)
             if said.key == key and row is not None:
                 stopped = row["error_code"] == "system_not_approved"
-                if since + 1 + _SLACK_S < said.at and said.until < until and not stopped:
+                # A model that does not exist is refused before anybody asks about the system.
+                if since + 1 + _SLACK_S < said.at and said.until < until and row["outcome"] != "refused":
                     self.wrong.append(f"{said.call} of a suspended system passed, {said.at - since:.1f} s after")
                 if (stopped and not since <= said.until) or (stopped and said.at > until + 1 + _SLACK_S):
                     self.wrong.append(f"{said.call} was stopped although its system is approved")
@@ -306,8 +311,25 @@ class Books:
             if self.house.keys.get(row["key"]) == name and (row["deployment"] or row["outcome"] in ("answered", "lost"))
         ]
         busiest = max((sum(1 for other in times if at <= other < at + 60) for at in times), default=0)
+        self._together()
         self._tell(f"a key with {most} requests a minute made {busiest} in its busiest 60 s")
         self._must(busiest <= most, f"{busiest} requests passed in a minute of {most}")
+
+    def _together(self) -> None:
+        """No more calls of a project lie at the provider at a time than it may make."""
+        keys, most = self.house.together
+        marks = {said.mark for said in self.said if said.key in keys}
+        turns: list[tuple[float, int]] = []
+        for one in self.served:
+            # Whose asker left is over for Métier a little before the provider sees it.
+            if one.mark in marks and one.happened == "served":
+                turns += [(one.began, 1), (one.ended, -1)]
+        now = busiest = 0
+        for _, turn in sorted(turns):
+            now += turn
+            busiest = max(busiest, now)
+        self._tell(f"a project with {most} calls at a time had {busiest} at the provider")
+        self._must(busiest <= most, f"{busiest} calls at a time of {most} reached the provider")
 
     def _money(self, connection: Any) -> None:
         """Budgets are what the ledger says, to the last digit, and passed their amount by no more than is stated."""
@@ -352,5 +374,6 @@ class Books:
                 if times:
                     told.append(f"{name} p50 {times[len(times) // 2]:.1f} p99 {times[len(times) * 99 // 100]:.1f} ms")
             rate = phase.made / max(phase.ended - phase.began, 0.001)
-            lines.append(f"  {phase.name:<45} {rate:6.0f} calls/s  added " + ", ".join(told))
+            cpu = 1000 * phase.cpu_s / max(phase.made, 1)
+            lines.append(f"  {phase.name:<45} {rate:5.0f} calls/s, CPU {cpu:.2f} ms a call, added " + ", ".join(told))
         return lines

@@ -50,6 +50,8 @@ class Said:
     call: str = ""
     code: str = ""
     first_s: float = 0.0
+    cost: str = ""
+    """Euros, where a header told them."""
     wrong: str = ""
     """What is wrong with an answer that looks right."""
 
@@ -74,6 +76,8 @@ class Phase:
     began: float = 0.0
     ended: float = 0.0
     made: int = 0
+    cpu_s: float = 0.0
+    """What the nodes used meanwhile."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -202,6 +206,7 @@ class _User:
         said.status, headers = await line.head()
         said.first_s = time.perf_counter() - began
         said.call = headers.get("x-request-id", "")
+        said.cost = headers.get("x-metier-cost-eur", "")
         if said.kind == "left midway" and said.status == 200:
             for _ in range(self._day.dice.randrange(3)):
                 await line.piece()
@@ -287,15 +292,18 @@ def _texts(data: bytes) -> Sequence[bytes]:
     return [piece.replace(b'\\"', b'"') for piece in found]
 
 
-async def users(day: Day, addresses: Sequence[Address], number: int, phases: Sequence[Phase]) -> None:
-    """Let so many users live through the phases."""
+async def users(
+    day: Day, addresses: Sequence[Address], number: int, phases: Sequence[Phase], used: Callable[[], float]
+) -> None:
+    """Let so many users live through the phases; `used` tells what the nodes have used so far."""
     for index, phase in enumerate(phases):
+        before = used()
         day.phase, phase.began = index, time.time()
         happening = asyncio.create_task(_happen(phase))
         made = [asyncio.create_task(_live(_User(day, addresses[n % len(addresses)]), phase)) for n in range(number)]
         await asyncio.gather(*made)
         await happening
-        phase.ended = time.time()
+        phase.ended, phase.cpu_s = time.time(), used() - before
 
 
 async def _happen(phase: Phase) -> None:
