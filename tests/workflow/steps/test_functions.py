@@ -171,6 +171,20 @@ def test_a_question_without_answer_is_named_in_the_letter(answer: str, pointed: 
     assert letter["open"] == ["Where is it?"] and "“Where is it?”" in letter["body"] and letter["citations"] == []
 
 
+def test_an_answer_copied_from_another_sentence_of_its_question_means_that_one() -> None:
+    first: JSON = {"number": 1, "source": "a-1", "text": "Elle coupe le bois massif."}
+    other: JSON = {"number": 2, "source": "a-2", "text": "La scie ne convient ni au métal, ni à la pierre."}
+    answers: list[JSON] = [
+        {"question": 1, "sentences": [1], "answer": "La scie ne convient ni au métal, ni à la pierre."}
+    ]
+    own: list[JSON] = [{"question": "Et l'acier ?", "sentences": [first, other]}]
+    letter = given(compose(answers, [first, other], "S", "fr", "S", own))
+    assert [one["id"] for one in letter["citations"]] == ["a-2"] and "métal" in letter["body"]
+    apart: list[JSON] = [{"question": "Et l'acier ?", "sentences": [first]}]
+    letter = given(compose(answers, [first, other], "S", "fr", "S", apart))
+    assert [one["id"] for one in letter["citations"]] == ["a-1"] and "métal" not in letter["body"]
+
+
 def test_two_sentences_under_different_headings_are_not_mixed() -> None:
     sentences: list[JSON] = [
         {"number": 1, "source": "a-1", "text": "La carte dure 24 mois."},

@@ -22,6 +22,8 @@ _BEHIND = 0.25
 """How far behind the nearest sentence another may be and still be offered."""
 _BORNE_OUT = 0.6
 """Share of the words of an answer's sentence that the sentences it points to must have."""
+_COPIED = 0.85
+"""Share of the words of an answer from which it is a copy of a sentence."""
 _OPENING = re.compile(r"^\W*(oui|non|yes|no)\s*[,.!:;–-]\s*", re.IGNORECASE)
 _NEGATIVE = re.compile(r"\b(?:ne|n'|ni|aucune?|jamais|not|never|no|cannot|can't|neither)\b|\bn['’]", re.IGNORECASE)
 _NONE = re.compile(r"^\W*(?:sans réponse|no answer)\b", re.IGNORECASE)
@@ -112,13 +114,15 @@ def compose(
         if not isinstance(one, dict) or _NONE.match(str(one.get("answer", ""))) or one.get("sentences") == []:
             continue
         pointed = one.get("sentences")
-        cited = [
+        cited: list[dict[str, JSON]] = [
             numbered.get(number, {"source": f"sentence {number}", "text": ""})
             for number in (pointed if isinstance(pointed, list) else [])
         ]
         # A sentence under another heading speaks of another case.
         cited = [sentence for sentence in cited if sentence.get("source") == cited[0].get("source") or not asked]
-        said.append(_faithful(_whole_sentences(str(one.get("answer", "")).strip()), cited, spoken))
+        answer = _whole_sentences(str(one.get("answer", "")).strip())
+        cited = _meant(answer, cited, _offered(parts or [], one.get("question")), spoken)
+        said.append(_faithful(answer, cited, spoken))
         answered.add(one.get("question"))
         for sentence in cited:
             citation: JSON = {"id": sentence.get("source"), "quote": sentence.get("text")}
@@ -130,6 +134,28 @@ def compose(
     body = "\n\n".join([hello, thanks, *(one for one in dict.fromkeys(said) if one), *told, f"{bye}\n{signature}"])
     prefix = "" if subject.lower().startswith(("re:", "re :")) else "Re: "
     return {"subject": " ".join(f"{prefix}{subject}".split()), "body": body, "citations": citations, "open": left}
+
+
+def _offered(parts: Sequence[JSON], number: JSON) -> list[dict[str, JSON]]:
+    part = parts[number - 1] if isinstance(number, int) and 1 <= number <= len(parts) else None
+    own = part.get("sentences") if isinstance(part, dict) else None
+    return [sentence for sentence in own if isinstance(sentence, dict)] if isinstance(own, list) else []
+
+
+def _meant(
+    answer: str, cited: list[dict[str, JSON]], offered: Sequence[dict[str, JSON]], language: Language
+) -> list[dict[str, JSON]]:
+    """Small models miscount: an answer copied from another sentence offered for the same question means that one."""
+    analyser = Analyser(language)
+    words = frozenset(analyser(answer).terms)
+
+    def held(sentence: Mapping[str, JSON]) -> float:
+        return _share(words, frozenset(analyser(str(sentence.get("text", ""))).terms))
+
+    if any(held(sentence) >= _BORNE_OUT for sentence in cited):
+        return cited
+    best = max(offered, key=held, default=None)
+    return [best] if best is not None and held(best) >= _COPIED else cited
 
 
 def _faithful(answer: str, cited: Sequence[Mapping[str, JSON]], language: Language) -> str:
