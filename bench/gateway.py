@@ -85,6 +85,23 @@ def wait(port: int, process: subprocess.Popen[bytes], seconds: float = 90.0) -> 
     sys.exit(f"nothing listens on port {port}: {process.args!r}")
 
 
+def ready(port: int, seconds: float = 60.0) -> None:
+    """Wait until calls are served: several workers share a port that listens before any of them does."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == http.HTTPStatus.OK:
+                return
+        except OSError:
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.1)
+    sys.exit(f"port {port} was not ready within {seconds:g} s")
+
+
 def tree(root: int) -> list[psutil.Process]:
     """A process and its living descendants, PostgreSQL apart."""
     process = psutil.Process(root)
@@ -203,6 +220,7 @@ def served(options: argparse.Namespace, upstream: str, shape: Shape) -> Iterator
     try:
         subprocess.run([sys.executable, *house], check=True, capture_output=True)
         with running(port, sys.executable, *command, METIER_HOME=str(home)) as process:
+            ready(port)
             postmaster = int(next(home.rglob("postmaster.pid")).read_text().split()[0])
             yield port, process, home.joinpath("key").read_text(), postmaster
     finally:
@@ -226,6 +244,8 @@ def floor(options: argparse.Namespace, upstream: str, shape: Shape) -> dict[str,
 def peer(options: argparse.Namespace, upstream: str, shape: Shape) -> dict[str, Any]:
     """Measure LiteLLM's proxy with its key check, without its database: with less to do than ours."""
     port, key = free_port(), "sk-peer-measured-here"
+    # With as many streams at once as ours takes, none would end within the time measured.
+    options = argparse.Namespace(**{**vars(options), "connections": min(4, options.connections)})
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         params = {"model": "openai/m", "api_base": upstream, "api_key": "none"}
         model = {"model_name": "bench", "litellm_params": params}
