@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from metier.calls import Call, Chunk, ConversationId, KeyId, Message, Principal, ProjectId, SystemId
-from metier.errors import Broken
+from metier.errors import Broken, Unavailable
 from metier.guardrails import Chain, PersonalData
 from metier.store import Store
 from metier.vault import Vault
@@ -114,6 +114,13 @@ async def test_without_its_database_no_call_goes_on(store: Store, vault: Vault) 
     async with store.transaction() as tx:
         await tx.execute("DROP TABLE pseudonyms")
     with pytest.raises(Broken, match="not made"):
+        await Chain([guardrail]).check_input(call("Bonjour"))
+
+
+async def test_while_its_database_is_away_no_call_goes_on_and_a_later_one_may(store: Store, vault: Vault) -> None:
+    async with Store(store.url, size=1) as other:
+        guardrail = PersonalData(other, vault)
+    with pytest.raises(Unavailable, match="not made; try again later"):
         await Chain([guardrail]).check_input(call("Bonjour"))
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from metier.calls import Call
-from metier.errors import Broken
+from metier.errors import Broken, Unavailable
 from metier.guardrails.base import Checked, Guardrail, Verdict
 from metier.guardrails.pii.conversations import Conversations
 from metier.guardrails.pii.finding import find
@@ -24,6 +24,9 @@ from metier.store import Store
 from metier.vault import Vault
 
 __all__ = ["PersonalData"]
+
+_PATIENCE_S = 5.0
+"""How long the database may take over the placeholders of a conversation."""
 
 _LONG = 20_000
 """Characters from which detection leaves the event loop for a thread."""
@@ -75,14 +78,21 @@ class PersonalData(Guardrail):
             return await self._run(call, Table())
         project, conversation = call.principal.project, call.conversation
         try:
-            table = await self._conversations.load(project, conversation)
+            async with asyncio.timeout(_PATIENCE_S):
+                table = await self._conversations.load(project, conversation)
             masked = await self._run(call, table)
             if not table.fresh:
                 return masked
             # Detection is remembered by now, so the lock is held only for the masking itself.
-            return await self._conversations.allocate(
-                project, conversation, lambda alone: mask_call(call, alone, self._seen)
-            )
+            async with asyncio.timeout(_PATIENCE_S):
+                return await self._conversations.allocate(
+                    project, conversation, lambda alone: mask_call(call, alone, self._seen)
+                )
+        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+            raise Unavailable(
+                f"the placeholders of conversation {conversation!r} cannot be read: the database does not answer, "
+                f"so call {call.id!r} was not made; try again later"
+            ) from error
         except psycopg.Error as error:
             raise Broken(
                 f"could not read the placeholders of conversation {conversation!r}, so call {call.id!r} was not made; "
