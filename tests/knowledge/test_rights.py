@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import secrets
 
 import pytest
 
 from metier.errors import NotFound
 from metier.knowledge.ingest import Ingest
 from metier.knowledge.retrieve import Arm, Retrieve
-from metier.store import Store
+from metier.postgres import Embedded
+from metier.store import Store, create_database, packaged_migrations
 from tests.knowledge.world import embedder
 
 GROUPS = ("sales", "legal", "staff", "board")
@@ -101,3 +103,45 @@ async def test_readable_documents_are_found_under_a_crowd_of_others(store: Store
     await ingest.add("firm", "mine.md", "Autre sujet, la garantie y est citée.".encode(), frozenset({"sales"}))
     hits = await retrieve.search("firm", "garantie du contrat", frozenset({"sales"}))
     assert [hit.id for hit in hits] == ["mine-1"]
+
+
+async def test_collections_of_earlier_versions_are_those_of_main_with_all_they_hold(server: Embedded) -> None:
+    """A database of an earlier version, with a document and a refused e-mail in it, goes on after the migration."""
+    name = f"earlier_{secrets.token_hex(4)}"
+    await create_database(server.url("postgres"), name)
+    migrations = {one.name: one.sql for one in packaged_migrations()}
+    later = ("0026_collections", "0027_outbox_error")
+    said = "the mail server 'm.exemple' answered 550 '5.1.1 <anne@exemple.fr> unknown': check the address"
+    async with Store(server.url(name), size=2) as store:
+        async with store.connection() as connection:
+            for number, text in migrations.items():
+                if number < later[0]:
+                    await connection.execute(text.encode())
+            await connection.execute(
+                "INSERT INTO collections (name, language, chunks, length, pinned) VALUES ('firm', 'fr', 1, 2, 2);"
+                "INSERT INTO documents (id, collection, name, slug, groups, hash, made_with, text, warnings,"
+                " next_number) VALUES ('doc_1', 'firm', 'a.md', 'a', '{staff}', 'h', '1/fr', 'La garantie', '{}', 2);"
+                "INSERT INTO terms (collection, term, chunks) VALUES ('firm', 'garant', 1);"
+                "INSERT INTO chunks (collection, id, document, place, text, headings, char_start, char_end,"
+                " parent_start, parent_end, hash, terms, counts, length, codes)"
+                " VALUES ('firm', 'a-1', 'doc_1', 1, 'La garantie', '{}', 0, 11, 0, 11, 'h',"
+                " (SELECT array_agg(id) FROM terms), '{1}', 2, '{}')"
+            )
+            for key, error in (("run_1/send", said), ("run_2/send", "the connection broke")):
+                await connection.execute(
+                    "INSERT INTO outbox (key, message_id, content, error) VALUES (%s, %s, '', %s)", (key, key, error)
+                )
+            for number in later:
+                await connection.execute(migrations[number].encode())
+            kept = await (await connection.execute("SELECT error FROM outbox ORDER BY key")).fetchall()
+        assert [row["error"] for row in kept] == ["answered 550", None]
+        ingest, retrieve, staff = Ingest(store), Retrieve(store), frozenset({"staff"})
+        assert [(one.name, one.documents) for one in await ingest.collections()] == [("firm", 1)]
+        assert [one.id for one in await retrieve.extracts("firm", ["a-1"], staff)] == ["a-1"]
+        assert (await ingest.add("firm", "a.md", b"La garantie dure.", staff)).status == "replaced"
+        (hit,) = await retrieve.search("firm", "garantie", staff)
+        assert hit.id == "a-2"
+        await ingest.drop("firm")
+        async with store.connection() as connection:
+            left = await (await connection.execute("SELECT count(*) AS n FROM chunks")).fetchone()
+        assert left == {"n": 0}
