@@ -83,7 +83,8 @@ m:
     before, now, later = (catalog(text, day) for day in (date(2026, 1, 1), date(2026, 11, 21), date(2027, 1, 1)))
     prices = [found.model("m").deployments[0].price for found in (before, now, later)]
     assert prices[0] is None and prices[1] is not None and prices[2] is not None
-    assert (prices[1].input_eur, prices[1].cache_write_eur) == (Decimal(1), Decimal("1.25")) and prices[2].input_eur == 3
+    assert (prices[1].input_eur, prices[1].cache_write_eur) == (Decimal(1), Decimal("1.25"))
+    assert prices[2].input_eur == 3
     assert (before.changes_on, now.changes_on, later.changes_on) == (date(2026, 6, 1), date(2026, 12, 1), None)
 
 
