@@ -38,6 +38,7 @@ from metier.knowledge.retrieve import Retrieve
 from metier.policy.admission import Admission
 from metier.policy.constraints import Constraints
 from metier.policy.keys import Keys
+from metier.policy.leases import forgetting
 from metier.providers.anthropic import AnthropicProvider
 from metier.providers.azure import AzureDialect
 from metier.providers.base import Counter, Provider
@@ -246,7 +247,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         keys=Keys(store, vault, register.statuses, frozenset(ADMITTED)),
         admission=admission,
         ledger=ledger,
-        records=Records(store, vault, ledger, admission.forget),
+        records=Records(store, vault, ledger, forgetting(store)),
         gateway=gateway,
         metrics=metrics,
         spans=spans,

@@ -14,6 +14,7 @@ from metier.catalog import Catalog, Deployment, Model
 from metier.governance.register import ADMITTED, Register
 from metier.policy.admission import Admission
 from metier.policy.keys import Keys
+from metier.policy.leases import forgetting
 from metier.record.entry import Entry
 from metier.record.keeping import Capture
 from metier.record.ledger import Ledger
@@ -72,7 +73,7 @@ class World:
     def recording(self, worker: str, admission: Admission) -> tuple[Ledger, Records]:
         """An opened ledger that keeps contents, and what is done with them."""
         ledger = self.ledger(worker, admission)
-        return ledger, Records(self.store, VAULT, ledger, admission.forget)
+        return ledger, Records(self.store, VAULT, ledger, forgetting(self.store))
 
     async def capture(self, records: Records, mode: Capture) -> None:
         """Have the contents of the approved system captured from now on."""

@@ -223,14 +223,6 @@ class Admission:
         touched = await self._queries.all("charge", {"rows": document}, tx)
         await self.alerts.crossed(tx, sorted({row["limit_id"] for row in touched if not row["member"]}))
 
-    async def forget(self, tx: Tx, rows: Sequence[Row]) -> None:
-        """Note what calls used whose records are deleted in this transaction, so that nothing seems to be missing."""
-        charged = [row for row in rows if row["lease"] is not None]
-        if charged:
-            leases = sorted({part.partition("=")[0] for row in charged for part in row["lease"].split()})
-            await self._queries.run("lock_standings", {"leases": leases}, tx)
-            await self._queries.run("forget", {"rows": orjson.dumps(charged, default=str).decode()}, tx)
-
     async def settle_worker(self, tx: Tx, worker: str, *, lost: bool = False) -> Decimal:
         """End the leases of a dead worker whose calls are all recorded; `lost` counts the rest as spent."""
         leases = [row["id"] for row in await self._queries.all("worker_leases", {"worker": worker}, tx)]

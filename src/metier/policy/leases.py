@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import ROUND_UP, Decimal
+
+import orjson
 
 from metier.calls import new_id
 from metier.errors import LedgerBroken
 from metier.policy.limits import UNITS, Limit, period_start
 from metier.policy.mirror import UNREACHABLE
-from metier.store import Store, Tx
+from metier.store import Row, Store, Tx
 
-__all__ = ["Leases", "Reserved"]
+__all__ = ["Leases", "Reserved", "forgetting"]
 
 _ZERO = Decimal(0)
 _NANO = Decimal("0.000000001")
@@ -235,3 +237,17 @@ class Leases:
             row = await self._queries.one("give_back", {"id": purse.lease, "amount": amount}, tx)
             if row is not None:
                 await self._queries.run("release", params, tx)
+
+
+def forgetting(store: Store) -> Callable[[Tx, Sequence[Row]], Awaitable[None]]:
+    """Give what notes, in a transaction that deletes calls, what they had used: so that nothing seems to be missing."""
+    queries = store.queries("admission")
+
+    async def forget(tx: Tx, rows: Sequence[Row]) -> None:
+        charged = [row for row in rows if row["lease"] is not None]
+        if charged:
+            leases = sorted({part.partition("=")[0] for row in charged for part in row["lease"].split()})
+            await queries.run("lock_standings", {"leases": leases}, tx)
+            await queries.run("forget", {"rows": orjson.dumps(charged, default=str).decode()}, tx)
+
+    return forget

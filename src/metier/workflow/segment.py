@@ -30,6 +30,7 @@ __all__ = ["Desk", "Opening", "Segments"]
 
 _MOST_OUTAGES = 5
 """Of one attempt: a step that meets more of them brings them about."""
+_PATIENCE_S = 60.0
 _PAUSE_S = 0.2
 
 
@@ -85,7 +86,6 @@ class Segments:
         *,
         clock: Clock = utc,
         max_strikes: int = 5,
-        patience_s: float = 60.0,
     ) -> None:
         self.journal = Journal(store, vault)
         self._store = store
@@ -96,7 +96,6 @@ class Segments:
         self._desk = desk
         self._clock = clock
         self._max_strikes = max_strikes
-        self._patience_s = patience_s
         self._definitions: dict[str, Workflow] = {}
         self._expressions = Expressions()
 
@@ -237,7 +236,7 @@ class Segments:
     async def _back(self, run: RunId, path: str) -> None:
         """Wait until the database answers; where it does not for long, leave the run to whoever finds it idle."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience_s
+        deadline = loop.time() + _PATIENCE_S
         while True:
             try:
                 async with self._store.connection() as connection:
@@ -246,7 +245,7 @@ class Segments:
             except (psycopg.OperationalError, Unavailable) as error:
                 if loop.time() > deadline:
                     raise LostRun(
-                        f"{path!r} of {run!r} lost the database, and it is not back within {self._patience_s:g} s: "
+                        f"{path!r} of {run!r} lost the database, and it is not back within {_PATIENCE_S:g} s: "
                         "the run goes on from its last line once it is"
                     ) from error
             await asyncio.sleep(_PAUSE_S)
