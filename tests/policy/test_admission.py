@@ -12,9 +12,11 @@ import pytest
 
 from metier.calls import Call, Impact, Message, Usage
 from metier.catalog import Catalog
-from metier.errors import BudgetExceeded, Invalid, NotAllowed, SystemNotApproved
+from metier.errors import BudgetExceeded, Invalid, NotAllowed, SystemNotApproved, Unavailable
 from metier.governance.register import ADMITTED
 from metier.policy.admission import Admission, Hold, Period
+from metier.policy.leases import Leases
+from metier.policy.limits import Limit
 from metier.store import Row, Store
 from metier.tokens import bound, shape_of
 from tests.record.world import World, build
@@ -271,3 +273,10 @@ async def test_two_processes_hammering_spend_the_budget_and_not_a_cent_more(
     async with store.connection() as connection:
         row = await (await connection.execute("SELECT sum(cost_eur) AS cost, count(*) AS n FROM calls")).fetchone()
     assert row == {"cost": budget.spent_eur, "n": 480}
+
+
+async def test_a_budget_that_cannot_be_asked_is_unavailable_and_not_broken(store: Store) -> None:
+    async with Store(store.url, size=1) as away:
+        leases = Leases(away, "w")
+    with pytest.raises(Unavailable, match="does not answer; try again later"):
+        await leases.reserve(Limit("l", "project", "p", "money", "month", Decimal(1)), "", Decimal("0.1"))

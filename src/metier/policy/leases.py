@@ -12,7 +12,7 @@ from decimal import ROUND_UP, Decimal
 import orjson
 
 from metier.calls import new_id
-from metier.errors import LedgerBroken
+from metier.errors import LedgerBroken, Unavailable
 from metier.policy.limits import UNITS, Limit, period_start
 from metier.policy.mirror import UNREACHABLE
 from metier.store import Row, Store, Tx
@@ -180,7 +180,7 @@ class Leases:
                     if loan is not None:
                         break
         except UNREACHABLE as error:
-            raise LedgerBroken(
+            raise Unavailable(
                 f"{short} {UNITS[limit.measure]} cannot be reserved for {limit.whose}: the database does not answer; "
                 "try again later"
             ) from error
