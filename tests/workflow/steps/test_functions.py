@@ -180,6 +180,10 @@ def test_an_answer_copied_from_another_sentence_of_its_question_means_that_one()
     own: list[JSON] = [{"question": "Et l'acier ?", "sentences": [first, other]}]
     letter = given(compose(answers, [first, other], "S", "fr", "S", own))
     assert [one["id"] for one in letter["citations"]] == ["a-2"] and "métal" in letter["body"]
+    answers = [{"question": 1, "sentences": [2], "answer": "Vous recevrez le colis demain matin."}]
+    letter = given(compose(answers, [first, other], "S", "fr", "S", own))
+    assert letter["open"] == ["Et l'acier ?"], "words and number disagree, and it is not the nearest sentence"
+    answers = [{"question": 1, "sentences": [1], "answer": "La scie ne convient ni au métal, ni à la pierre."}]
     apart: list[JSON] = [{"question": "Et l'acier ?", "sentences": [first]}]
     letter = given(compose(answers, [first, other], "S", "fr", "S", apart))
     assert [one["id"] for one in letter["citations"]] == ["a-1"] and "métal" not in letter["body"]

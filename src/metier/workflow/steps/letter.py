@@ -121,7 +121,11 @@ def compose(
         # A sentence under another heading speaks of another case.
         cited = [sentence for sentence in cited if sentence.get("source") == cited[0].get("source") or not asked]
         answer = _whole_sentences(str(one.get("answer", "")).strip())
-        cited = _meant(answer, cited, _offered(parts or [], one.get("question")), spoken)
+        offered = _offered(parts or [], one.get("question"))
+        meant = _meant(answer, cited, offered, spoken)
+        if meant is None:
+            continue
+        cited = meant
         said.append(_faithful(answer, cited, spoken))
         answered.add(one.get("question"))
         for sentence in cited:
@@ -144,8 +148,11 @@ def _offered(parts: Sequence[JSON], number: JSON) -> list[dict[str, JSON]]:
 
 def _meant(
     answer: str, cited: list[dict[str, JSON]], offered: Sequence[dict[str, JSON]], language: Language
-) -> list[dict[str, JSON]]:
-    """Small models miscount: an answer copied from another sentence offered for the same question means that one."""
+) -> list[dict[str, JSON]] | None:
+    """Small models miscount: an answer copied from another sentence offered for the same question means that one.
+
+    When the words and the number point to different sentences, only the nearest one offered is trusted.
+    """
     analyser = Analyser(language)
     words = frozenset(analyser(answer).terms)
 
@@ -155,7 +162,11 @@ def _meant(
     if any(held(sentence) >= _BORNE_OUT for sentence in cited):
         return cited
     best = max(offered, key=held, default=None)
-    return [best] if best is not None and held(best) >= _COPIED else cited
+    if best is not None and held(best) >= _COPIED:
+        return [best]
+    doubtful = bool(offered) and cited and cited[0] in offered[1:]
+    same = not doubtful or language_of(str(cited[0].get("text"))) == _OTHER[language]
+    return cited if same else None
 
 
 def _faithful(answer: str, cited: Sequence[Mapping[str, JSON]], language: Language) -> str:
