@@ -125,7 +125,9 @@ async def test_without_an_embedder_search_goes_by_words(store: Store, tmp_path: 
 
 
 async def test_roles_of_the_settings_hold_where_parts_name_none(store: Store, tmp_path: pathlib.Path) -> None:
-    settings = Settings(tmp_path, tmp_path / "m.yaml", config={"roles": {"judge": "petit"}}, database_url=store.url)
+    models = {"petit": {"deployments": [{"provider": "local", "model_id": "petit.gguf"}]}}
+    config = {"roles": {"judge": "petit"}, "models": models}
+    settings = Settings(tmp_path, tmp_path / "m.yaml", config=config, database_url=store.url)
     async with build(settings) as app:
         assert app.roles == {"writer": "writer", "judge": "petit", "embedder": "embedder"}
     async with build(settings, Parts(roles={"writer": "grand"})) as app:
