@@ -416,7 +416,8 @@ async def run(home: pathlib.Path, url: str, made: Sequence[Cell]) -> Report:
             about = embed if cell.column.path == "/v1/embeddings" else call
             asked = there.server.asked.get(f"cell-{cell.number}-0", [])
             told = rows.get(cell.model, [])
-            found = judge(cell, got, told, hours.get(cell.model), likely(shape_of(about), {"other"}), asked)
+            families = {one.tokenizer for one in there.app.catalog.model(cell.model).deployments}
+            found = judge(cell, got, told, hours.get(cell.model), likely(shape_of(about), families), asked)
             if there.secret.encode() in got.body:
                 found.append("the client's key stands in its answer")
             if found:

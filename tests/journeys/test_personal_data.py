@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import re
 from collections.abc import Iterator
@@ -47,16 +48,20 @@ async def test_no_personal_value_reaches_a_provider(store: Store, tmp_path: path
     received = folded(f"{inputs['text']} {inputs['attachments']} {inputs['subject']}")
     async with company(store.url, tmp_path, repeats) as c:
         run = await c.receive(number)
+        if number == 10:
+            assert c.provider.calls == [], "no document answers a formal notice: a person does, and no model sees it"
+            return
         assert len(c.provider.calls) >= 2
         given = folded(" ".join(map(wrote, c.provider.calls)))
         for value in personal(number):
             assert folded(value) not in given, f"{value!r} was shown to the model"
         shown = PLACEHOLDER.findall(next(filter(drafting, c.provider.calls)).messages[-1].content)
-        letter: Any = (await c.values(run))["refine#1.letter"]
+        values: Any = await c.values(run)
+        letter, drafted = values["refine#1.letter"], json.dumps(values["refine#1.draft"], ensure_ascii=False)
         assert not PLACEHOLDER.search(letter["body"])
         said = {value for value in personal(number) if folded(value) in received}
         if said:
-            assert shown and any(folded(value) in folded(letter["body"]) for value in said), "the draft has them again"
+            assert shown and any(folded(value) in folded(drafted) for value in said), "the draft has them again"
 
 
 async def test_an_empty_message_shows_nothing_to_a_model(store: Store, tmp_path: pathlib.Path) -> None:

@@ -71,7 +71,7 @@ async def test_scores_that_do_not_fit_are_the_providers_fault(body: Any) -> None
     ("told", "usage"),
     [
         ({"type": "tokens", "input_tokens": 30, "output_tokens": 5, "total_tokens": 35}, Usage(30, 5)),
-        ({"type": "duration", "seconds": 4}, None),
+        ({"type": "duration", "seconds": 4}, Usage(audio_s=4.0)),
         (None, None),
     ],
 )
