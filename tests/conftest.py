@@ -8,6 +8,7 @@ import pathlib
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 
@@ -86,3 +87,9 @@ def embedded_migrations() -> tuple[Migration, ...]:
         return tuple(migrations())
     assert packaged_migrations() is not None
     return ()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Tell a failure when it happens, so that a run that is cut short has told those before."""
+    if report.failed and getattr(report, "node", None) is not None:
+        sys.stderr.write(f"\n{report.nodeid} ({report.when}) failed:\n{report.longreprtext[-3000:]}\n")

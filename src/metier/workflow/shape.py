@@ -22,10 +22,16 @@ __all__ = [
     "RunBudget",
     "Step",
     "Then",
+    "Trigger",
+    "TriggerKind",
     "Workflow",
 ]
 
-Kind: TypeAlias = Literal["tool", "code", "model", "rules", "llm", "retrieve", "human", "switch", "loop", "end"]
+Kind: TypeAlias = Literal[
+    "tool", "code", "model", "rules", "llm", "agent", "retrieve", "human", "wait", "emit", "call", "switch", "parallel",
+    "foreach", "loop", "end"
+]  # fmt: skip
+TriggerKind: TypeAlias = Literal["api", "form", "webhook", "folder", "cron", "email", "event", "row"]
 Backoff: TypeAlias = Literal["exponential", "constant"]
 Then: TypeAlias = Literal["fail", "continue", "human"]
 OnExceed: TypeAlias = Literal["fail", "human"]
@@ -77,12 +83,14 @@ class RunBudget:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One way out of a switch: its condition and the steps taken when it is the first to hold."""
+    """One way out of a switch, taken when its condition is the first to hold; or one section of a parallel step."""
 
     when: str | None
-    """A CEL expression; None is the `else` branch."""
+    """A CEL expression; None is the `else` branch, and what sections of a parallel step have."""
     steps: tuple[Step, ...]
     mark: Mark = field(compare=False)
+    name: str = ""
+    """Name of a section of a parallel step, part of the paths inside it; empty in a switch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +112,14 @@ class Step:
     timeout_s: float | None = None
     on_error: OnError | None = None
     budget_eur: Decimal | None = None
+    cache_s: float | None = None
+    """How long what it gave may be given again for the same `with`, in seconds; None means never."""
     mock: JSON = None
     """The output to use instead of running the step, when a run is a rehearsal."""
     steps: tuple[Step, ...] = ()
-    """The body of a loop."""
+    """The body of a loop or of a foreach."""
     branches: tuple[Branch, ...] = ()
-    """The ways out of a switch, in order."""
+    """The ways out of a switch, or the sections of a parallel step, in order."""
     marks: Mapping[str, Mark] = field(default_factory=dict, compare=False, repr=False)
     """Places of the values inside the step by their path, such as `with/email`; empty in a pinned copy."""
 
@@ -142,6 +152,22 @@ class FlowTest:
 
 
 @dataclass(frozen=True, slots=True)
+class Trigger:
+    """What starts runs of a workflow by itself: where it comes from, and how it becomes inputs."""
+
+    kind: TriggerKind
+    config: Mapping[str, JSON]
+    """What the kind needs, such as a mailbox, a schedule or a folder; never a secret."""
+    with_: Mapping[str, JSON]
+    """Templates over `event`, evaluated into the inputs of the run."""
+    dedupe: str | None
+    """CEL over `event`: the same value never starts a second run; None leaves it to the kind."""
+    when: str | None
+    """CEL over `event`: events for which it does not hold start nothing."""
+    mark: Mark = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Workflow:
     """A whole definition, pinned by its hash: a run keeps the one it was started with for life."""
 
@@ -159,6 +185,8 @@ class Workflow:
     """SHA-256 over everything but the tests, the comments and the layout of the file."""
     source: str
     """The file as it was read."""
+    triggers: tuple[Trigger, ...] = ()
+    """What starts it; not part of the hash, since a run does not depend on what started it."""
     marks: Mapping[str, Mark] = field(default_factory=dict, compare=False, repr=False)
     """Places of the values outside the steps by their path, such as `output/sent`."""
 
