@@ -19,7 +19,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 QUERIES = sorted((SOURCE / "sql" / "queries").glob("*.sql"))
 
 # Heavy optional extras: the only packages that may be imported inside a function.
-EXTRAS = {"xllamacpp", "onnx", "onnxruntime", "sklearn", "threadpoolctl", "kreuzberg", "aiosmtpd", "numpy"}
+EXTRAS = {"xllamacpp", "onnx", "onnxruntime", "sklearn", "threadpoolctl", "kreuzberg", "aiosmtpd", "numpy", "mcp"}
 
 # Web and template libraries, and the rooms that may import each.
 SURFACE_LIBRARIES = {
@@ -60,6 +60,7 @@ OWNERS = {
     "batches": {"batches", "batch_lines"},
     "files": {"files", "file_pieces"},
     "responses": {"responses"},
+    "secrets": {"secrets"},
 }
 
 
