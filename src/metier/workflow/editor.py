@@ -104,6 +104,10 @@ def _human() -> dict[str, JSON]:
         "due": _DURATION,
         "remind": {"type": "array", "items": _DURATION},
         "on_timeout": {"oneOf": [_closed({"reassign": _WHO}, "reassign"), _closed({"output": {}}, "output")]},
+        "allow_self": {"type": "boolean", "description": "Who started the run may decide too."},
+        "not": {"oneOf": [_TEXT, {"type": "array", "items": _TEXT}], "description": "People who may not decide."},
+        "second_reading": {"type": "number", "minimum": 0, "maximum": 1},
+        "escalate": {"type": "array", "items": _closed({"after": _DURATION, "to": _WHO}, "after", "to")},
     }
     return _closed({key: found[key] for key in HUMAN_KEYS}, "assign", "title")
 

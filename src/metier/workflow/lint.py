@@ -164,7 +164,7 @@ class _Walk:
 
     def human(self, step: Step, view: View) -> None:
         config = step.config if isinstance(step.config, dict) else {}
-        for key in ("title", "assign", "on_timeout"):
+        for key in ("title", "assign", "on_timeout", "not", "escalate"):
             self.report.template(config.get(key), view, step.marks, f"human/{key}", step.mark)
         check_late(self.report, step, config)
         show, edit = config.get("show"), config.get("edit")
