@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +18,7 @@ import psycopg
 
 from metier import gauges
 from metier.admitting import admitting
+from metier.background import every, kept_going
 from metier.batches import Batches
 from metier.calls import Call, Origin, Principal, new_id
 from metier.catalog import Catalog
@@ -39,13 +40,8 @@ from metier.policy.admission import Admission
 from metier.policy.constraints import Constraints
 from metier.policy.keys import Keys
 from metier.policy.leases import forgetting
-from metier.providers.anthropic import AnthropicProvider
-from metier.providers.azure import AzureDialect
 from metier.providers.base import Counter, Provider
-from metier.providers.bedrock import BedrockProvider
-from metier.providers.gemini import GeminiProvider, VertexProvider
-from metier.providers.local import Local
-from metier.providers.openai import MistralDialect, OpenAIProvider
+from metier.providers.builtin import built_in
 from metier.record.ledger import Ledger
 from metier.record.metrics import Metrics
 from metier.record.otel import Spans
@@ -188,7 +184,7 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(Store.open(settings))
         await store.migrate(migrations())
-        providers = _providers(settings, parts)
+        providers = built_in(settings.home, parts.loading) | dict(parts.providers)
         for provider in providers.values():
             stack.push_async_callback(provider.close)
         app = _assemble(settings, parts, store, vault, providers)
@@ -199,7 +195,9 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
         await app.records.contents.refresh()
         app.ledger.open()
         stack.push_async_callback(app.ledger.close)
-        await stack.enter_async_context(_background(app))
+        if app.spans is not None:
+            stack.push_async_callback(app.spans.close)
+        await stack.enter_async_context(kept_going(_background(app)))
         yield app
 
 
@@ -303,21 +301,6 @@ def _origin(context: StepContext) -> Origin:
     return Origin(context.run, context.path, context.attempt)
 
 
-def _providers(settings: Settings, parts: Parts) -> dict[str, Provider]:
-    local = Local(settings.home, OpenAIProvider(first_token_s=600), loading=parts.loading)
-    served: dict[str, Provider] = {
-        "anthropic": AnthropicProvider(),
-        "openai": OpenAIProvider(),
-        "azure": OpenAIProvider(AzureDialect()),
-        "bedrock": BedrockProvider(),
-        "gemini": GeminiProvider(),
-        "vertex": VertexProvider(),
-        "mistral": OpenAIProvider(MistralDialect()),
-        "local": local,
-    }
-    return served | dict(parts.providers)
-
-
 def _outbox(settings: Settings, parts: Parts, store: Store, vault: Vault) -> Outbox | None:
     if parts.transport is None and settings.smtp_url is None:
         return None
@@ -337,60 +320,21 @@ def _customers(settings: Settings, parts: Parts) -> Customers | None:
     return Customers(pathlib.Path(path)) if path else None
 
 
-@contextlib.asynccontextmanager
-async def _background(app: App) -> AsyncIterator[None]:
-    """Keep keys, budgets and the spool fresh until the block ends; a part that fails says so and goes on."""
-
-    async def beat() -> None:
-        while True:
-            try:
-                await app.keys.refresh()
-            except (MetierError, psycopg.Error) as error:
-                _log.warning("keys could not be refreshed: %s", error)
-            await asyncio.sleep(0.5)
-
-    async def sweep() -> None:
-        while True:
-            for what, purge in (
-                ("expired placeholders", app.personal_data.purge),
-                ("stored responses", app.responses.purge),
-            ):
-                try:
-                    await purge()
-                except (MetierError, psycopg.Error) as error:
-                    _log.warning("%s whose time is over could not be deleted: %s", what, error)
-            await asyncio.sleep(_SWEEP_S)
-
-    failed: Exception | None = None
-    async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(beat()),
-            group.create_task(sweep()),
-            group.create_task(app.admission.run()),
-            group.create_task(app.admission.alerts.run()),
-            group.create_task(app.ledger.run()),
-            group.create_task(app.records.retention.run()),
-            group.create_task(app.gateway.run()),
-            *([group.create_task(app.gateway.cache.entries.run())] if app.gateway.cache else []),
-            group.create_task(app.reload.run()),
-            *([group.create_task(app.spans.run())] if app.spans else []),
-        ]
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001  # raised again below: as it is, not in a group
-            failed = error
-        finally:
-            await _ended(tasks)
-            if app.spans is not None:
-                await app.spans.close()
-    if failed is not None:
-        raise failed
-
-
-async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they end: on Python 3.11 wait_for, and so psycopg, may swallow one cancellation."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.2)
+def _background(app: App) -> list[Coroutine[Any, Any, None]]:
+    """What keeps keys, budgets, the spool and the rest fresh; a part that fails says so and goes on."""
+    sweeps = {
+        "expired placeholders could not be deleted": app.personal_data.purge,
+        "stored responses whose time is over could not be deleted": app.responses.purge,
+    }
+    return [
+        every(0.5, {"keys could not be refreshed": app.keys.refresh}),
+        every(_SWEEP_S, sweeps),
+        app.admission.run(),
+        app.admission.alerts.run(),
+        app.ledger.run(),
+        app.records.retention.run(),
+        app.gateway.run(),
+        *([app.gateway.cache.entries.run()] if app.gateway.cache else []),
+        app.reload.run(),
+        *([app.spans.run()] if app.spans else []),
+    ]
