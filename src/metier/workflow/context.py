@@ -15,11 +15,11 @@ import orjson
 
 from metier.calls import JSON, Principal, RunId
 from metier.errors import Invalid
-from metier.workflow.commands import Entry, Key
+from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, Entry, Key
 from metier.workflow.definition import Step, Workflow
 from metier.workflow.journal import Hold, Journal, Line
 
-__all__ = ["Clock", "StepContext", "StepFunction", "fits", "plain", "utc"]
+__all__ = ["Asked", "Clock", "StepContext", "StepFunction", "fits", "plain", "utc"]
 
 Clock: TypeAlias = Callable[[], datetime]
 
@@ -29,6 +29,17 @@ _meter: contextvars.ContextVar[_Meter] = contextvars.ContextVar("meter")
 def utc() -> datetime:
     """The time now, with its zone."""
     return datetime.now(UTC)
+
+
+class Asked(BaseException):
+    """A step needs a person before it goes on; no error, so that no step takes it for a failure of its own."""
+
+    def __init__(self, name: str, task: Mapping[str, JSON], schema: Mapping[str, JSON] | None) -> None:
+        super().__init__(name)
+        self.name = name
+        """Of the decision in the journal, with its `!`."""
+        self.task = dict(task)
+        self.schema = schema
 
 
 @dataclass(slots=True)
@@ -102,6 +113,18 @@ class StepContext:
         self._entries[line.entry().key] = line.entry()
         return value
 
+    async def ask(self, name: str, task: Mapping[str, JSON], schema: Mapping[str, JSON] | None = None) -> JSON:
+        """Give what a person decided under this name; before that, leave the run with this task for them."""
+        known = self._entries.get((self.path, self.attempt, _asked(name)))
+        if known is None:
+            raise Asked(_asked(name), task, schema)
+        return known.value
+
+    def decided(self, name: str) -> JSON:
+        """Look at what a person decided under this name; None while nobody has."""
+        known = self._entries.get((self.path, self.attempt, _asked(name)))
+        return None if known is None else known.value
+
     def spend(self, cost_eur: Decimal, calls: int = 1) -> None:
         """Tell what a call has cost; it counts against the budgets of the step and of the run."""
         _meter.get(self._total).add(cost_eur, calls)
@@ -114,6 +137,13 @@ class StepContext:
 
 StepFunction: TypeAlias = Callable[[StepContext, dict[str, JSON]], Awaitable[JSON]]
 """Does the work of one kind of step: what it sees is the evaluated `with`, what it gives is journalled."""
+
+
+def _asked(name: str) -> str:
+    key = f"!{name}"
+    if not name or key in (ASK_HUMAN, ASK_BUDGET):
+        raise Invalid(f"cannot ask a person under the name {name!r}: it is a name of the engine's own questions")
+    return key
 
 
 def plain(value: JSON) -> JSON:

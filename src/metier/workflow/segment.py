@@ -18,7 +18,7 @@ from metier.errors import Broken, Invalid, MetierError, RateLimited, Unavailable
 from metier.store import Row, Store, Tx
 from metier.vault import Vault
 from metier.workflow.commands import Entry, Failure, Finish, Key, Note, Park, RunStep, WaitUntil
-from metier.workflow.context import Clock, StepContext, StepFunction, fits, plain, utc
+from metier.workflow.context import Asked, Clock, StepContext, StepFunction, fits, plain, utc
 from metier.workflow.definition import Kind, Workflow, from_data
 from metier.workflow.dispatch import Dispatch
 from metier.workflow.expressions import Expressions
@@ -162,7 +162,11 @@ class Segments:
             last = last.then
         match last:
             case RunStep():
-                lines = [*notes, await self._attempt(held, last)]
+                line = await self._attempt(held, last)
+                if isinstance(line, Park):
+                    await self._park(held, line, notes)
+                    return False
+                lines = [*notes, line]
                 await self.journal.append(held.hold, lines)
                 held.add(lines)
                 return True
@@ -172,7 +176,7 @@ class Segments:
                 await self._finish(held.hold, last, held.spent(), notes=notes)
         return False
 
-    async def _attempt(self, held: _Held, command: RunStep) -> Line:
+    async def _attempt(self, held: _Held, command: RunStep) -> Line | Park:
         """Call the step function once and turn whatever happens into a line of the journal."""
         step, started = command.step, self._clock()
         context = StepContext(
@@ -198,6 +202,8 @@ class Segments:
             failed = False
         except LostRun:
             raise
+        except Asked as asked:
+            return Park(command.path, command.attempt, asked.name, step, asked.task, asked.schema)
         except TimeoutError:
             value = _error("timeout", f"{command.path!r} did not end within {step.timeout_s} s", retry=True)
             failed = True
