@@ -179,8 +179,9 @@ def test_keys_are_listed_first_and_issued_when_told(house: House, tmp_path: path
     listing.write_text(json.dumps({"keys": keys}), encoding="utf-8")
     house.run("system", "register", "Boutique", "--purpose", "Répondre", "--owner", "Nadia")
     house.run("system", "move", "Boutique", "pilot")
-    house.run("key", "project", "default")
-    arguments = ("import", "litellm-keys", str(listing), "--system", "Boutique")
+    # A project of its own: the house's, when a test made it before, has a budget below that of the key.
+    house.run("key", "project", "boutique")
+    arguments = ("import", "litellm-keys", str(listing), "--system", "Boutique", "--project", "boutique")
     before = {key["id"] for key in house.data("key", "list")["keys"]}
     listed = house.data(*arguments)
     assert [key["name"] for key in listed["keys"]] == ["shop", "sk-...abcd"] and not listed["applied"]
@@ -197,3 +198,17 @@ def test_keys_are_listed_first_and_issued_when_told(house: House, tmp_path: path
     }
     kept = {key["name"]: key for key in house.data("key", "list")["keys"]}
     assert kept["shop"]["models"] == ["gpt-4o"] and kept["sk-...abcd"]["expires_at"] is None
+
+
+def test_a_budget_above_that_of_the_project_is_told_and_not_given(house: House, tmp_path: pathlib.Path) -> None:
+    listing = tmp_path / "keys.json"
+    listing.write_text(json.dumps([{"key_alias": "rich", "max_budget": 12.5, "budget_duration": "30d"}]), "utf-8")
+    house.run("system", "register", "Étroit", "--purpose", "Répondre", "--owner", "Nadia")
+    house.run("system", "move", "Étroit", "pilot")
+    house.run("key", "project", "narrow", "--limit", "5")
+    [issued] = house.data(
+        "import", "litellm-keys", str(listing), "--system", "Étroit", "--project", "narrow", "--apply"
+    )["keys"]
+    assert issued["secret"].startswith("sk-mt-")
+    [told] = issued["left_out"]
+    assert "money not limited" in told and "12.5 € per month" in told and "has 5" in told
