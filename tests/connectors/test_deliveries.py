@@ -153,7 +153,8 @@ async def test_a_run_that_is_over_sends_nothing_again(store: Store, vault: Vault
         over = await here.sent(mail(on_error=OnError({"message_id": "?"}, "continue")))
         gone = await here.sent(mail())
         await here.engine.cancel(gone)
-        assert (await here.status(over), {each.run for each in await here.deliveries.list()}) == ("done", {over})
+        listed = {each.run: each.cancelled for each in await here.deliveries.list()}
+        assert (await here.status(over), listed) == ("done", {over: False, gone: True})
         for run in (over, gone):
             with pytest.raises(Conflict, match="write to the customer"):
                 await here.deliveries.settle(f"{run}/send", ADA, "again")
@@ -190,10 +191,11 @@ async def test_a_letter_whose_sender_died_is_in_doubt_after_a_while(store: Store
 async def test_what_the_server_took_is_sent_whatever_another_worker_thought(store: Store, vault: Vault) -> None:
     async with office(store, vault) as here:
         outbox = here.outbox
-        await store.queries("outbox").run("prepare", {"key": "run_1/send", "message_id": "m", "content": b""})
-        await store.queries("outbox").one("claim", {"key": "run_1/send"})
+        new = {"key": "run_1/send", "message_id": "m", "content": b"", "tool": "email.send", "target": ""}
+        await store.queries("outbox").run("prepare", new)
+        await store.queries("outbox").one("claim", {"key": "run_1/send", "mark": None})
         await store.queries("outbox").run(
             "move", {"key": "run_1/send", "from": "sending", "to": "unsure", "error": None}
         )
-        await store.queries("outbox").run("taken", {"key": "run_1/send"})
+        await store.queries("outbox").run("taken", {"key": "run_1/send", "result": None})
         assert await outbox.state("run_1/send") == "sent"

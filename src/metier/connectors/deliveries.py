@@ -1,4 +1,4 @@
-"""E-mails of which nobody knows whether they left: listed for people, who find out and settle each once."""
+"""Effects of which nobody knows whether they were done: people find out, and settle each once."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _PAGE_MAX = 200
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One e-mail of a run, as far as it is known where it is."""
+    """One e-mail or other effect of a run, as far as it is known where it is."""
 
     key: str
     """Run and path of the step that sends."""
     message_id: str
-    """What to look for among the messages that left."""
+    """What to look for: the Message-ID among the messages that left, the idempotency key of anything else."""
     run: RunId
     path: str
     state: str
@@ -47,6 +47,10 @@ class Delivery:
     settled_by: str | None
     """Name and id of who found out."""
     settled_at: datetime | None
+    tool: str = "email.send"
+    """Which tool did it, or did not."""
+    cancelled: bool = False
+    """Its run was cancelled meanwhile: it can be settled as delivered, and is never done again."""
 
 
 class Deliveries:
@@ -61,13 +65,12 @@ class Deliveries:
         self._clock = clock
 
     async def list(self, reviewer: Reviewer | None = None, *, limit: int = 50) -> tuple[Delivery, ...]:
-        """Give the doubtful e-mails a reviewer may settle, oldest first; those of cancelled runs are left alone."""
+        """Give the doubtful effects a reviewer may settle, oldest first; those of cancelled runs say so."""
         if not 1 <= limit <= _PAGE_MAX:
             raise Invalid(f"cannot list {limit!r} e-mails: ask for 1 to {_PAGE_MAX}", param="limit")
         found: list[Delivery] = []
         for row in await self._queries.all("doubtful", {"now": self._clock()}):
-            run = RunId(row["key"].partition("/")[0])
-            if (await self._engine.get(run)).status == "cancelled" or not await self._may(row, reviewer):
+            if not await self._may(row, reviewer):
                 continue
             found.append(self._delivery(row))
             if len(found) == limit:
@@ -126,8 +129,8 @@ class Deliveries:
     def _delivery(self, row: Row) -> Delivery:
         run, _, path = row["key"].partition("/")
         content = self._vault.open("outbox", row["content"], row["key"])
-        message = email.message_from_bytes(content, policy=email.policy.SMTP)
-        body = message.get_body(("plain",))
+        letter = row["tool"] == "email.send"
+        recipient, subject, body = _letter(content) if letter else (row["target"], row["tool"], content.decode())
         return Delivery(
             key=row["key"],
             message_id=row["message_id"],
@@ -136,10 +139,19 @@ class Deliveries:
             state=row["state"],
             doubtful=row["doubtful"],
             since=row["updated_at"],
-            recipient=str(message.get("To", "")),
-            subject=str(message.get("Subject", "")),
-            body="" if body is None else str(body.get_content()),
+            recipient=recipient,
+            subject=subject,
+            body=body,
             settled_as=row["settled_as"],
             settled_by=row["settled_by"],
             settled_at=row["settled_at"],
+            tool=row["tool"],
+            cancelled=row["run_status"] == "cancelled",
         )
+
+
+def _letter(content: bytes) -> tuple[str, str, str]:
+    message = email.message_from_bytes(content, policy=email.policy.SMTP)
+    body = message.get_body(("plain",))
+    text = "" if body is None else str(body.get_content())
+    return str(message.get("To", "")), str(message.get("Subject", "")), text

@@ -1,19 +1,19 @@
 -- prepare --
--- write a message down once; a second time changes nothing
-INSERT INTO outbox (key, message_id, content)
-VALUES (%(key)s, %(message_id)s, %(content)s)
+-- write an effect down once; a second time changes nothing
+INSERT INTO outbox (key, message_id, content, tool, target)
+VALUES (%(key)s, %(message_id)s, %(content)s, %(tool)s, %(target)s)
 ON CONFLICT (key) DO NOTHING;
 
 -- get --
 -- one message with its state
-SELECT key, message_id, state, content, error, created_at, updated_at
+SELECT key, message_id, state, content, error, created_at, updated_at, tool, mark, result
 FROM outbox
 WHERE key = %(key)s;
 
 -- claim --
 -- take the right to transmit; no row means somebody else has it or it is done
 UPDATE outbox
-SET state = 'sending', error = NULL, updated_at = now()
+SET state = 'sending', error = NULL, mark = %(mark)s::text, updated_at = now()
 WHERE key = %(key)s AND state = 'prepared'
 RETURNING key;
 
@@ -26,34 +26,38 @@ WHERE key = %(key)s AND state = %(from)s;
 -- taken --
 -- the server took it: this is known for sure, whatever was thought or decided meanwhile
 UPDATE outbox
-SET state = 'sent', error = NULL, updated_at = now()
+SET state = 'sent', error = NULL, result = %(result)s::bytea, updated_at = now()
 WHERE key = %(key)s AND state <> 'sent';
 
 -- doubtful --
--- messages a person must look for: known to be unsure, or on the wire for longer than any server answers
-SELECT key, message_id, state, true AS doubtful, content, updated_at, settled_as, settled_by, settled_at,
-       coalesce((SELECT p.organisation FROM runs r JOIN projects p ON p.id = r.project
-                 WHERE r.id = split_part(key, '/', 1)), 'main') AS organisation
-FROM outbox
-WHERE state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s::timestamptz - interval '10 minutes')
-ORDER BY updated_at, key;
+-- effects a person must look for: known to be unsure, or on the wire for longer than any server answers
+SELECT o.key, o.message_id, o.state, o.tool, o.target, o.content, o.updated_at, o.settled_as, o.settled_by, o.settled_at,
+       true AS doubtful, r.status::text AS run_status, coalesce(p.organisation, 'main') AS organisation
+FROM outbox o
+LEFT JOIN runs r ON r.id = split_part(o.key, '/', 1)
+LEFT JOIN projects p ON p.id = r.project
+WHERE o.state = 'unsure' OR (o.state = 'sending' AND o.updated_at < %(now)s::timestamptz - interval '10 minutes')
+ORDER BY o.updated_at, o.key;
 
 -- find --
--- one message by its key or its Message-ID
-SELECT key, message_id, state, content, updated_at, settled_as, settled_by, settled_at,
-       state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s::timestamptz - interval '10 minutes') AS doubtful,
-       coalesce((SELECT p.organisation FROM runs r JOIN projects p ON p.id = r.project
-                 WHERE r.id = split_part(key, '/', 1)), 'main') AS organisation
-FROM outbox
-WHERE key = %(name)s OR message_id = %(name)s;
+-- one effect by its key, its Message-ID or its idempotency key
+SELECT o.key, o.message_id, o.state, o.tool, o.target, o.content, o.updated_at, o.settled_as, o.settled_by, o.settled_at,
+       o.state = 'unsure' OR (o.state = 'sending' AND o.updated_at < %(now)s::timestamptz - interval '10 minutes') AS doubtful,
+       r.status::text AS run_status, coalesce(p.organisation, 'main') AS organisation
+FROM outbox o
+LEFT JOIN runs r ON r.id = split_part(o.key, '/', 1)
+LEFT JOIN projects p ON p.id = r.project
+WHERE o.key = %(name)s OR o.message_id = %(name)s;
 
 -- of_run --
--- every message of a run
-SELECT key, message_id, state, content, updated_at, settled_as, settled_by, settled_at,
-       state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s::timestamptz - interval '10 minutes') AS doubtful
-FROM outbox
-WHERE starts_with(key, %(run)s::text || '/')
-ORDER BY created_at, key;
+-- every effect of a run
+SELECT o.key, o.message_id, o.state, o.tool, o.target, o.content, o.updated_at, o.settled_as, o.settled_by, o.settled_at,
+       o.state = 'unsure' OR (o.state = 'sending' AND o.updated_at < %(now)s::timestamptz - interval '10 minutes') AS doubtful,
+       r.status::text AS run_status
+FROM outbox o
+LEFT JOIN runs r ON r.id = split_part(o.key, '/', 1)
+WHERE starts_with(o.key, %(run)s::text || '/')
+ORDER BY o.created_at, o.key;
 
 -- settle --
 -- record what a person found out about a doubtful message, once
