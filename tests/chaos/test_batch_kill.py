@@ -159,7 +159,5 @@ async def test_a_batch_survives_the_database_being_killed(tmp_path: pathlib.Path
                 assert (tmp_path / f"worker {supervisor}").read_text() == worker, "the worker itself stayed alive"
             assert (done.status, done.done, done.failed) == ("completed", 400, 0)
             assert set(site.log("bought")) == {f"q{n}" for n in range(400)}
-            # A commit whose acknowledgement died with the server may be made again: lines under way alone, once each.
-            again = site.log("repeated")
-            assert set(again.values()) <= {1} and len(again) <= 8
+            assert not site.log("repeated")
         await asyncio.to_thread(restarted.stop)

@@ -178,8 +178,15 @@ async def test_what_is_no_service_account_is_said_to_be_none(text: str) -> None:
 
 async def test_an_address_of_tokens_where_nobody_answers_is_named() -> None:
     async with world() as it:
-        with pytest.raises(ProviderUnavailable, match=r"127\.0\.0\.1"):
+        with pytest.raises(ProviderUnavailable, match=r"http://127\.0\.0\.1:9/token"):
             await it.ask(token_url="http://127.0.0.1:9/token")
+
+
+async def test_nothing_but_the_place_is_said_of_an_address_of_tokens() -> None:
+    async with world() as it:
+        with pytest.raises(ProviderUnavailable, match=r"'http://127\.0\.0\.1:9/token'") as caught:
+            await it.ask(token_url="http://anna:s3cret@127.0.0.1:9/token?key=hidden")
+        assert "s3cret" not in caught.value.message and "hidden" not in caught.value.message
 
 
 async def test_an_answer_that_is_no_token_is_refused() -> None:

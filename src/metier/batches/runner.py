@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 
 from metier.batches.batch import Batches, Status
@@ -42,6 +43,8 @@ class Runner:
         self._dispatch = batches.dispatch
         self._progress = Progress(batches.store, batches.vault, batches.dispatch)
         self._never = asyncio.Event()
+        self._moving: dict[str, asyncio.Event] = {}
+        """Batches a turn of this process is at; the event says that it left."""
 
     async def work(self, stop: asyncio.Event) -> None:
         """Move batches until asked to stop; calls under way then get a while to end."""
@@ -71,16 +74,32 @@ class Runner:
 
     async def turn(self, id: str, stop: asyncio.Event | None = None) -> None:
         """Move one batch as far as it can go now; silent when it is held by somebody else or over."""
-        held = await self._progress.take(id)
-        if held is None:
-            return
+        async with self._alone(id):
+            held = await self._progress.take(id)
+            if held is None:
+                return
+            try:
+                await self._move(held, stop or self._never)
+            except LostBatch as lost:
+                _log.info("%s", lost)
+            except asyncio.CancelledError:
+                await asyncio.shield(self._progress.give_back(held))
+                raise
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, id: str) -> AsyncIterator[None]:
+        """Wait for the turn of this process that is still at the batch.
+
+        Silent through an outage of the database, a living worker is taken for dead and may be given its own batch.
+        """
+        while (other := self._moving.get(id)) is not None:
+            await other.wait()
+        self._moving[id] = left = asyncio.Event()
         try:
-            await self._move(held, stop or self._never)
-        except LostBatch as lost:
-            _log.info("%s", lost)
-        except asyncio.CancelledError:
-            await asyncio.shield(self._progress.give_back(held))
-            raise
+            yield
+        finally:
+            del self._moving[id]
+            left.set()
 
     async def _move(self, held: Held, stop: asyncio.Event) -> None:
         if held.status == "validating" and not await self._validated(held, stop):

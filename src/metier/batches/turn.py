@@ -14,7 +14,7 @@ import psycopg
 
 from metier.batches.files import Files
 from metier.batches.lines import Fault, Prepared, Request, Surface, read
-from metier.batches.progress import Held, Line, Progress
+from metier.batches.progress import Held, Line, LostBatch, Progress
 from metier.batches.results import answered, unanswered
 from metier.batches.window import ALWAYS, Window
 from metier.calls import Answer, Call, KeyId, Origin, Principal, RunId
@@ -39,6 +39,8 @@ _Ask: TypeAlias = Callable[[Call], Awaitable[Answer]]
 _MOST_BEGUN = 2
 """A call nobody heard of again is made once more, and no third time."""
 _MOST_OUTAGES = 12
+_FRESH = timedelta(seconds=5)
+"""A line taken longer ago, with no call begun, may be with another worker by now: that is looked at first."""
 _LARGE = 256 * 1024
 
 _log = logging.getLogger(__name__)
@@ -133,7 +135,7 @@ class Turn:
 
     async def _call(self, line: Line) -> None:
         """Make one call and keep what comes of it."""
-        held, progress = self.held, self.progress
+        held, progress, taken = self.held, self.progress, self.clock()
         if line.begun > _MOST_BEGUN:
             told = "its call was begun twice and both times the worker died: send it again in another batch"
             fault = Fault("interrupted", told)
@@ -150,7 +152,11 @@ class Turn:
             origin = Origin(RunId(held.id), f"line {line.number}", line.begun)
             call = dataclasses.replace(prepared.call, origin=origin)
             request = call.id
+            if self.clock() - taken > _FRESH:
+                await progress.standing(held)
             answer = prepared.write(await self.road.ask(call))
+        except LostBatch:
+            raise
         except MetierError as refused:
             if await self._met(line, refused):
                 return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from urllib.parse import quote, urlencode
 import orjson
 
 from metier.catalog import Deployment
-from metier.errors import ProviderTimeout, ProviderUnavailable
+from metier.errors import ProviderUnavailable
 from metier.providers.exchange import Exchange
+from metier.providers.token_cache import Token, TokenCache
 
 __all__ = ["Entra"]
 
@@ -25,8 +25,6 @@ _RESOURCES: Final = {
 }
 _RESOURCE: Final = "https://cognitiveservices.azure.com"
 _FORM: Final = {"content-type": "application/x-www-form-urlencoded"}
-_MARGIN_S: Final = 300.0
-_LAST_S: Final = 5.0
 _NEEDED: Final = ("tenant_id", "client_id", "client_secret")
 
 
@@ -38,50 +36,23 @@ class _Identity:
     secret: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    value: str
-    ends: float
-
-
 class Entra:
     """Gives the token of an identity; many callers who need a new one wait for one request."""
 
     def __init__(self, exchange: Exchange, clock: Callable[[], float] = time.monotonic) -> None:
         self._exchange = exchange
-        self._clock = clock
-        self._tokens: dict[_Identity, _Token] = {}
-        self._locks: dict[_Identity, asyncio.Lock] = {}
+        self._cache: TokenCache[_Identity] = TokenCache(clock)
 
     async def token(self, deployment: Deployment) -> str:
         """Give a token that is good for some minutes more, or as long as the last one lasts if no new one comes."""
         identity = _identity(deployment)
-        kept = self._kept(identity, _MARGIN_S)
-        if kept is not None:
-            return kept
-        async with self._locks.setdefault(identity, asyncio.Lock()):
-            kept = self._kept(identity, _MARGIN_S)
-            if kept is not None:
-                return kept
-            try:
-                token = await self._fetch(identity, deployment)
-            except (ProviderUnavailable, ProviderTimeout):
-                kept = self._kept(identity, _LAST_S)
-                if kept is None:
-                    raise
-                return kept
-            self._tokens[identity] = token
-            return token.value
+        return await self._cache.get(identity, lambda: self._fetch(identity, deployment))
 
     def forget(self, deployment: Deployment) -> None:
         """Drop a token that was refused, so that the next call asks for a new one."""
-        self._tokens.pop(_identity(deployment), None)
+        self._cache.forget(_identity(deployment))
 
-    def _kept(self, identity: _Identity, margin_s: float) -> str | None:
-        token = self._tokens.get(identity)
-        return token.value if token is not None and token.ends - self._clock() > margin_s else None
-
-    async def _fetch(self, identity: _Identity, deployment: Deployment) -> _Token:
+    async def _fetch(self, identity: _Identity, deployment: Deployment) -> Token:
         url = f"{identity.authority}/{quote(identity.tenant, safe='')}/oauth2/v2.0/token"
         asked = {
             "grant_type": "client_credentials",
@@ -89,8 +60,8 @@ class Entra:
             "client_secret": identity.secret,
             "scope": f"{_RESOURCES.get(identity.authority.rpartition('/')[2], _RESOURCE)}/.default",
         }
-        began = self._clock()
-        with self._exchange.guard(deployment):
+        began = self._cache.ticks()
+        with self._exchange.guard(deployment, at=url):
             response = await self._exchange.post(url, urlencode(asked).encode(), _FORM, deployment)
             async with response:
                 data = await self._exchange.refusal(response, deployment)
@@ -98,7 +69,7 @@ class Entra:
             body = orjson.loads(data)
             if response.status == 200:
                 # The time it lasts counts from before the request: never later than the truth.
-                return _Token(str(body["access_token"]), began + float(body["expires_in"]))
+                return Token(str(body["access_token"]), began + float(body["expires_in"]))
             code = str(body.get("error"))
         except (LookupError, TypeError, ValueError, AttributeError):
             code = "no answer that can be read"

@@ -13,7 +13,7 @@ from yarl import URL
 from metier.catalog import Deployment
 from metier.errors import ProviderTimeout, ProviderUnavailable
 
-__all__ = ["Exchange", "Patience", "wait_s"]
+__all__ = ["Exchange", "Patience", "bare", "wait_s"]
 
 _T = TypeVar("_T")
 _LONGEST_REFUSAL: Final = 64 * 1024
@@ -30,9 +30,12 @@ class Exchange:
         self._session: aiohttp.ClientSession | None = None
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
 
-    def guard(self, deployment: Deployment) -> _Guard:
-        """Put around an exchange: what breaks in it becomes an error of ours that names the deployment."""
-        return _Guard(deployment, self._connect_s)
+    def guard(self, deployment: Deployment, at: str = "") -> _Guard:
+        """Put around an exchange: what breaks in it becomes an error of ours that names the deployment.
+
+        `at` is the address of an exchange with somebody else, such as who gives tokens: then that one is named.
+        """
+        return _Guard(deployment, self._connect_s, at)
 
     async def post(
         self,
@@ -162,9 +165,10 @@ class Patience:
 class _Guard:
     """Turns what a broken exchange raises into errors of ours."""
 
-    def __init__(self, deployment: Deployment, connect_s: float) -> None:
+    def __init__(self, deployment: Deployment, connect_s: float, at: str) -> None:
         self._deployment = deployment
         self._connect_s = connect_s
+        self._at = at
 
     def __enter__(self) -> None:
         return None
@@ -173,14 +177,15 @@ class _Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         deployment = self._deployment
+        place = bare(self._at) if self._at else _host(deployment)
         if isinstance(error, TimeoutError):
             raise ProviderTimeout(
-                f"deployment {deployment.id!r} could not be reached in {self._connect_s:g} s or did not end its "
-                f"answer in {deployment.timeout_s:g} s; try again, or raise its `timeout_s` in metier.yaml"
+                f"deployment {deployment.id!r} at {place!r} could not be reached in {self._connect_s:g} s or did not "
+                f"end its answer in {deployment.timeout_s:g} s; try again, or raise its `timeout_s` in metier.yaml"
             ) from error
         if isinstance(error, aiohttp.ClientError):
             raise ProviderUnavailable(
-                f"the exchange with deployment {deployment.id!r} at {_host(deployment)!r} broke off "
+                f"the exchange with deployment {deployment.id!r} at {place!r} broke off "
                 f"({type(error).__name__}); check that the server is up and reachable, then try again"
             ) from error
 
@@ -188,6 +193,11 @@ class _Guard:
 def _host(deployment: Deployment) -> str:
     """Show where a deployment answers, without what an address may carry beside it: a password, a key."""
     return URL(deployment.base_url or "").host or "its usual address"
+
+
+def bare(url: str) -> str:
+    """Show an address without what it may carry beside the place: a password, a key in its query."""
+    return str(URL(url).with_user(None).with_query(None).with_fragment(None))
 
 
 def wait_s(response: aiohttp.ClientResponse) -> float | None:

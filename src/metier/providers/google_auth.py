@@ -6,7 +6,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final
@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from metier.catalog import Deployment
-from metier.errors import ProviderTimeout, ProviderUnavailable
-from metier.providers.exchange import Exchange
+from metier.errors import ProviderUnavailable
+from metier.providers.exchange import Exchange, bare
+from metier.providers.token_cache import Token, TokenCache
 
 __all__ = ["GoogleTokens"]
 
@@ -29,10 +30,6 @@ _SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
 _GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _FORM: Final = {"content-type": "application/x-www-form-urlencoded"}
 _CLAIM_S: Final = 3600
-_MARGIN_S: Final = 300.0
-_LAST_S: Final = 5.0
-_REST_S: Final = 10.0
-"""How long after a failure the token that is still good is used without asking again."""
 _SKEW_S: Final = 240
 
 
@@ -46,21 +43,6 @@ class _Source:
         return "_Source()"
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    value: str
-    ends: float
-
-    def __repr__(self) -> str:
-        return f"_Token(ends={self.ends})"
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    error: ProviderUnavailable | ProviderTimeout
-    at: float
-
-
 class GoogleTokens:
     """Gives the token of a service account; many callers who need a new one wait for one exchange."""
 
@@ -72,48 +54,19 @@ class GoogleTokens:
     ) -> None:
         self._exchange = exchange
         self._clock = clock
-        self._ticks = ticks
-        self._tokens: dict[_Source, _Token] = {}
-        self._locks: dict[_Source, asyncio.Lock] = {}
-        self._failed: dict[_Source, _Failure] = {}
+        self._cache: TokenCache[_Source] = TokenCache(ticks)
 
     async def token(self, deployment: Deployment) -> str:
         """Give a token that is good for some minutes more, or as long as the last one lasts if no new one comes."""
-        source = _Source(deployment.options["service_account"], deployment.options.get("token_url"))
-        failed = self._failed.get(source)
-        rests = failed is not None and self._ticks() - failed.at < _REST_S
-        kept = self._kept(source, _LAST_S if rests else _MARGIN_S)
-        if kept is not None:
-            return kept
-        async with self._locks.setdefault(source, asyncio.Lock()):
-            last = self._failed.get(source)
-            kept = self._kept(source, _MARGIN_S if last is failed else _LAST_S)
-            if kept is not None:
-                return kept
-            if last is not None and last is not failed:
-                # Whoever waited for the exchange that failed shares its failure: no queue of further ones.
-                raise type(last.error)(last.error.message)
-            try:
-                token = await self._fetch(source, deployment)
-            except (ProviderUnavailable, ProviderTimeout) as error:
-                self._failed[source] = _Failure(error, self._ticks())
-                kept = self._kept(source, _LAST_S)
-                if kept is None:
-                    raise
-                return kept
-            self._tokens[source] = token
-            return token.value
+        source = _source(deployment)
+        return await self._cache.get(source, lambda: self._fetch(source, deployment))
 
     def forget(self, deployment: Deployment) -> None:
         """Drop a token that was refused, so that the next call asks for a new one."""
-        self._tokens.pop(_Source(deployment.options["service_account"], deployment.options.get("token_url")), None)
+        self._cache.forget(_source(deployment))
 
-    def _kept(self, source: _Source, margin_s: float) -> str | None:
-        token = self._tokens.get(source)
-        return token.value if token is not None and token.ends - self._ticks() > margin_s else None
-
-    async def _fetch(self, source: _Source, deployment: Deployment) -> _Token:
-        began, now = self._ticks(), int(self._clock())
+    async def _fetch(self, source: _Source, deployment: Deployment) -> Token:
+        began, now = self._cache.ticks(), int(self._clock())
         # Reading a file and signing take milliseconds that other calls need not wait for.
         try:
             url, claim = await asyncio.to_thread(_claim, source, now)
@@ -123,23 +76,25 @@ class GoogleTokens:
                 "JSON key of a Google Cloud service account, or the path to one, in metier.yaml"
             ) from None
         form = urlencode({"grant_type": _GRANT, "assertion": claim}).encode()
-        # What breaks here broke at the address of tokens, and is said to.
-        target = replace(deployment, base_url=url)
-        with self._exchange.guard(target):
-            async with await self._exchange.post(url, form, _FORM, target) as response:
-                data = await self._exchange.refusal(response, target)
+        with self._exchange.guard(deployment, at=url):
+            async with await self._exchange.post(url, form, _FORM, deployment) as response:
+                data = await self._exchange.refusal(response, deployment)
         try:
             body = orjson.loads(data)
             if response.status == 200:
                 # The time it lasts counts from before the request: never later than the truth.
-                return _Token(str(body["access_token"]), began + float(body["expires_in"]))
+                return Token(str(body["access_token"]), began + float(body["expires_in"]))
             code = str(body.get("error"))
         except (LookupError, TypeError, ValueError, AttributeError):
             code = "no answer that can be read"
         raise ProviderUnavailable(
-            f"Google gave no token for deployment {deployment.id!r}: {url!r} answered {response.status} "
+            f"Google gave no token for deployment {deployment.id!r}: {bare(url)!r} answered {response.status} "
             f"({code[:60]}); {_advice(response, now)}"
         )
+
+
+def _source(deployment: Deployment) -> _Source:
+    return _Source(deployment.options["service_account"], deployment.options.get("token_url"))
 
 
 def _advice(response: aiohttp.ClientResponse, now: int) -> str:

@@ -17,28 +17,13 @@ SELECT count(*) AS batches FROM batches
 
 -- get --
 -- Gives a batch as people look at it.
-SELECT b.id, b.project, b.key_id, b.endpoint, b.input_file, b.status, b.quiet_hours, b.metadata, b.paused, b.resume_at,
-       b.errors, b.output_file, b.error_file, b.created_at, b.expires_at, b.in_progress_at, b.finalizing_at,
-       b.cancelling_at, b.ended_at, coalesce(b.total, line.total, 0) AS total, coalesce(b.done, line.done, 0) AS done,
-       coalesce(b.failed, line.failed, 0) AS failed
-  FROM batches b LEFT JOIN LATERAL (
-       SELECT count(*) AS total, count(*) FILTER (WHERE state = 'done') AS done,
-              count(*) FILTER (WHERE state = 'failed') AS failed
-         FROM batch_lines WHERE batch = b.id) line ON b.total IS NULL
- WHERE b.id = %(id)s AND (%(project)s::text IS NULL OR b.project = %(project)s)
+SELECT * FROM batches_seen WHERE id = %(id)s AND (%(project)s::text IS NULL OR project = %(project)s)
 
 -- page --
 -- Gives one page of batches as people look at them, newest first.
-SELECT b.id, b.project, b.key_id, b.endpoint, b.input_file, b.status, b.quiet_hours, b.metadata, b.paused, b.resume_at,
-       b.errors, b.output_file, b.error_file, b.created_at, b.expires_at, b.in_progress_at, b.finalizing_at,
-       b.cancelling_at, b.ended_at, coalesce(b.total, line.total, 0) AS total, coalesce(b.done, line.done, 0) AS done,
-       coalesce(b.failed, line.failed, 0) AS failed
-  FROM batches b LEFT JOIN LATERAL (
-       SELECT count(*) AS total, count(*) FILTER (WHERE state = 'done') AS done,
-              count(*) FILTER (WHERE state = 'failed') AS failed
-         FROM batch_lines WHERE batch = b.id) line ON b.total IS NULL
- WHERE (%(project)s::text IS NULL OR b.project = %(project)s) AND (%(after)s::text IS NULL OR b.id < %(after)s)
- ORDER BY b.id DESC LIMIT %(limit)s
+SELECT * FROM batches_seen
+ WHERE (%(project)s::text IS NULL OR project = %(project)s) AND (%(after)s::text IS NULL OR id < %(after)s)
+ ORDER BY id DESC LIMIT %(limit)s
 
 -- totals --
 -- Sums what the recorded calls of some batches took, tries that gave no answer included.

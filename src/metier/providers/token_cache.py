@@ -1,0 +1,82 @@
+"""Tokens a cloud lends for an hour: fetched once for all who wait, and kept until they are old."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from metier.errors import ProviderTimeout, ProviderUnavailable
+
+__all__ = ["Token", "TokenCache"]
+
+_Source = TypeVar("_Source", bound=Hashable)
+_MARGIN_S: Final = 300.0
+_LAST_S: Final = 5.0
+_REST_S: Final = 10.0
+"""How long after a failure the token that is still good is used without asking again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token and when it ends, on the clock of the cache."""
+
+    value: str
+    ends: float
+
+    def __repr__(self) -> str:
+        """Say when it ends, never what it is."""
+        return f"Token(ends={self.ends})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    error: ProviderUnavailable | ProviderTimeout
+    at: float
+
+
+class TokenCache(Generic[_Source]):
+    """Gives the token of an identity; many callers who need a new one wait for one request."""
+
+    def __init__(self, ticks: Callable[[], float] = time.monotonic) -> None:
+        self.ticks = ticks
+        """What tells the time tokens end by."""
+        self._tokens: dict[_Source, Token] = {}
+        self._locks: dict[_Source, asyncio.Lock] = {}
+        self._failed: dict[_Source, _Failure] = {}
+
+    async def get(self, source: _Source, fetch: Callable[[], Awaitable[Token]]) -> str:
+        """Give a token that is good for some minutes more, or as long as the last one lasts if no new one comes."""
+        failed = self._failed.get(source)
+        rests = failed is not None and self.ticks() - failed.at < _REST_S
+        kept = self._kept(source, _LAST_S if rests else _MARGIN_S)
+        if kept is not None:
+            return kept
+        async with self._locks.setdefault(source, asyncio.Lock()):
+            last = self._failed.get(source)
+            kept = self._kept(source, _MARGIN_S if last is failed else _LAST_S)
+            if kept is not None:
+                return kept
+            if last is not None and last is not failed:
+                # Whoever waited for the request that failed shares its failure: no queue of further ones.
+                raise type(last.error)(last.error.message)
+            try:
+                token = await fetch()
+            except (ProviderUnavailable, ProviderTimeout) as error:
+                self._failed[source] = _Failure(error, self.ticks())
+                kept = self._kept(source, _LAST_S)
+                if kept is None:
+                    raise
+                return kept
+            self._tokens[source] = token
+            return token.value
+
+    def forget(self, source: _Source) -> None:
+        """Drop a token that was refused, so that the next call asks for a new one."""
+        self._tokens.pop(source, None)
+
+    def _kept(self, source: _Source, margin_s: float) -> str | None:
+        token = self._tokens.get(source)
+        return token.value if token is not None and token.ends - self.ticks() > margin_s else None
