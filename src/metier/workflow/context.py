@@ -125,6 +125,10 @@ class StepContext:
         known = self._entries.get((self.path, self.attempt, _asked(name)))
         return None if known is None else known.value
 
+    def tried(self, attempt: int, name: str = "") -> Entry | None:
+        """Look at what an earlier attempt of this step left in the journal; None where it left nothing."""
+        return self._entries.get((self.path, attempt, name))
+
     def spend(self, cost_eur: Decimal, calls: int = 1) -> None:
         """Tell what a call has cost; it counts against the budgets of the step and of the run."""
         _meter.get(self._total).add(cost_eur, calls)
