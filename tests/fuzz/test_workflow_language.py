@@ -19,9 +19,9 @@ from metier.workflow.definition import conform, from_data, parse, to_data
 from metier.workflow.evaluator import WORK_LIMIT
 from metier.workflow.expressions import evaluate, render
 from metier.workflow.files import Given
-from metier.workflow.kinds import KIND_KEYS, NOT_YET
+from metier.workflow.grammar import FLOW_KEYS, MODIFIERS
+from metier.workflow.kinds import KIND_KEYS
 from metier.workflow.lint import lint
-from metier.workflow.reader import FLOW_KEYS, MODIFIERS
 from metier.workflow.yaml_source import decode, read
 
 QUICK = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -100,9 +100,7 @@ VALID: st.SearchStrategy[str] = st.recursive(
     ),
     max_leaves=8,
 )
-KEYS = st.sampled_from(
-    [*KIND_KEYS, *NOT_YET, *MODIFIERS, *FLOW_KEYS, "id", "else", "max", "prompt", "model", "collection"]
-)
+KEYS = st.sampled_from([*KIND_KEYS, *MODIFIERS, *FLOW_KEYS, "id", "else", "max", "prompt", "model", "collection"])
 PARTS: st.SearchStrategy[Any] = st.recursive(
     LEAVES
     | EXPRESSIONS.map(lambda text: "{{ " + text + " }}")

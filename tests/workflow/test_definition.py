@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from metier.errors import Invalid, NotFound
-from metier.workflow import definition, editor, kinds, reader
+from metier.workflow import definition, editor, flow_kinds, grammar, kinds
 from metier.workflow.definition import OnError, Retry, RunBudget, accept, from_data, load, parse, seconds, to_data
 
 SHIPPED = Path(definition.__file__).parents[1] / "templates" / "support-reply" / "flow.yaml"
@@ -92,8 +92,8 @@ def test_the_pinned_copy_gives_the_same_workflow() -> None:
 
 def test_a_damaged_or_newer_copy_is_refused() -> None:
     data = to_data(parse(FLOW, FILES))
-    with pytest.raises(Invalid, match="format 2"):
-        from_data({**data, "format": 2})
+    with pytest.raises(Invalid, match="format 3"):
+        from_data({**data, "format": 3})
     with pytest.raises(Invalid, match="damaged"):
         from_data({**data, "steps": [{"id": "x"}]})
 
@@ -133,9 +133,7 @@ def test_inputs_are_accepted_with_their_defaults() -> None:
             "flow.yaml:25:1: unknown key 'onput' in a workflow; did you mean 'output'?",
         ),
         ("tool: crm.find_contact,", "tool: a.b, code: c,", "exactly one kind; this one has 'tool' and 'code'"),
-        ("tool: crm.find_contact,", "agent: {},", "the kind 'agent' is not known to this version"),
-        ("tool: crm.find_contact,", "foreach: {},", "the kind 'foreach' is not known to this version"),
-        ("retry: 0", "cache: 10m", "'cache' is not known to this version"),
+        ("retry: 0", "cache: often", "cannot read the length of time 'often'"),
         ("id: docs", "id: customer", "id 'customer' is here twice; the first is at flow.yaml:8:10"),
         ("id: docs", "id: handoff", "id 'handoff' is here twice"),
         ("id: docs", "id: my-docs", "an id is lower case letters"),
@@ -165,7 +163,7 @@ def test_inputs_are_accepted_with_their_defaults() -> None:
         ),
         ("end: {status: finished", "end: {status: All Done", "write one word in lower case"),
         ("expect: [output.ok", "expect: [output.", "not CEL"),
-        ("refine#1.draft", "refine[1].draft", "write the path of a step"),
+        ("refine#1.draft", "refine[x].draft", "write the path of a step"),
         ("inputs: {email: string,", "inputs: {email: strng,", "did you mean 'string'"),
         ("handoff, human:", "handoff, with: {}, human:", "unknown key 'with' in step 'handoff'"),
     ],
@@ -264,15 +262,17 @@ def test_the_schema_for_editors_accepts_what_the_reader_accepts() -> None:
 
 def test_the_schema_for_editors_knows_every_key_of_the_reader() -> None:
     schema = json.loads(json.dumps(editor.schema()))
-    assert set(schema["properties"]) == set(reader.FLOW_KEYS)
+    assert set(schema["properties"]) == set(grammar.FLOW_KEYS)
     steps = {next(iter(set(one["properties"]) & set(kinds.KIND_KEYS))): one for one in schema["$defs"]["step"]["oneOf"]}
     assert set(steps) == set(kinds.KIND_KEYS)
     for kind, one in steps.items():
-        assert set(one["properties"]) == {"id", kind, *reader.ALLOWED[kind]}
+        assert set(one["properties"]) == {"id", kind, *grammar.ALLOWED[kind]}
     for kind, keys in (
         ("llm", kinds.LLM_KEYS),
         ("retrieve", kinds.RETRIEVE_KEYS),
         ("human", kinds.HUMAN_KEYS),
-        ("loop", kinds.LOOP_KEYS),
+        ("loop", flow_kinds.LOOP_KEYS),
+        ("agent", kinds.AGENT_KEYS),
+        ("call", flow_kinds.CALL_KEYS),
     ):
         assert set(steps[kind]["properties"][kind]["properties"]) == set(keys)

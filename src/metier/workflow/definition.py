@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 from metier.calls import JSON
 from metier.errors import Invalid, NotFound
-from metier.workflow.files import Files, Folder, Given, rules_paths
-from metier.workflow.kinds import template
+from metier.workflow.bundle import Bundle
+from metier.workflow.files import Files, Folder, Given
+from metier.workflow.forms import template
 from metier.workflow.pinned import from_data, hashed, to_data
 from metier.workflow.quantities import euros, seconds
 from metier.workflow.reader import Reader
@@ -23,9 +25,11 @@ from metier.workflow.shape import (
     Retry,
     RunBudget,
     Step,
+    Trigger,
     Workflow,
 )
 from metier.workflow.shorthand import conform
+from metier.workflow.starts import triggers
 from metier.workflow.yaml_source import SOURCE_MAX, Node, decode
 from metier.workflow.yaml_source import read as read_yaml
 
@@ -39,9 +43,11 @@ __all__ = [
     "Retry",
     "RunBudget",
     "Step",
+    "Trigger",
     "Workflow",
     "accept",
     "conform",
+    "embedded",
     "euros",
     "from_data",
     "load",
@@ -77,30 +83,57 @@ def accept(workflow: Workflow, inputs: JSON) -> dict[str, JSON]:
     return accepted
 
 
+def embedded(workflow: Workflow, path: str) -> Workflow:
+    """Give a workflow this one calls, read from the copy that is pinned with it."""
+    text = workflow.files.get(path)
+    if text is None:
+        raise NotFound(f"cannot call {path!r}: the workflow {workflow.name!r} has no such file")
+    folder = str(PurePosixPath(path).parent)
+    before = "" if folder == "." else f"{folder}/"
+    files = {name.removeprefix(before): text for name, text in workflow.files.items() if name.startswith(before)}
+    return _read(text, Given(files), path)
+
+
 def _read(text: str, files: Files, file: str) -> Workflow:
-    root = read_yaml(text, file)
     reader = Reader()
+    bundle = Bundle(files, reader.collect, partial(_called, reader))
+    workflow = _parts(reader, read_yaml(text, file), text)
+    bundle.gather(workflow.walk(), (PurePosixPath(file).name,))
+    reader.conclude()
+    workflow = replace(workflow, files=bundle.found)
+    return replace(workflow, hash=hashed(workflow))
+
+
+def _called(reader: Reader, text: str, file: str) -> tuple[Step, ...]:
+    """Read a called workflow whole, for its mistakes and for the files its steps name."""
+    inner = Reader()
+    try:
+        return _parts(inner, read_yaml(text, file), text).steps
+    finally:
+        reader.problems.extend(inner.problems)
+
+
+def _parts(reader: Reader, root: Node, text: str) -> Workflow:
+    """Read everything that stands in the file itself; its files and its hash are added by who gathers them."""
     name = reader.name(root)
     inputs = reader.collect(lambda: reader.inputs(root))
     budget = reader.collect(lambda: reader.budget(root))
     steps = reader.collect(lambda: reader.steps(root.entries["steps"], "steps")) or ()
     output = reader.collect(lambda: template(root.entries["output"]) if "output" in root.entries else None)
     tests = reader.collect(lambda: reader.tests(root)) or ()
-    named = _files(reader, (inner for step in steps for inner in step.walk()), files)
-    reader.conclude()
-    workflow = Workflow(
+    return Workflow(
         name=name,
         inputs=inputs or {},
         steps=steps,
         output=output,
         budget=budget,
         tests=tests,
-        files=named,
+        files={},
         hash="",
         source=text,
+        triggers=reader.collect(lambda: triggers(root)) or (),
         marks=_marks(root),
     )
-    return replace(workflow, hash=hashed(workflow))
 
 
 def _marks(root: Node) -> dict[str, Mark]:
@@ -110,42 +143,3 @@ def _marks(root: Node) -> dict[str, Mark]:
         if key != "steps":
             found.update(value.marks(key))
     return found
-
-
-def _files(reader: Reader, steps: Iterable[Step], files: Files) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for step in steps:
-        if step.kind == "llm" and isinstance(step.config, dict):
-            for key in ("prompt", "system"):
-                path = step.config.get(key)
-                if isinstance(path, str):
-                    reader.collect(lambda path=path, key=key, step=step: _prompt(path, step, key, files, found))  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
-        elif step.kind == "rules" and isinstance(step.config, str):
-            reader.collect(lambda step=step: _rules(step, files, found))  # type: ignore[misc]  # same
-    return found
-
-
-def _prompt(path: str, step: Step, key: str, files: Files, found: dict[str, str]) -> None:
-    """Take a prompt with its variants by language; one of them at least must be there."""
-    mark = step.marks.get(f"llm/{key}", step.mark)
-    try:
-        texts = {name: files.text(name) for name in (path, *files.beside(path))}
-        present = {name: text for name, text in texts.items() if text is not None}
-        if not present:
-            raise Invalid(f"there is no file {path!r} beside the workflow, nor one for a language such as fr")
-    except Invalid as wrong:
-        raise Invalid(f"{mark}: step {step.id!r}: {wrong.message}", param=str(mark)) from None
-    found.update(present)
-
-
-def _rules(step: Step, files: Files, found: dict[str, str]) -> None:
-    """Take the decision table when it lies beside the workflow; otherwise it must be known to the platform."""
-    mark = step.marks.get("rules", step.mark)
-    for path in rules_paths(str(step.config)):
-        try:
-            text = files.text(path)
-        except Invalid as wrong:
-            raise Invalid(f"{mark}: step {step.id!r}: {wrong.message}", param=str(mark)) from None
-        if text is not None:
-            found[path] = text
-            return

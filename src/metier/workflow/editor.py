@@ -5,8 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from metier.calls import JSON
-from metier.workflow.kinds import HUMAN_KEYS, KIND_KEYS, LLM_KEYS, LOOP_KEYS, LOOP_MAX, RETRIEVE_KEYS, TOP_K_MAX
-from metier.workflow.reader import ALLOWED, DEFAULT_KEYS, FLOW_KEYS, RETRIES_MAX, TEST_KEYS
+from metier.workflow.flow_kinds import (
+    CALL_KEYS,
+    CONCURRENCY_MAX,
+    EMIT_KEYS,
+    FOREACH_KEYS,
+    ITEMS_MAX,
+    LOOP_KEYS,
+    LOOP_MAX,
+    PARALLEL_KEYS,
+    SECTIONS_MAX,
+    WAIT_KEYS,
+)
+from metier.workflow.grammar import (
+    ALLOWED,
+    BODIES,
+    DEFAULT_KEYS,
+    FLOW_KEYS,
+    RETRIES_MAX,
+    TEST_KEYS,
+    TRIGGER_KEYS,
+    TRIGGER_KINDS,
+)
+from metier.workflow.kinds import (
+    AGENT_KEYS,
+    AGENTS_MAX,
+    HANDOFF_KEYS,
+    HUMAN_KEYS,
+    KIND_KEYS,
+    LLM_KEYS,
+    RETRIEVE_KEYS,
+    TOP_K_MAX,
+    TURNS_MAX,
+)
+from metier.workflow.starts import TRIGGERS_MAX
 
 __all__ = ["schema"]
 
@@ -22,6 +54,18 @@ _FIELDS: dict[str, JSON] = {
     "type": ["object", "string"],
     "description": "Named fields (name: type), or JSON Schema with a type.",
 }
+_ID: dict[str, JSON] = {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,62}$"}
+_EVENT: dict[str, JSON] = {"type": "string", "pattern": "^[a-z][a-z0-9_.-]{0,62}$"}
+_FLOW: dict[str, JSON] = {
+    "type": "string",
+    "pattern": "^([A-Za-z0-9_@][A-Za-z0-9_.@/-]*\\.ya?ml|[A-Za-z][A-Za-z0-9_-]*@[A-Za-z0-9][A-Za-z0-9._-]*)$",
+}
+_TOOLS: dict[str, JSON] = {
+    "type": "array",
+    "uniqueItems": True,
+    "items": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.-]*(\\.\\*)?$"},
+}
+_CONCURRENCY: dict[str, JSON] = {"type": "integer", "minimum": 1, "maximum": CONCURRENCY_MAX}
 _STEPS: dict[str, JSON] = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/step"}}
 
 
@@ -32,6 +76,11 @@ def schema() -> dict[str, JSON]:
         "schema": {"const": 1},
         "title": {},
         "description": {},
+        "triggers": {
+            "type": "array",
+            "maxItems": TRIGGERS_MAX,
+            "items": {"oneOf": [_trigger(k) for k in TRIGGER_KINDS]},
+        },
         "inputs": _FIELDS,
         "budget": _closed({"per_run_eur": _MONEY, "on_exceed": {"enum": ["fail", "human"]}}, "per_run_eur"),
         "defaults": _closed({key: _MODIFIERS[key] for key in DEFAULT_KEYS}),
@@ -53,10 +102,76 @@ def _closed(properties: dict[str, JSON], *required: str) -> dict[str, JSON]:
 
 def _step(kind: str) -> dict[str, JSON]:
     modifiers: dict[str, JSON] = {key: _MODIFIERS[key] for key in ALLOWED[kind]}
-    required = [kind, *(() if kind == "end" else ("id",)), *(("steps",) if kind == "loop" else ())]
-    return _closed(
-        {"id": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,62}$"}, kind: _KINDS[kind], **modifiers}, *required
-    )
+    required = [kind, *(() if kind == "end" else ("id",)), *(("steps",) if kind in BODIES else ())]
+    return _closed({"id": _ID, kind: _KINDS[kind], **modifiers}, *required)
+
+
+def _triggers() -> dict[str, JSON]:
+    return {"type": "array", "maxItems": TRIGGERS_MAX, "items": {"oneOf": [_trigger(kind) for kind in TRIGGER_KINDS]}}
+
+
+def _trigger(kind: str) -> dict[str, JSON]:
+    shared: dict[str, JSON] = {"with": {"type": "object"}, "dedupe": _EXPR, "when": _EXPR}
+    return _closed({kind: {"type": ["object", "null"], "properties": {key: shared[key] for key in TRIGGER_KEYS}}}, kind)
+
+
+def _agent() -> dict[str, JSON]:
+    found: dict[str, JSON] = {
+        "instructions": _PATH,
+        "model": _TEXT,
+        "tools": _TOOLS,
+        "approve": _TOOLS,
+        "description": _TEXT,
+        "max_turns": {"type": "integer", "minimum": 1, "maximum": TURNS_MAX},
+        "conversation": _TEXT,
+    }
+    others: dict[str, JSON] = {"type": "array", "uniqueItems": True, "items": _ID}
+    other = _closed({**{key: found[key] for key in HANDOFF_KEYS if key in found}, "handoffs": others}, "instructions")
+    named: dict[str, JSON] = {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": AGENTS_MAX,
+        "propertyNames": {"pattern": _ID["pattern"]},
+        "additionalProperties": other,
+    }
+    found["handoffs"] = {"oneOf": [named, {"type": "array", "minItems": 1, "maxItems": AGENTS_MAX, "items": named}]}
+    return _closed({key: found[key] for key in AGENT_KEYS}, "instructions", "model")
+
+
+def _foreach() -> dict[str, JSON]:
+    items: dict[str, JSON] = {"type": "integer", "minimum": 1, "maximum": ITEMS_MAX}
+    found: dict[str, JSON] = {
+        "over": {"type": ["string", "array"]},
+        "times": items,
+        "max": items,
+        "concurrency": _CONCURRENCY,
+        "on_item_error": {"enum": ["fail", "collect"]},
+        "as": {"enum": ["runs", "paths"]},
+        "each": {},
+        "give": {},
+    }
+    over = _closed({key: found[key] for key in FOREACH_KEYS if key != "times"}, "over", "max")
+    times = _closed({key: found[key] for key in FOREACH_KEYS if key not in ("over", "max")}, "times")
+    return {"oneOf": [over, times]}
+
+
+def _parallel() -> dict[str, JSON]:
+    section = _closed({"name": _ID, "steps": _STEPS}, "name", "steps")
+    sections: dict[str, JSON] = {"type": "array", "minItems": 2, "maxItems": SECTIONS_MAX, "items": section}
+    found: dict[str, JSON] = {"concurrency": _CONCURRENCY, "sections": sections}
+    return {"oneOf": [sections, _closed({key: found[key] for key in PARALLEL_KEYS}, "sections")]}
+
+
+def _wait() -> dict[str, JSON]:
+    found: dict[str, JSON] = {
+        "for": {"anyOf": [_DURATION, {"type": "string", "pattern": "\\{\\{"}]},
+        "until": _TEXT,
+        "event": _EVENT,
+        "key": _TEXT,
+    }
+    alone = [key for key in WAIT_KEYS if key not in EMIT_KEYS]
+    event = _closed({key: found[key] for key in EMIT_KEYS}, "event")
+    return {"oneOf": [event, *(_closed({key: found[key]}, key) for key in alone)]}
 
 
 def _test() -> dict[str, JSON]:
@@ -145,6 +260,7 @@ _MODIFIERS: Mapping[str, JSON] = {
             _closed({"output": {}, "then": {"enum": ["fail", "continue", "human"]}, "assign": _WHO}),
         ]
     },
+    "cache": _DURATION,
     "budget": _MONEY,
     "mock": {},
     "steps": _STEPS,
@@ -164,6 +280,12 @@ _KINDS: Mapping[str, JSON] = {
             "oneOf": [_closed({"when": _EXPR, "steps": _STEPS}, "when", "steps"), _closed({"else": _STEPS}, "else")]
         },
     },
+    "agent": _agent(),
+    "wait": _wait(),
+    "emit": _closed({key: {"event": _EVENT, "key": _TEXT}[key] for key in EMIT_KEYS}, "event"),
+    "call": _closed(dict.fromkeys(CALL_KEYS, _FLOW), "flow"),
+    "parallel": _parallel(),
+    "foreach": _foreach(),
     "loop": _loop(),
     "end": {"oneOf": [_TEXT, _closed({"status": _TEXT, "output": {}}, "status")]},
 }

@@ -10,7 +10,7 @@ from typing import Protocol
 from metier.errors import Invalid
 from metier.workflow.yaml_source import Node, decode
 
-__all__ = ["FILE_MAX", "Files", "Folder", "Given", "inside_folder", "language_of", "rules_paths"]
+__all__ = ["FILE_MAX", "Below", "Files", "Folder", "Given", "inside_folder", "language_of", "rules_paths"]
 
 FILE_MAX = 128 * 1024
 """Bytes of one prompt or rules file."""
@@ -80,6 +80,23 @@ class Given:
                 if PurePosixPath(name).parent == parent and language_of(path, PurePosixPath(name).name) is not None
             )
         )
+
+
+class Below:
+    """A folder among other files, seen as a workflow that lies in it sees them."""
+
+    def __init__(self, files: Files, folder: PurePosixPath) -> None:
+        self._files = files
+        self._folder = folder
+
+    def text(self, path: str) -> str | None:
+        """Give a file of the folder, or None."""
+        return self._files.text(str(self._folder / path))
+
+    def beside(self, path: str) -> tuple[str, ...]:
+        """Name the variants by language as paths from the folder."""
+        found = self._files.beside(str(self._folder / path))
+        return tuple(str(PurePosixPath(name).relative_to(self._folder)) for name in found)
 
 
 def language_of(path: str, name: str) -> str | None:

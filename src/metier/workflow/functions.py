@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -236,6 +237,28 @@ def _extreme(name: str, pick: Callable[[list[int | float]], int | float]) -> Cal
     return run
 
 
+def _majority(items: Value) -> Value:
+    """The value that comes most often; of two that come equally often, the one that came first."""
+    if not isinstance(items, list) or not items:
+        raise Unfit("majority needs a list that is not empty")
+    counts: dict[str, int] = {}
+    first: dict[str, Value] = {}
+    for item in items:
+        try:
+            key = json.dumps(item, sort_keys=True)
+        except (TypeError, ValueError) as wrong:
+            raise Unfit("majority needs a list of plain values") from wrong
+        counts[key] = counts.get(key, 0) + 1
+        first.setdefault(key, item)
+    return first[max(counts, key=lambda key: counts[key])]
+
+
+def _median(items: list[int | float]) -> int | float:
+    ordered = sorted(items)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
 def _part(of: Callable[[datetime.datetime], int]) -> Builtin:
     return Builtin(1, 1, "integer", lambda value: of(_moment(value, "a part of a date")))
 
@@ -281,6 +304,8 @@ FUNCTIONS: Mapping[str, Builtin] = MappingProxyType(
         "round": Builtin(1, 2, "number", _round),
         "money": Builtin(1, 2, "string", _money),
         "min": Builtin(1, 16, "number", _extreme("min", min)),
+        "majority": Builtin(1, 1, None, _majority),
+        "median": Builtin(1, 16, "number", _extreme("median", _median)),
         "max": Builtin(1, 16, "number", _extreme("max", max)),
         **_TIMES,
     }

@@ -8,92 +8,47 @@ from types import MappingProxyType
 
 from metier.calls import JSON
 from metier.errors import Invalid
-from metier.workflow.cel import expressions_in, parse
+from metier.workflow import flow_kinds
 from metier.workflow.files import inside_folder
-from metier.workflow.quantities import seconds
+from metier.workflow.forms import ID, NAME, PINNED, assignee, condition, duration, matching, needs, template, words
+from metier.workflow.people_keys import PEOPLE_KEYS, people
 from metier.workflow.yaml_source import Node
 
 __all__ = [
+    "AGENTS_MAX",
+    "AGENT_KEYS",
+    "HANDOFF_KEYS",
     "HUMAN_KEYS",
     "KIND_KEYS",
     "LLM_KEYS",
-    "LOOP_KEYS",
-    "LOOP_MAX",
-    "NOT_YET",
     "READERS",
     "RETRIEVE_KEYS",
     "TOP_K_MAX",
-    "condition",
-    "duration",
-    "template",
+    "TURNS_DEFAULT",
+    "TURNS_MAX",
 ]
 
-NOT_YET = ("agent", "wait", "emit", "call", "parallel", "foreach")
-"""Kinds of the language that this version cannot run yet."""
 _DOTTED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*){0,5}\Z", re.ASCII)
-_PINNED = re.compile(r"[A-Za-z][A-Za-z0-9_-]*@[A-Za-z0-9][A-Za-z0-9._-]*\Z", re.ASCII)
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._/:-]{0,99}\Z", re.ASCII)
-_WHO = re.compile(r"(?:group|user):\S{1,200}\Z")
-_STATUS = re.compile(r"[a-z][a-z0-9_]{0,39}\Z", re.ASCII)
+_TOOLS = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z_][A-Za-z0-9_-]*){0,5}(?:\.\*)?\Z", re.ASCII)
 
 LLM_KEYS = ("model", "prompt", "temperature", "max_output_tokens", "system", "examples", "guardrails")
+HANDOFF_KEYS = ("instructions", "model", "tools", "approve", "handoffs", "description")
+AGENT_KEYS = (*HANDOFF_KEYS, "max_turns", "conversation")
 RETRIEVE_KEYS = ("collection", "query", "top_k", "min_score")
-HUMAN_KEYS = ("assign", "title", "show", "edit", "due", "remind", "on_timeout")
-LOOP_KEYS = ("max", "until", "keep")
-LOOP_MAX = 50
+HUMAN_KEYS = ("assign", "title", "show", "edit", "due", "remind", "on_timeout", *PEOPLE_KEYS)
 TOP_K_MAX = 50
-
-
-def condition(node: Node, what: str) -> str:
-    """Read a CEL expression and refuse it at once when it cannot be parsed."""
-    if isinstance(node.scalar, bool):
-        return "true" if node.scalar else "false"
-    expr = node.text(what).strip()
-    if expr.startswith("{{") and expr.endswith("}}"):
-        node.fail(f"{what} is already an expression; write it without the double braces")
-    try:
-        parse(expr)
-    except Invalid as wrong:
-        node.fail(wrong.message)
-    return expr
-
-
-def template(node: Node) -> JSON:
-    """Read a value whose texts may hold `{{ expressions }}`, and refuse those that cannot be parsed."""
-    if node.shape == "scalar" and isinstance(node.scalar, str):
-        try:
-            for _, expr in expressions_in(node.scalar):
-                parse(expr)
-        except Invalid as wrong:
-            node.fail(wrong.message)
-    for inner in (*node.items, *node.entries.values()):
-        template(inner)
-    return node.data()
-
-
-def duration(node: Node, what: str) -> float:
-    """Read a length of time into seconds."""
-    try:
-        return seconds(node.scalar)
-    except Invalid as wrong:
-        node.fail(f"{what}: {wrong.message}")
-
-
-def _matching(pattern: re.Pattern[str], example: str) -> Callable[[Node, str], JSON]:
-    def read(node: Node, what: str) -> JSON:
-        written = node.text(what)
-        if not pattern.match(written):
-            node.fail(f"{what} is {written[:80]!r}; write it like {example}")
-        return written
-
-    return read
+TURNS_MAX = 50
+TURNS_DEFAULT = 10
+"""Turns of an agent that says nothing about them."""
+AGENTS_MAX = 10
+"""Agents one step may hand over to."""
 
 
 def _llm(node: Node, what: str) -> JSON:
     node.only(what, LLM_KEYS)
     entries = node.entries
-    _needs(node, what, "model", "prompt")
-    _matching(_NAME, "writer")(entries["model"], f"{what}.model")
+    needs(node, what, "model", "prompt")
+    matching(NAME, "writer")(entries["model"], f"{what}.model")
     inside_folder(entries["prompt"], f"{what}.prompt")
     if "system" in entries:
         inside_folder(entries["system"], f"{what}.system")
@@ -103,7 +58,7 @@ def _llm(node: Node, what: str) -> JSON:
         entries["max_output_tokens"].whole(f"{what}.max_output_tokens", 1, 1_000_000)
     for example in entries["examples"].list(f"{what}.examples") if "examples" in entries else ():
         example.only("an example", ("user", "assistant"))
-        _needs(example, "an example", "user", "assistant")
+        needs(example, "an example", "user", "assistant")
         for side in ("user", "assistant"):
             example.entries[side].text(f"the {side} side of an example")
     for guardrail in entries["guardrails"].list(f"{what}.guardrails") if "guardrails" in entries else ():
@@ -114,8 +69,8 @@ def _llm(node: Node, what: str) -> JSON:
 def _retrieve(node: Node, what: str) -> JSON:
     node.only(what, RETRIEVE_KEYS)
     entries = node.entries
-    _needs(node, what, "collection", "query")
-    _matching(_NAME, "sav")(entries["collection"], f"{what}.collection")
+    needs(node, what, "collection", "query")
+    matching(NAME, "sav")(entries["collection"], f"{what}.collection")
     entries["query"].text(f"{what}.query")
     template(entries["query"])
     if "top_k" in entries:
@@ -128,8 +83,8 @@ def _retrieve(node: Node, what: str) -> JSON:
 def _human(node: Node, what: str) -> JSON:
     node.only(what, HUMAN_KEYS)
     entries = node.entries
-    _needs(node, what, "assign", "title")
-    _assignee(entries["assign"], f"{what}.assign")
+    needs(node, what, "assign", "title")
+    assignee(entries["assign"], f"{what}.assign")
     title = entries["title"]
     if title.shape == "mapping":
         title.only(f"{what}.title", ("fr", "en"))
@@ -148,7 +103,8 @@ def _human(node: Node, what: str) -> JSON:
         duration(reminder, f"{what}.remind")
     if "on_timeout" in entries:
         _on_timeout(entries["on_timeout"], f"{what}.on_timeout")
-        _needs(node, f"{what} with on_timeout", "due")
+        needs(node, f"{what} with on_timeout", "due")
+    people(node, what)
     return node.data()
 
 
@@ -159,71 +115,81 @@ def _on_timeout(node: Node, what: str) -> None:
     if len(node.entries) != 1:
         node.fail(f"{what} is either {{reassign: group:…}} or {{output: …}}")
     if "reassign" in node.entries:
-        _assignee(node.entries["reassign"], f"{what}.reassign")
+        assignee(node.entries["reassign"], f"{what}.reassign")
     else:
         template(node.entries["output"])
 
 
-def _assignee(node: Node, what: str) -> None:
-    written = node.text(what)
-    if "{{" in written:
-        template(node)
-    elif not _WHO.match(written):
-        node.fail(f"{what} is {written[:80]!r}; write group:<name> or user:<name>")
-
-
-def _loop(node: Node, what: str) -> JSON:
-    node.only(what, LOOP_KEYS)
-    _needs(node, what, "max")
-    node.entries["max"].whole(f"{what}.max", 1, LOOP_MAX)
-    found: dict[str, JSON] = {"max": node.entries["max"].scalar}
-    for key in ("until", "keep"):
-        if key in node.entries:
-            found[key] = condition(node.entries[key], f"{what}.{key}")
+def _agent(node: Node, what: str) -> JSON:
+    """Read an agent with the agents it may hand over to; what is not said is filled in, so that a copy is whole."""
+    node.only(what, AGENT_KEYS)
+    found = _persona(node, what, ())
+    entries = node.entries
+    others = _others(entries["handoffs"], f"{what}.handoffs") if "handoffs" in entries else {}
+    found["handoffs"] = {id: _persona(other, f"agent {id!r} of {what}", tuple(others)) for id, other in others.items()}
+    turns = entries.get("max_turns")
+    found["max_turns"] = TURNS_DEFAULT if turns is None else turns.whole(f"{what}.max_turns", 1, TURNS_MAX)
+    if "conversation" in entries:
+        entries["conversation"].text(f"{what}.conversation")
+        found["conversation"] = template(entries["conversation"])
     return found
 
 
-def _switch(node: Node, what: str) -> JSON:
-    """The branches are read by the reader of steps; what stays here are their conditions."""
-    return [
-        {"when": branch.entries["when"].data()} if "when" in branch.entries else {"else": True}
-        for branch in node.list(what)
-    ]
+def _others(node: Node, what: str) -> dict[str, Node]:
+    found: dict[str, Node] = {}
+    parts = node.items if node.shape == "list" else (node,)
+    for part in parts:
+        for id, agent in part.mapping(f"an agent of {what}").items():
+            if not ID.match(id):
+                raise Invalid(f"{part.key_marks[id]}: {what} names the agent {id[:80]!r}; write lower case letters")
+            if id in found:
+                part.fail(f"{what} names the agent {id!r} twice")
+            agent.only(f"agent {id!r} of {what}", HANDOFF_KEYS)
+            found[id] = agent
+    if not 1 <= len(found) <= AGENTS_MAX:
+        node.fail(f"{what} must name between 1 and {AGENTS_MAX} agents, not {len(found)}")
+    return found
 
 
-def _end(node: Node, what: str) -> JSON:
-    if node.shape == "mapping":
-        node.only(what, ("status", "output"))
-        _needs(node, what, "status")
-        status, output = node.entries["status"], node.entries.get("output")
-        given = None if output is None else template(output)
-    else:
-        status, given = node, None
-    written = status.text(f"the status of {what}")
-    if not _STATUS.match(written):
-        status.fail(f"the status of {what} is {written[:80]!r}; write one word in lower case, like escalated")
-    return {"status": written, "output": given}
-
-
-def _needs(node: Node, what: str, *keys: str) -> None:
-    for key in keys:
-        if key not in node.mapping(what):
-            node.fail(f"{what} needs {key!r}")
+def _persona(node: Node, what: str, others: tuple[str, ...]) -> dict[str, JSON]:
+    """Read what makes one agent: what it is told to be, with which model, and what it may use."""
+    needs(node, what, "instructions", *(() if others else ("model",)))
+    entries = node.entries
+    found: dict[str, JSON] = {"instructions": inside_folder(entries["instructions"], f"{what}.instructions")}
+    if "model" in entries:
+        found["model"] = matching(NAME, "writer")(entries["model"], f"{what}.model")
+    for key in ("tools", "approve"):
+        found[key] = words(entries[key], f"{what}.{key}") if key in entries else []
+        for item in entries[key].items if key in entries else ():
+            matching(_TOOLS, "crm.find_contact or crm.*")(item, f"an entry of {what}.{key}")
+    if "description" in entries:
+        found["description"] = entries["description"].text(f"{what}.description")
+    if others:
+        found["handoffs"] = words(entries["handoffs"], f"{what}.handoffs") if "handoffs" in entries else []
+        for item in entries["handoffs"].items if "handoffs" in entries else ():
+            item.one_of(f"an entry of {what}.handoffs", others)
+    return found
 
 
 READERS: Mapping[str, Callable[[Node, str], JSON]] = MappingProxyType(
     {
-        "tool": _matching(_DOTTED, "email.send"),
-        "code": _matching(_DOTTED, "language_of"),
-        "model": _matching(_PINNED, "intent@3"),
-        "rules": _matching(_PINNED, "refund-policy@2026-10"),
+        "tool": matching(_DOTTED, "email.send"),
+        "code": matching(_DOTTED, "language_of"),
+        "model": matching(PINNED, "intent@3"),
+        "rules": matching(PINNED, "refund-policy@2026-10"),
         "llm": _llm,
+        "agent": _agent,
         "retrieve": _retrieve,
         "human": _human,
-        "switch": _switch,
-        "loop": _loop,
-        "end": _end,
+        "wait": flow_kinds.wait,
+        "emit": flow_kinds.emit,
+        "call": flow_kinds.call,
+        "switch": flow_kinds.switch,
+        "parallel": flow_kinds.parallel,
+        "foreach": flow_kinds.foreach,
+        "loop": flow_kinds.loop,
+        "end": flow_kinds.end,
     }
 )
 KIND_KEYS = tuple(READERS)
-"""The kind keys this version runs."""
+"""The kind keys of the language."""

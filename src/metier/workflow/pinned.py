@@ -10,12 +10,24 @@ from typing import Any
 
 from metier.calls import JSON
 from metier.errors import Invalid
-from metier.workflow.shape import Branch, Expectation, FlowTest, Mark, OnError, Retry, RunBudget, Step, Workflow
+from metier.workflow.shape import (
+    Branch,
+    Expectation,
+    FlowTest,
+    Mark,
+    OnError,
+    Retry,
+    RunBudget,
+    Step,
+    Trigger,
+    Workflow,
+)
 
 __all__ = ["FORMAT", "from_data", "hashed", "to_data"]
 
-FORMAT = 1
-"""Version of the pinned form; a reader refuses what it does not know."""
+FORMAT = 2
+"""Version of the pinned form; older ones are read, and what is not known is refused."""
+_READ = (1, FORMAT)
 
 
 def to_data(workflow: Workflow) -> dict[str, JSON]:
@@ -25,6 +37,7 @@ def to_data(workflow: Workflow) -> dict[str, JSON]:
         **_content(workflow.name, workflow.inputs, workflow.steps, workflow.output, workflow.budget),
         "files": dict(workflow.files),
         "tests": [_test(test) for test in workflow.tests],
+        "triggers": [_trigger(trigger) for trigger in workflow.triggers],
         "hash": workflow.hash,
         "source": workflow.source,
     }
@@ -32,9 +45,9 @@ def to_data(workflow: Workflow) -> dict[str, JSON]:
 
 def from_data(data: Mapping[str, JSON]) -> Workflow:
     """Load a pinned copy made by `to_data`; the places inside steps are not part of it."""
-    if data.get("format") != FORMAT:
+    if data.get("format") not in _READ:
         raise Invalid(
-            f"cannot load a pinned workflow of format {data.get('format')!r}: this version reads {FORMAT}; "
+            f"cannot load a pinned workflow of format {data.get('format')!r}: this version reads 1 to {FORMAT}; "
             "run it with the version of Métier that pinned it"
         )
     raw: Mapping[str, Any] = data
@@ -49,6 +62,7 @@ def from_data(data: Mapping[str, JSON]) -> Workflow:
             files=dict(raw["files"]),
             hash=raw["hash"],
             source=raw["source"],
+            triggers=tuple(_trigger_of(trigger) for trigger in raw.get("triggers", ())),
         )
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as wrong:
         raise Invalid(f"cannot load a pinned workflow: {wrong!r}; the stored copy is damaged") from wrong
@@ -88,6 +102,8 @@ def _content(
 
 
 def _step(step: Step) -> dict[str, Any]:
+    """Write a step; what came with format 2 is only there where it is used, so that older hashes stay as they were."""
+    kept = {} if step.cache_s is None else {"cache_s": step.cache_s}
     return {
         "id": step.id,
         "kind": step.kind,
@@ -104,12 +120,31 @@ def _step(step: Step) -> dict[str, Any]:
         if step.on_error is None
         else {"output": step.on_error.output, "then": step.on_error.then, "assign": step.on_error.assign},
         "budget_eur": None if step.budget_eur is None else str(step.budget_eur),
+        **kept,
         "mock": step.mock,
         "steps": [_step(inner) for inner in step.steps],
-        "branches": [
-            {"when": branch.when, "steps": [_step(inner) for inner in branch.steps], "mark": _mark(branch.mark)}
-            for branch in step.branches
-        ],
+        "branches": [_branch(branch) for branch in step.branches],
+    }
+
+
+def _branch(branch: Branch) -> dict[str, Any]:
+    named = {"name": branch.name} if branch.name else {}
+    return {
+        **named,
+        "when": branch.when,
+        "steps": [_step(inner) for inner in branch.steps],
+        "mark": _mark(branch.mark),
+    }
+
+
+def _trigger(trigger: Trigger) -> dict[str, JSON]:
+    return {
+        "kind": trigger.kind,
+        "config": dict(trigger.config),
+        "with": dict(trigger.with_),
+        "dedupe": trigger.dedupe,
+        "when": trigger.when,
+        "mark": _mark(trigger.mark),
     }
 
 
@@ -154,10 +189,12 @@ def _step_of(data: Any) -> Step:
         timeout_s=data["timeout_s"],
         on_error=None if on_error is None else OnError(on_error["output"], on_error["then"], on_error["assign"]),
         budget_eur=None if money is None else Decimal(money),
+        cache_s=data.get("cache_s"),
         mock=data["mock"],
         steps=_steps_of(data["steps"]),
         branches=tuple(
-            Branch(branch["when"], _steps_of(branch["steps"]), _mark_of(branch["mark"])) for branch in data["branches"]
+            Branch(branch["when"], _steps_of(branch["steps"]), _mark_of(branch["mark"]), branch.get("name", ""))
+            for branch in data["branches"]
         ),
     )
 
@@ -168,5 +205,16 @@ def _test_of(data: Any) -> FlowTest:
         inputs=data["inputs"],
         mock=data["mock"],
         expect=tuple(Expectation(wanted["expr"], _mark_of(wanted["mark"])) for wanted in data["expect"]),
+        mark=_mark_of(data["mark"]),
+    )
+
+
+def _trigger_of(data: Any) -> Trigger:
+    return Trigger(
+        kind=data["kind"],
+        config=data["config"],
+        with_=data["with"],
+        dedupe=data["dedupe"],
+        when=data["when"],
         mark=_mark_of(data["mark"]),
     )

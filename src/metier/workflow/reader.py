@@ -6,12 +6,26 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from types import MappingProxyType
 from typing import TypeVar, cast
 
 from metier.calls import JSON
 from metier.errors import Invalid
-from metier.workflow.kinds import KIND_KEYS, NOT_YET, READERS, condition, duration, template
+from metier.workflow import flow_kinds
+from metier.workflow.forms import ID, condition, duration, needs, template
+from metier.workflow.grammar import (
+    ALLOWED,
+    BODIES,
+    DEFAULT_KEYS,
+    FLOW_KEYS,
+    INHERITING,
+    MODIFIERS,
+    NESTING_MAX,
+    RESERVED,
+    RETRIES_MAX,
+    STEPS_MAX,
+    TEST_KEYS,
+)
+from metier.workflow.kinds import KIND_KEYS, READERS
 from metier.workflow.quantities import euros
 from metier.workflow.shape import (
     Backoff,
@@ -30,56 +44,12 @@ from metier.workflow.shape import (
 from metier.workflow.shorthand import expand_fields
 from metier.workflow.yaml_source import Node, suggest
 
-__all__ = ["ALLOWED", "DEFAULT_KEYS", "FLOW_KEYS", "MODIFIERS", "RESERVED", "RETRIES_MAX", "TEST_KEYS", "Reader"]
+__all__ = ["Reader"]
 
-FLOW_KEYS = ("flow", "schema", "title", "description", "inputs", "budget", "defaults", "steps", "output", "tests")
-MODIFIERS = ("when", "with", "output", "retry", "timeout", "on_error", "budget", "mock")
-DEFAULT_KEYS = ("retry", "timeout", "on_error")
-TEST_KEYS = ("name", "inputs", "mock", "expect")
-RESERVED = (
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "false",
-    "for",
-    "function",
-    "if",
-    "import",
-    "in",
-    "let",
-    "loop",
-    "namespace",
-    "null",
-    "package",
-    "return",
-    "true",
-    "var",
-    "void",
-    "while",
-    "inputs",
-    "steps",
-    "run",
-    "output",
-    "status",
-)
-"""Words that cannot be the id of a step: CEL keeps them, or they already mean something in expressions."""
-RETRIES_MAX = 20
-_STEPS_MAX, _NESTING_MAX, _PROBLEMS_MAX = 300, 8, 20
-_WORK: tuple[str, ...] = ("tool", "code", "model", "rules", "llm", "retrieve")
-ALLOWED: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        **dict.fromkeys(_WORK, MODIFIERS),
-        "human": ("when", "output", "on_error", "mock"),
-        "switch": ("when", "on_error"),
-        "loop": ("when", "on_error", "steps"),
-        "end": ("when",),
-    }
-)
-_ID = re.compile(r"[a-z][a-z0-9_]{0,62}\Z", re.ASCII)
+_PROBLEMS_MAX = 20
 _FLOW = re.compile(r"[a-z][a-z0-9-]{0,62}\Z", re.ASCII)
-_PATH = re.compile(r"[a-z][a-z0-9_]*(?:#[1-9][0-9]?)?(?:\.[a-z][a-z0-9_]*(?:#[1-9][0-9]?)?){0,15}\Z", re.ASCII)
+_PART = r"[a-z][a-z0-9_]*(?:#[1-9][0-9]?|\[[0-9]{1,5}\])?"
+_PATH = re.compile(rf"{_PART}(?:\.{_PART}){{0,17}}\Z", re.ASCII)
 _Read = TypeVar("_Read")
 
 
@@ -150,8 +120,8 @@ class Reader:
 
     def steps(self, node: Node, what: str, depth: int = 0) -> tuple[Step, ...]:
         """Read a list of steps, nested ones too."""
-        if depth > _NESTING_MAX:
-            node.fail(f"more than {_NESTING_MAX} loops and switches inside one another")
+        if depth > NESTING_MAX:
+            node.fail(f"more than {NESTING_MAX} loops, switches and the like inside one another")
         items = node.list(what)
         if not items:
             node.fail(f"{what} must hold at least one step")
@@ -178,17 +148,22 @@ class Reader:
         id = self._id(node, kind)
         what = f"step {id!r}"
         node.only(what, ("id", kind, *ALLOWED[kind]))
-        if len(self.ids) > _STEPS_MAX:
-            node.fail(f"more than {_STEPS_MAX} steps; split the workflow")
+        if len(self.ids) > STEPS_MAX:
+            node.fail(f"more than {STEPS_MAX} steps; split the workflow")
         entries = node.entries
         config = READERS[kind](entries[kind], f"{kind} of {what}")
-        branches = self._branches(entries[kind], what, depth) if kind == "switch" else ()
+        branches: tuple[Branch, ...] = ()
+        if kind == "switch":
+            branches = self._branches(entries[kind], what, depth)
+        elif kind == "parallel":
+            branches = self._sections(entries[kind], what, depth)
         body: tuple[Step, ...] = ()
-        if kind == "loop":
+        if kind in BODIES:
             if "steps" not in entries:
-                node.fail(f"{what} is a loop and needs 'steps'")
+                node.fail(f"{what} is a {kind} and needs 'steps'")
             body = self.steps(entries["steps"], f"steps of {what}", depth + 1)
-        inherits: Mapping[str, Node] = self.defaults if kind in _WORK else {}
+        self._not_ended(kind, body, branches)
+        inherits: Mapping[str, Node] = self.defaults if kind in INHERITING else {}
         timeout = entries.get("timeout", inherits.get("timeout"))
         return Step(
             id=id,
@@ -202,6 +177,7 @@ class Reader:
             timeout_s=None if timeout is None else duration(timeout, f"timeout of {what}"),
             on_error=self._on_error(entries.get("on_error", inherits.get("on_error")), what),
             budget_eur=self._money(entries["budget"], f"budget of {what}") if "budget" in entries else None,
+            cache_s=duration(entries["cache"], f"cache of {what}") if "cache" in entries else None,
             mock=entries["mock"].data() if "mock" in entries else None,
             steps=body,
             branches=branches,
@@ -210,14 +186,6 @@ class Reader:
 
     def _kind(self, node: Node) -> Kind:
         entries = node.mapping("a step")
-        for key in entries:
-            if key in NOT_YET:
-                raise Invalid(
-                    f"{node.key_marks[key]}: the kind {key!r} is not known to this version; "
-                    f"it has {', '.join(KIND_KEYS)}"
-                )
-            if key == "cache":
-                raise Invalid(f"{node.key_marks[key]}: 'cache' is not known to this version; remove it")
         kinds = [key for key in entries if key in KIND_KEYS]
         if len(kinds) == 1:
             return cast(Kind, kinds[0])
@@ -234,12 +202,12 @@ class Reader:
         if "id" not in node.entries:
             if kind != "end":
                 node.fail(f"a step needs 'id' (only 'end' can go without); this is a {kind} step")
-            id = next(name for number in range(1, _STEPS_MAX + 2) if (name := f"end_{number}") not in self.ids)
+            id = next(name for number in range(1, STEPS_MAX + 2) if (name := f"end_{number}") not in self.ids)
             mark = node.mark
         else:
             given = node.entries["id"]
             id, mark = given.text("id"), given.mark
-            if not _ID.match(id):
+            if not ID.match(id):
                 given.fail(f"id is {id[:80]!r}; an id is lower case letters, digits and '_'")
             if id in RESERVED:
                 given.fail(f"id {id!r} is a word of expressions; choose another")
@@ -254,12 +222,14 @@ class Reader:
         found: dict[str, JSON] = {}
         if "with" in entries:
             for key, value in entries["with"].mapping(f"with of {what}").items():
-                if not _ID.match(key.lower()):
+                if not ID.match(key.lower()):
                     value.fail(f"with of {what} has the name {key[:80]!r}; a name is letters, digits and '_'")
                 found[key] = template(value)
         if kind == "retrieve":
             # The question is data that enters the step, so it is evaluated with the rest of `with`.
             found.setdefault("query", entries[kind].entries["query"].data())
+        elif kind == "agent" and "conversation" in entries[kind].entries:
+            found.setdefault("conversation", entries[kind].entries["conversation"].data())
         return found
 
     def _output(self, entries: Mapping[str, Node], kind: str, what: str) -> dict[str, JSON] | None:
@@ -328,6 +298,35 @@ class Reader:
             when = None if last else condition(item.entries["when"], f"when of a branch of {what}")
             found.append(Branch(when, steps, item.mark))
         return tuple(found)
+
+    def _sections(self, node: Node, what: str, depth: int) -> tuple[Branch, ...]:
+        found: list[Branch] = []
+        for item in flow_kinds.sections(node, f"parallel of {what}"):
+            whose = f"a section of {what}"
+            item.only(whose, ("name", "steps"))
+            needs(item, whose, "name", "steps")
+            name = item.entries["name"].text(f"the name of {whose}")
+            if not ID.match(name):
+                item.entries["name"].fail(
+                    f"the name of {whose} is {name[:80]!r}; a name is lower case letters, digits and '_'"
+                )
+            if any(name == other.name for other in found):
+                item.entries["name"].fail(f"two sections of {what} are named {name!r}")
+            steps = self.steps(item.entries["steps"], f"section {name!r} of {what}", depth + 1)
+            found.append(Branch(None, steps, item.mark, name))
+        return tuple(found)
+
+    def _not_ended(self, kind: Kind, body: tuple[Step, ...], branches: tuple[Branch, ...]) -> None:
+        """Refuse an end among things that run at once: which of them came first would decide the run."""
+        if kind not in ("parallel", "foreach"):
+            return
+        for step in (*body, *(step for branch in branches for step in branch.steps)):
+            for inner in step.walk():
+                if inner.kind == "end":
+                    self.problems.append(
+                        f"{inner.mark}: an end inside a {kind} would end the run while others go on; "
+                        f"let a step give what is found, and end after the {kind}"
+                    )
 
     def _money(self, node: Node, what: str) -> Decimal:
         try:

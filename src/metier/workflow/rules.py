@@ -11,7 +11,7 @@ from metier.errors import Invalid, NotFound
 from metier.workflow.cel import parse
 from metier.workflow.evaluator import Evaluation
 from metier.workflow.files import rules_paths
-from metier.workflow.kinds import condition
+from metier.workflow.forms import condition
 from metier.workflow.shape import Mark, Workflow
 from metier.workflow.shorthand import conform, expand_fields
 from metier.workflow.yaml_source import Node
