@@ -15,18 +15,28 @@ from metier.workflow.definition import Step
 __all__ = [
     "ASK_BUDGET",
     "ASK_HUMAN",
+    "BEGAN",
+    "CHILD",
     "FALLBACK",
+    "GATHERED",
+    "Await",
+    "Call",
     "Command",
+    "Emit",
     "Entries",
     "Entry",
     "EntryKind",
     "Failure",
     "Finish",
+    "Items",
     "Key",
     "Note",
     "Park",
     "RunStep",
+    "Sleep",
+    "Under",
     "WaitUntil",
+    "Work",
     "assignee",
 ]
 
@@ -40,6 +50,15 @@ ASK_HUMAN = "!human"
 
 ASK_BUDGET = "!budget"
 """Name of the decision asked from a person when the run has spent its money."""
+
+BEGAN = "!began"
+"""Name of the line that says until when a step waits."""
+
+CHILD = "!child"
+"""Name of the line that says which run, or how many, a step has started."""
+
+GATHERED = "!gathered"
+"""Name of the line with what the items of a foreach gave that were runs of their own."""
 
 FALLBACK = "group:admins"
 """Who gets the questions of the engine itself, and steps that name nobody."""
@@ -104,6 +123,85 @@ class RunStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Emit:
+    """Tell an event, once: to the runs that wait for it and the flows it starts."""
+
+    path: str
+    attempt: int
+    step: Step
+    event: str
+    key: str
+    data: dict[str, JSON]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Start a run of another flow, and leave the step until that run is over."""
+
+    path: str
+    attempt: int
+    step: Step
+    flow: str
+    """A file of the workflow, or `name@version`."""
+    with_: dict[str, JSON]
+    budget_left_eur: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Start a run for each item of a foreach, some at a time, and leave the step until all are over."""
+
+    path: str
+    attempt: int
+    step: Step
+    items: tuple[JSON, ...]
+    given: dict[str, JSON]
+    """Values of the steps and of the variables around, which the body may read."""
+    width: int
+    """How many may be under way at once."""
+    collect: bool
+    """Whether the others go on when one fails."""
+    budget_left_eur: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Begin to wait: for a time, or for an event, and journal until when."""
+
+    path: str
+    attempt: int
+    step: Step
+    event: str | None = None
+    key: str = ""
+    for_s: float | None = None
+    """How long to wait: without an event this is the wait itself, with one it is its timeout."""
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Waiting has begun: nothing to do before that time, or before the event."""
+
+    path: str
+    attempt: int
+    step: Step
+    at: datetime | None
+    """None waits for the event alone."""
+    event: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Under:
+    """Other runs are under way for this step: nothing to do before they are over."""
+
+    path: str
+    attempt: int
+    step: Step
+    many: bool = False
+    """Whether they are the items of a foreach."""
+
+
+@dataclass(frozen=True, slots=True)
 class Park:
     """Open a task and leave the run until somebody has decided."""
 
@@ -122,7 +220,17 @@ class WaitUntil:
     """Do not go on before that time; then do the command it holds."""
 
     at: datetime
-    then: RunStep
+    then: Work
+
+    @property
+    def path(self) -> str:
+        """Of the command it holds."""
+        return self.then.path
+
+    @property
+    def attempt(self) -> int:
+        """Of the command it holds."""
+        return self.then.attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +242,10 @@ class Finish:
     failure: Failure | None = None
 
 
-Command: TypeAlias = Note | RunStep | Park | WaitUntil | Finish
+Work: TypeAlias = RunStep | Emit | Call | Items | Await | Sleep | Under
+"""What is done for a step, by this worker or by others."""
+
+Command: TypeAlias = Note | Work | Park | WaitUntil | Finish
 
 
 def assignee(written: JSON) -> str:

@@ -9,11 +9,25 @@ from datetime import UTC, datetime
 from metier.calls import JSON
 from metier.errors import Invalid, MetierError
 from metier.workflow import rules
-from metier.workflow.commands import Entry, EntryKind, Finish, Key, Note, Park, RunStep, WaitUntil
+from metier.workflow.commands import (
+    BEGAN,
+    Await,
+    Call,
+    Command,
+    Emit,
+    Entry,
+    EntryKind,
+    Finish,
+    Key,
+    Park,
+    RunStep,
+    Sleep,
+    WaitUntil,
+)
 from metier.workflow.context import fits
 from metier.workflow.definition import FlowTest, Workflow, conform
 from metier.workflow.expressions import Expressions
-from metier.workflow.interpreter import advance
+from metier.workflow.interpreter import Walk
 
 __all__ = ["Code", "Rehearsed", "rehearse"]
 
@@ -43,33 +57,47 @@ class _Stage:
     functions: Mapping[str, Code]
     journal: dict[Key, Entry] = field(default_factory=dict)
     path: list[str] = field(default_factory=list)
+    keeping: Callable[[Entry], None] = lambda entry: None
 
     def keep(self, path: str, attempt: int, name: str, kind: EntryKind, value: JSON) -> None:
-        self.journal[path, attempt, name] = Entry(path, attempt, name, kind, value, _THEN)
+        self.keeping(Entry(path, attempt, name, kind, value, _THEN))
 
     def play(self) -> Finish:
+        walk = Walk(self.workflow, self.inputs(), self.journal, {"id": "rehearsal"}, inline=True)
+        self.keeping = walk.feed
         for _ in range(_STEPS_MAX):
-            *notes, last = advance(self.workflow, self.inputs(), self.journal, {"id": "rehearsal"})
-            for note in notes:
-                assert isinstance(note, Note)
+            for note in walk.notes():
                 self.keep(note.path, note.attempt, "", note.kind, note.value)
-            if isinstance(last, WaitUntil):
-                last = last.then
-            match last:
-                case RunStep():
-                    self.step(last)
-                case Park():
-                    self.decide(last)
-                case Finish():
-                    return last
+            next_one = walk.frontier()[0]
+            if isinstance(next_one, Finish):
+                return next_one
+            self.do(next_one)
         raise Invalid(f"the test {self.test.name!r} does not end within {_STEPS_MAX} steps")
+
+    def do(self, command: Command) -> None:
+        """Pretend one command: time passes at once, events are told to nobody."""
+        if isinstance(command, WaitUntil):
+            command = command.then
+        match command:
+            case RunStep() | Call() | Sleep():
+                self.step(command)
+            case Emit():
+                self.path.append(command.path)
+                told: JSON = {"event": command.event, "key": command.key}
+                self.keep(command.path, command.attempt, "", "result", told)
+            case Await():
+                self.keep(command.path, command.attempt, BEGAN, "choice", {"at": None})
+            case Park():
+                self.decide(command)
+            case _:
+                raise Invalid(f"{command!r} cannot be rehearsed")
 
     def inputs(self) -> Mapping[str, JSON]:
         given = conform(dict(self.test.inputs), self.workflow.inputs, "the inputs of the test")
         assert isinstance(given, dict)
         return given
 
-    def step(self, command: RunStep) -> None:
+    def step(self, command: RunStep | Call | Sleep) -> None:
         self.path.append(command.path)
         try:
             value = self.output(command)
@@ -80,7 +108,7 @@ class _Stage:
             return
         self.keep(command.path, command.attempt, "", "result", value)
 
-    def output(self, command: RunStep) -> JSON:
+    def output(self, command: RunStep | Call | Sleep) -> JSON:
         step = command.step
         if command.path in self.test.mock:
             return self.test.mock[command.path]
@@ -88,10 +116,12 @@ class _Stage:
             return self.test.mock[step.id]
         if step.mock is not None:
             return step.mock
-        if step.kind == "rules":
+        if isinstance(command, Sleep) and command.event is None:
+            return {"at": _THEN.isoformat()}
+        if isinstance(command, RunStep) and step.kind == "rules":
             return rules.decide(rules.table(self.workflow, str(step.config)), dict(command.with_))
         function = self.functions.get(str(step.config)) if step.kind == "code" else None
-        if function is not None:
+        if function is not None and isinstance(command, RunStep):
             return function(**command.with_)
         raise Invalid(f"step {command.path!r} ({step.kind}) has no pretended output: add it under `mock:` of the test")
 
@@ -148,7 +178,7 @@ def _values(workflow: Workflow, stage: _Stage) -> dict[str, JSON]:
         hash=workflow.hash,
         source="",
     )
-    ends = advance(seen, stage.inputs(), stage.journal, {"id": "rehearsal"})[-1]
+    ends = Walk(seen, stage.inputs(), dict(stage.journal), {"id": "rehearsal"}, inline=True).frontier()[0]
     if isinstance(ends, Finish) and isinstance(ends.output, dict) and set(template) <= set(ends.output):
         return ends.output
     return {step.id: _last(stage, step.id) for step in workflow.walk()}
