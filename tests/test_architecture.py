@@ -54,12 +54,15 @@ OWNERS = {
     "journal": {"journal", "blobs"},
     "dispatch": set(),
     "review": {"tasks"},
+    "triggers": {"trigger_events", "trigger_flows", "trigger_letters", "triggers"},
     "outbox": {"outbox"},
     "cache": {"cache_entries", "cache_purges"},
     "classifiers": {"classifiers"},
     "batches": {"batches", "batch_lines"},
     "files": {"files", "file_pieces"},
     "responses": {"responses"},
+    "plan": set(),
+    "releases": {"releases", "release_heads", "release_moves"},
     "secrets": {"secrets"},
 }
 
