@@ -19,7 +19,19 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 QUERIES = sorted((SOURCE / "sql" / "queries").glob("*.sql"))
 
 # Heavy optional extras: the only packages that may be imported inside a function.
-EXTRAS = {"xllamacpp", "onnx", "onnxruntime", "sklearn", "threadpoolctl", "kreuzberg", "aiosmtpd", "numpy", "mcp"}
+EXTRAS = {
+    "xllamacpp",
+    "onnx",
+    "onnxruntime",
+    "sklearn",
+    "threadpoolctl",
+    "kreuzberg",
+    "aiosmtpd",
+    "numpy",
+    "mcp",
+    "agents",
+    "openai",
+}
 
 # Web and template libraries, and the rooms that may import each.
 SURFACE_LIBRARIES = {
@@ -52,6 +64,7 @@ OWNERS = {
     "retrieve": set(),
     "engine": {"definitions", "runs"},
     "journal": {"journal", "blobs"},
+    "conversation": {"agent_exchanges"},
     "dispatch": set(),
     "review": {"tasks"},
     "triggers": {"trigger_events", "trigger_flows", "trigger_letters", "triggers"},

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from metier.workflow.definition import Kind
 from metier.workflow.engine import StepFunction
+from metier.workflow.steps.agent import AgentParts, AgentSteps
 from metier.workflow.steps.code import CodeSteps
 from metier.workflow.steps.functions import FUNCTIONS
 from metier.workflow.steps.handed import Ask, Embedding, Predict, Search
@@ -26,6 +27,7 @@ def step_functions(
     search: Search,
     embedder: Embedding,
     tools: Mapping[str, Tool],
+    agents: AgentParts | None = None,
 ) -> Mapping[Kind, StepFunction]:
     """Give the engine its step functions; switch, loop, human and end are the interpreter's own."""
     return {
@@ -34,5 +36,6 @@ def step_functions(
         "model": ModelSteps(predict),
         "rules": RulesSteps(),
         "llm": LlmSteps(ask, roles),
+        "agent": AgentSteps.built(ask, roles, tools, agents),
         "retrieve": RetrieveSteps(search, embedder),
     }
