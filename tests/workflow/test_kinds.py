@@ -238,7 +238,10 @@ def test_calls_are_bounded() -> None:
         ("{id: a, foreach: {times: 2, on_item_error: skip}, steps: [{id: b, code: f}]}", "must be 'fail' or 'collect'"),
         ("{id: a, foreach: {times: 2, concurency: 2}, steps: [{id: b, code: f}]}", "did you mean 'concurrency'?"),
         ("{id: a, foreach: {times: 2}}", "is a foreach and needs 'steps'"),
-        ("{id: a, foreach: {times: 2}, steps: [{end: out}]}", "an end inside a foreach would end the run"),
+        (
+            "{id: a, parallel: [{name: b, steps: [{id: c, code: f}]}, {name: d, steps: [{end: out}]}]}",
+            "an end inside a section would end the run",
+        ),
         ("{id: a, parallel: [{name: b, steps: [{id: c, code: f}]}]}", "between 2 and 20 sections, not 1"),
         (
             "{id: a, parallel: [{name: b, steps: [{id: c, code: f}]}, {name: b, steps: [{id: d, code: f}]}]}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -248,7 +249,7 @@ class _Builder:
         if name in _MACROS and target is not None:
             return _comprehension(name, target, arguments, place)
         if name not in FUNCTIONS:
-            raise _Wrong(f"there is no function {name!r}; there are {', '.join(sorted(FUNCTIONS))}", place)
+            raise _Wrong(f"there is no function {name!r}{_nearest(name)}", place)
         given = arguments if target is None else (target, *arguments)
         function = FUNCTIONS[name]
         if not function.least <= len(given) <= function.most:
@@ -287,6 +288,13 @@ def _comprehension(name: Any, target: Node, arguments: tuple[Node, ...], at: int
         raise _Wrong(f"{name} is written list.{name}(x, expression over x)", at)
     condition = arguments[1] if len(arguments) == 3 else None
     return Comprehension(name, target, arguments[0].name, condition, arguments[-1], at)
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name[:60], FUNCTIONS, 1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; {name} is written list.{name}(x, …)" if name in _MACROS else "; the reference lists those there are"
 
 
 def _literal(token: Any) -> bool | int | float | str | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from metier.calls import JSON
 from metier.errors import Invalid, MetierError, NotFound
 from metier.workflow import prompts, rules
+from metier.workflow.bundle import prompts_of
 from metier.workflow.cel import expressions_in, parse, pieces
 from metier.workflow.files import language_of
 from metier.workflow.inference import alike, give, types_of, words
-from metier.workflow.shape import FlowTest, Mark, Step, Workflow
+from metier.workflow.shape import FlowTest, Mark, Step, Trigger, Workflow
 from metier.workflow.shorthand import conform
 from metier.workflow.view import Schema, Seen, Severity, View
 from metier.workflow.yaml_source import suggest
@@ -21,6 +22,7 @@ __all__ = [
     "Finding",
     "Known",
     "Report",
+    "check_given",
     "check_late",
     "check_prompt",
     "check_replacements",
@@ -58,6 +60,17 @@ _BUILT_IN: Mapping[str, Schema] = {
         "required": ["turns", "kept", "met", "score"],
         "additionalProperties": False,
     },
+    "wait": {
+        "type": "object",
+        "properties": {"at": {"type": "string"}},
+        "required": ["at"],
+        "additionalProperties": False,
+    },
+    "agent": {
+        "type": "object",
+        "properties": {"text": {"type": "string"}, "agent": {"type": "string"}},
+        "required": ["text", "agent"],
+    },
     "switch": {
         "type": "object",
         "properties": {"branch": {"type": ["integer", "null"]}},
@@ -67,6 +80,12 @@ _BUILT_IN: Mapping[str, Schema] = {
     "llm": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
 }
 """What steps give when they declare no output."""
+_EVENT: Schema = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "key": {"type": "string"}, "data": {}},
+    "required": ["event", "key", "data"],
+    "additionalProperties": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +119,12 @@ class Known:
     collections: Collection[str] | None = None
     tools: Collection[str] | None = None
     code: Collection[str] | None = None
+    agent_tools: Collection[str] | None = None
+    """Tools an agent may be given; None where some come from servers that are only known when it runs."""
+    flows: Collection[str] | None = None
+    """Pinned references of released workflows, such as `refund@3`."""
+    trigger: Callable[[Trigger], str | None] | None = None
+    """Says what is wrong with what a trigger needs of its kind, such as a mailbox."""
 
 
 @dataclass(slots=True)
@@ -110,6 +135,12 @@ class Report:
     known: Known
     all_ids: frozenset[str]
     findings: list[Finding] = field(default_factory=list)
+    given: dict[str, Schema] = field(default_factory=dict)
+    """What steps give, where only checking them could tell: items of a foreach, output of a called workflow."""
+
+    def gives(self, step: Step) -> Schema:
+        """Find the schema of what a step gives, as far as it is known by now."""
+        return self.given[step.id] if step.id in self.given else gives(step, self.workflow)
 
     def say(self, mark: Mark, code: str, message: str, suggestion: str = "", severity: Severity = "error") -> None:
         """Write down one finding."""
@@ -152,17 +183,20 @@ def gives(step: Step, workflow: Workflow) -> Schema:
             return rules.table(workflow, str(step.config)).outputs
         except MetierError:
             return {}
+    if step.kind == "parallel":
+        names = [branch.name for branch in step.branches]
+        done: dict[str, JSON] = {name: {"type": "boolean"} for name in names}
+        return {"type": "object", "properties": done, "required": [*names], "additionalProperties": False}
+    if step.kind == "wait" and isinstance(step.config, dict) and "event" in step.config:
+        return _EVENT
     return _BUILT_IN.get(step.kind, {})
 
 
-def check_prompt(report: Report, step: Step, config: Mapping[str, JSON]) -> None:
+def check_prompt(report: Report, step: Step) -> None:
     """Check the variables of every variant of a prompt against `with`."""
     used: set[str] = set()
-    for key in ("prompt", "system"):
-        path = config.get(key)
-        if not isinstance(path, str):
-            continue
-        mark = step.marks.get(f"llm/{key}", step.mark)
+    for place, path in prompts_of(step):
+        mark = step.marks.get(place, step.mark)
         folder, _, name = path.rpartition("/")
         for file, text in report.workflow.files.items():
             other, _, variant = file.rpartition("/")
@@ -183,6 +217,8 @@ def check_prompt(report: Report, step: Step, config: Mapping[str, JSON]) -> None
                     f"the prompt {file!r} uses {name_!r}, which 'with' of step {step.id!r} does not give",
                     suggest(name_, step.with_),
                 )
+    if step.kind == "agent":
+        return  # what its instructions do not use is told to it as its first message
     for unused in sorted(step.with_.keys() - used - {"language"}):
         report.say(
             step.marks.get(f"with/{unused}", step.mark),
@@ -204,25 +240,7 @@ def check_rules(report: Report, step: Step, view: View) -> None:
     except MetierError as wrong:
         report.say(mark, "bad-rules", f"step {step.id!r}: {wrong.message}")
         return
-    properties, required = table.inputs.get("properties"), table.inputs.get("required")
-    wanted: Mapping[str, JSON] = properties if isinstance(properties, dict) else {}
-    for name in required if isinstance(required, list) else ():
-        inner = wanted.get(str(name))
-        if name not in step.with_ and not (isinstance(inner, dict) and "default" in inner):
-            report.say(
-                mark,
-                "missing-input",
-                f"{step.config} asks for {name!r}, which 'with' of step {step.id!r} does not give",
-                f"add {name}: to with",
-            )
-    for name, template in step.with_.items():
-        place = step.marks.get(f"with/{name}", step.mark)
-        inner = wanted.get(name)
-        if name not in wanted:
-            if table.inputs.get("additionalProperties") is False:
-                report.say(place, "unknown-input", f"{step.config} does not ask for {name!r}", suggest(name, wanted))
-        elif isinstance(inner, dict) and isinstance(template, str):
-            _fits(report, template, inner, view, place, f"{name!r} of {step.config}")
+    check_given(report, step.with_, table.inputs, view, step.marks, mark, str(step.config))
     for number, row in enumerate(table.rows, 1):
         try:
             conform(dict(row.then), step.output or {}, f"row {number}")
@@ -234,6 +252,34 @@ def check_rules(report: Report, step: Step, view: View) -> None:
                 "declare every field the table decides",
             )
             break
+
+
+def check_given(
+    report: Report,
+    given: Mapping[str, JSON],
+    schema: Schema,
+    view: View,
+    marks: Mapping[str, Mark],
+    mark: Mark,
+    what: str,
+) -> None:
+    """Check values handed over by name against what asks for them: none missing, none unknown, types alike."""
+    properties, required = schema.get("properties"), schema.get("required")
+    wanted: Mapping[str, JSON] = properties if isinstance(properties, dict) else {}
+    for name in required if isinstance(required, list) else ():
+        inner = wanted.get(str(name))
+        if name not in given and not (isinstance(inner, dict) and "default" in inner):
+            report.say(
+                mark, "missing-input", f"{what} asks for {name!r}, which 'with' does not give", f"add {name}: to with"
+            )
+    for name, template in given.items():
+        place = marks.get(f"with/{name}", mark)
+        inner = wanted.get(name)
+        if name not in wanted:
+            if schema.get("additionalProperties") is False:
+                report.say(place, "unknown-input", f"{what} does not ask for {name!r}", suggest(name, wanted))
+        elif isinstance(inner, dict):
+            _fits(report, template, inner, view, place, f"{name!r} of {what}")
 
 
 def check_replacements(report: Report, step: Step) -> None:
@@ -291,15 +337,21 @@ def check_test(report: Report, test: FlowTest, view: View) -> None:
         except Invalid as wrong:
             report.say(place, "wrong-output", wrong.message)
     # A test looks at the end of one run, where it knows which steps ran: only names are checked.
-    everything = {step.id: Seen(gives(step, report.workflow)) for step in report.workflow.walk()}
+    everything = {step.id: Seen(report.gives(step)) for step in report.workflow.walk()}
     scope = {**view.variables, "output": {}, "status": {"type": "string"}}
     for wanted in test.expect:
         report.condition(wanted.expr, View(scope, everything, report.all_ids), wanted.mark)
 
 
-def _fits(report: Report, template: str, wanted: Schema, view: View, place: Mark, what: str) -> None:
+def _fits(report: Report, template: JSON, wanted: Schema, view: View, place: Mark, what: str) -> None:
     """Compare the type of a value that is one expression with the type that is wanted, where both are known."""
-    cut = pieces(template)
+    if not any(expressions_in(template)):
+        try:
+            conform(template, wanted, what)
+        except Invalid as wrong:
+            report.say(place, "wrong-input", wrong.message)
+        return
+    cut = pieces(template) if isinstance(template, str) else ()
     if len(cut) != 1 or not cut[0].expression:
         return
     given, need = types_of(give(parse(cut[0].text), view)[0]), types_of(wanted)

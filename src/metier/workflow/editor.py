@@ -22,6 +22,7 @@ from metier.workflow.grammar import (
     BODIES,
     DEFAULT_KEYS,
     FLOW_KEYS,
+    RESERVED,
     RETRIES_MAX,
     TEST_KEYS,
     TRIGGER_KEYS,
@@ -38,23 +39,42 @@ from metier.workflow.kinds import (
     TOP_K_MAX,
     TURNS_MAX,
 )
+from metier.workflow.shorthand import TYPES
 from metier.workflow.starts import TRIGGERS_MAX
 
 __all__ = ["schema"]
 
 _TEXT: dict[str, JSON] = {"type": "string", "minLength": 1}
-_EXPR: dict[str, JSON] = {"type": ["string", "boolean"], "description": "A CEL expression."}
+_EXPR: dict[str, JSON] = {
+    "type": ["string", "boolean"],
+    "not": {"pattern": "^\\s*\\{\\{.*\\}\\}\\s*$"},
+    "description": "A CEL expression, without braces.",
+}
 _DURATION: dict[str, JSON] = {"type": "string", "pattern": "^[0-9]{1,6}(\\.[0-9]{1,3})?\\s?(ms|s|m|h|d|w)$"}
 _MONEY: dict[str, JSON] = {"type": ["number", "string"], "description": "Euros."}
 _WHO: dict[str, JSON] = {"type": "string", "pattern": "^((group|user):\\S+$|.*\\{\\{)"}
 _PINNED: dict[str, JSON] = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_-]*@[A-Za-z0-9][A-Za-z0-9._-]*$"}
 _DOTTED: dict[str, JSON] = {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.]*$"}
 _PATH: dict[str, JSON] = {"type": "string", "pattern": "^[A-Za-z0-9_@][A-Za-z0-9_.@/-]*$"}
+_ONE_TYPE = f"({'|'.join((*TYPES, 'any'))})(\\[\\])*"
+_TYPE = f"^\\s*{_ONE_TYPE}\\s*(\\|\\s*{_ONE_TYPE}\\s*)*$"
 _FIELDS: dict[str, JSON] = {
-    "type": ["object", "string"],
     "description": "Named fields (name: type), or JSON Schema with a type.",
+    "oneOf": [
+        {"type": "string", "pattern": _TYPE},
+        {
+            "type": "object",
+            "anyOf": [
+                {"anyOf": [{"required": [key]} for key in ("type", "enum", "const", "anyOf")]},
+                {"additionalProperties": {"anyOf": [{"type": "object"}, {"type": "string", "pattern": _TYPE}]}},
+            ],
+        },
+    ],
 }
-_ID: dict[str, JSON] = {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,62}$"}
+_ID: dict[str, JSON] = {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,62}$", "not": {"enum": [*RESERVED]}}
+_NAME: dict[str, JSON] = {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,62}$"}
+_MOCK_PART = "[a-z][a-z0-9_]*(#[1-9][0-9]?|\\[[0-9]{1,5}\\])?"
+_MOCK: dict[str, JSON] = {"type": "object", "propertyNames": {"pattern": f"^{_MOCK_PART}(\\.{_MOCK_PART}){{0,17}}$"}}
 _EVENT: dict[str, JSON] = {"type": "string", "pattern": "^[a-z][a-z0-9_.-]{0,62}$"}
 _FLOW: dict[str, JSON] = {
     "type": "string",
@@ -125,13 +145,13 @@ def _agent() -> dict[str, JSON]:
         "max_turns": {"type": "integer", "minimum": 1, "maximum": TURNS_MAX},
         "conversation": _TEXT,
     }
-    others: dict[str, JSON] = {"type": "array", "uniqueItems": True, "items": _ID}
+    others: dict[str, JSON] = {"type": "array", "uniqueItems": True, "items": _NAME}
     other = _closed({**{key: found[key] for key in HANDOFF_KEYS if key in found}, "handoffs": others}, "instructions")
     named: dict[str, JSON] = {
         "type": "object",
         "minProperties": 1,
         "maxProperties": AGENTS_MAX,
-        "propertyNames": {"pattern": _ID["pattern"]},
+        "propertyNames": {"pattern": _NAME["pattern"]},
         "additionalProperties": other,
     }
     found["handoffs"] = {"oneOf": [named, {"type": "array", "minItems": 1, "maxItems": AGENTS_MAX, "items": named}]}
@@ -156,7 +176,7 @@ def _foreach() -> dict[str, JSON]:
 
 
 def _parallel() -> dict[str, JSON]:
-    section = _closed({"name": _ID, "steps": _STEPS}, "name", "steps")
+    section = _closed({"name": _NAME, "steps": _STEPS}, "name", "steps")
     sections: dict[str, JSON] = {"type": "array", "minItems": 2, "maxItems": SECTIONS_MAX, "items": section}
     found: dict[str, JSON] = {"concurrency": _CONCURRENCY, "sections": sections}
     return {"oneOf": [sections, _closed({key: found[key] for key in PARALLEL_KEYS}, "sections")]}
@@ -178,7 +198,7 @@ def _test() -> dict[str, JSON]:
     found: dict[str, JSON] = {
         "name": _TEXT,
         "inputs": {"type": "object"},
-        "mock": {"type": "object"},
+        "mock": _MOCK,
         "expect": {"type": "array", "items": _EXPR},
     }
     return _closed({key: found[key] for key in TEST_KEYS}, "name", "expect")
@@ -257,7 +277,9 @@ _MODIFIERS: Mapping[str, JSON] = {
     "on_error": {
         "oneOf": [
             {"enum": ["fail", "continue"]},
-            _closed({"output": {}, "then": {"enum": ["fail", "continue", "human"]}, "assign": _WHO}),
+            _closed({"output": {}, "then": {"const": "continue"}}),
+            _closed({"then": {"const": "fail"}}, "then"),
+            _closed({"then": {"const": "human"}, "assign": _WHO}, "then", "assign"),
         ]
     },
     "cache": _DURATION,

@@ -51,7 +51,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "human": ("when", "output", "on_error", "mock"),
         "wait": ("when", "timeout", "on_error", "mock"),
         "emit": ("when", "with", "on_error", "mock"),
-        "call": ("when", "with", "output", "timeout", "on_error", "budget", "mock"),
+        "call": ("when", "with", "output", "on_error", "mock"),
         "switch": ("when", "on_error"),
         "parallel": ("when", "on_error"),
         "foreach": ("when", "on_error", "steps"),

@@ -112,6 +112,13 @@ class _Reading:
         return self._field(self.schema(node.target, view), node.field, node.target, view)
 
     def _step(self, id: str, view: View) -> Schema:
+        if id in view.racing:
+            self.say(
+                "race",
+                f"'steps.{id}' is in another section of {view.racing[id]!r}, which runs at the same time",
+                f"read it after {view.racing[id]!r}, or put both steps into one section",
+            )
+            return {}
         if id in view.steps:
             return view.steps[id].schema
         if id in view.all_ids:
@@ -124,7 +131,7 @@ class _Reading:
 
     def _not_null(self, id: str, wanted: str, view: View) -> None:
         seen = view.steps.get(id)
-        if seen is None:
+        if seen is None or id in view.racing:
             return
         if seen.never is not None:
             self.say("always-null", f"'steps.{id}' is null here: {seen.never}", f"remove 'steps.{id}.{wanted}'")

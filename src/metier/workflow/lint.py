@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
+from metier.calls import JSON
+from metier.workflow.bundle import called_path
 from metier.workflow.cel import expressions_in, parse
 from metier.workflow.checks import (
     Finding,
@@ -15,8 +18,17 @@ from metier.workflow.checks import (
     check_replacements,
     check_rules,
     check_test,
-    gives,
 )
+from metier.workflow.checks_flow import (
+    check_agent,
+    check_called,
+    check_triggers,
+    check_wait,
+    gathered,
+    items_of,
+    template_schema,
+)
+from metier.workflow.definition import embedded
 from metier.workflow.inference import give, types_of, words
 from metier.workflow.shape import Branch, Mark, Step, Workflow
 from metier.workflow.view import Reason, Schema, Seen, View, known_after
@@ -24,6 +36,7 @@ from metier.workflow.view import Reason, Schema, Seen, View, known_after
 __all__ = ["Finding", "Known", "lint"]
 
 _RUN: Schema = {"type": "object"}
+_INDEX: Schema = {"type": "integer"}
 _TURN: Schema = {
     "type": "object",
     "properties": {"turn": {"type": "integer"}, "max": {"type": "integer"}},
@@ -35,7 +48,7 @@ _TURN: Schema = {
 def lint(workflow: Workflow, known: Known | None = None) -> tuple[Finding, ...]:
     """Check a workflow without running it; findings come in the order of the file, errors among warnings."""
     report = Report(workflow, known or Known(), frozenset(step.id for step in workflow.walk()))
-    _Walk(report).run()
+    _Walk(report, {}).run()
     unique = dict.fromkeys(report.findings)
     return tuple(sorted(unique, key=lambda finding: (finding.file, finding.line, finding.column)))
 
@@ -43,6 +56,10 @@ def lint(workflow: Workflow, known: Known | None = None) -> tuple[Finding, ...]:
 @dataclass(slots=True)
 class _Walk:
     report: Report
+    gave: dict[str, Schema]
+    """What each called workflow gives, by its hash, once it has been checked; shared by all that are checked."""
+    called: dict[str, Workflow] = field(default_factory=dict)
+    output: Schema = field(default_factory=dict)
 
     @property
     def workflow(self) -> Workflow:
@@ -53,6 +70,9 @@ class _Walk:
         view, ended = self.sequence(self.workflow.steps, first)
         if not ended:
             self.report.template(self.workflow.output, view, self.workflow.marks, "output", self.mark())
+        if not any(step.kind == "end" for step in self.workflow.walk()):
+            self.output = template_schema(self.workflow.output, view)
+        check_triggers(self.report)
         for test in self.workflow.tests:
             check_test(self.report, test, view)
 
@@ -88,6 +108,10 @@ class _Walk:
         match step.kind:
             case "loop":
                 inner = self.loop(step, inner)
+            case "foreach":
+                inner = self.foreach(step, inner)
+            case "parallel":
+                inner, ended = self.parallel(step, inner)
             case "switch":
                 inner, ended = self.switch(step, inner)
             case "human":
@@ -106,7 +130,7 @@ class _Walk:
         body: dict[str, Seen] = {}
         for child in (inner for outer in step.steps for inner in outer.walk()):
             own = (Reason(f"when {child.id}", f"{child.id!r} has a 'when'"),) if child.when is not None else ()
-            body[child.id] = Seen(gives(child, self.workflow), (later, *own), mark=child.mark)
+            body[child.id] = Seen(self.report.gives(child), (later, *own), mark=child.mark)
         inside = replace(view, variables={**view.variables, "loop": _TURN}, steps={**view.steps, **body})
         after, ended = self.sequence(step.steps, inside)
         until, keep = config.get("until"), config.get("keep")
@@ -162,6 +186,72 @@ class _Walk:
             if seen is not None:
                 yield child.id, replace(seen, reasons=(reason, *seen.reasons), never=seen.never or never)
 
+    def foreach(self, step: Step, view: View) -> View:
+        """Check the body as one item sees it; outside of it its steps are null."""
+        config = step.config if isinstance(step.config, dict) else {}
+        named = {"item": items_of(self.report, step, view), "index": _INDEX}
+        inside = replace(view, variables={**view.variables, **named})
+        after, ended = self.sequence(step.steps, inside)
+        last = step.steps[-1]
+        if "each" in config and not ended:
+            self.report.template(config["each"], after, step.marks, "foreach/each", step.mark)
+            each = template_schema(config["each"], after)
+        else:
+            each = self.report.gives(last)
+        if any(inner.kind == "end" for inner in step.walk()):
+            each = {}
+        found = gathered(each, config.get("on_item_error") == "collect")
+        if "give" in config:
+            around = replace(view, variables={**view.variables, **{key: _schema(found[key]) for key in found}})
+            self.report.template(config["give"], around, step.marks, "foreach/give", step.mark)
+            self.report.given[step.id] = template_schema(config["give"], around)
+        else:
+            counts: dict[str, JSON] = {"count": {"type": "integer"}, "failed": {"type": "integer"}}
+            self.report.given[step.id] = {
+                "type": "object",
+                "properties": {**found, **counts},
+                "required": [*found, *counts],
+                "additionalProperties": False,
+            }
+        never = f"it is in the body of foreach {step.id!r}, whose steps exist only there; read steps.{step.id}"
+        hidden = {
+            inner.id: Seen(self.report.gives(inner), never=never, mark=inner.mark)
+            for outer in step.steps
+            for inner in outer.walk()
+        }
+        return replace(view, steps={**view.steps, **hidden})
+
+    def parallel(self, step: Step, view: View) -> tuple[View, bool]:
+        """Check every section without what the others do at the same time; after it, all of them are there."""
+        own = [{inner.id for outer in branch.steps for inner in outer.walk()} for branch in step.branches]
+        steps = dict(view.steps)
+        any_end = False
+        for number, branch in enumerate(step.branches):
+            others = {id: step.id for position, ids in enumerate(own) if position != number for id in ids}
+            after, ended = self.sequence(branch.steps, replace(view, racing={**view.racing, **others}))
+            any_end = any_end or ended
+            steps.update({id: after.steps[id] for id in own[number] if id in after.steps})
+        return replace(view, steps=steps), any_end
+
+    def call(self, step: Step, view: View) -> None:
+        """Check what goes into a called workflow, and that workflow itself, once."""
+        path = called_path(step)
+        if path is not None and path not in self.called:
+            self.called[path] = embedded(self.workflow, path)
+        called = None if path is None else self.called[path]
+        check_called(self.report, step, view, called)
+        if path is None or called is None:
+            return
+        if called.hash not in self.gave:
+            inner = _Walk(Report(called, self.report.known, frozenset(one.id for one in called.walk())), self.gave)
+            inner.run()
+            self.gave[called.hash] = inner.output
+            folder = PurePosixPath(path).parent
+            for finding in inner.report.findings:
+                file = finding.file if finding.file == path else str(folder / finding.file)
+                self.report.findings.append(replace(finding, file=file))
+        self.report.given.setdefault(step.id, step.output if step.output is not None else self.gave[called.hash])
+
     def human(self, step: Step, view: View) -> None:
         config = step.config if isinstance(step.config, dict) else {}
         for key in ("title", "assign", "on_timeout", "not", "escalate"):
@@ -192,6 +282,8 @@ class _Walk:
 
     def end(self, step: Step, view: View) -> None:
         config = step.config if isinstance(step.config, dict) else {}
+        if "index" in view.variables and config.get("output") is None:
+            return  # it ends an item, which gives what `each` says
         if config.get("output") is not None:
             self.report.template(config["output"], view, step.marks, "end/output", step.mark)
             return
@@ -212,7 +304,14 @@ class _Walk:
         match step.kind:
             case "llm":
                 self.report.reference(step, "llm/model", str(config.get("model")), self.report.known.models, "model")
-                check_prompt(self.report, step, config)
+                check_prompt(self.report, step)
+            case "agent":
+                check_prompt(self.report, step)
+                check_agent(self.report, step, view)
+            case "wait" | "emit":
+                check_wait(self.report, step, view)
+            case "call":
+                self.call(step, view)
             case "retrieve":
                 self.report.reference(
                     step,
@@ -242,7 +341,7 @@ class _Walk:
         for child in step.walk():
             if child.id in steps and child is not step:
                 steps[child.id] = replace(steps[child.id], reasons=(*own, *steps[child.id].reasons))
-        steps[step.id] = Seen(gives(step, self.workflow), own, mark=step.mark)
+        steps[step.id] = Seen(self.report.gives(step), own, mark=step.mark)
         return replace(before, steps=steps)
 
 
@@ -250,3 +349,7 @@ def _rest_null(view: View, all_ids: Collection[str]) -> View:
     """See the workflow from an end: whatever has not run by then never will."""
     rest = {id: Seen({}, never="the run ends before it") for id in all_ids if id not in view.steps}
     return replace(view, steps={**view.steps, **rest})
+
+
+def _schema(value: JSON) -> Schema:
+    return value if isinstance(value, dict) else {}

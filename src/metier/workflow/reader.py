@@ -157,12 +157,12 @@ class Reader:
             branches = self._branches(entries[kind], what, depth)
         elif kind == "parallel":
             branches = self._sections(entries[kind], what, depth)
+            self._not_ended(branches)
         body: tuple[Step, ...] = ()
         if kind in BODIES:
             if "steps" not in entries:
                 node.fail(f"{what} is a {kind} and needs 'steps'")
             body = self.steps(entries["steps"], f"steps of {what}", depth + 1)
-        self._not_ended(kind, body, branches)
         inherits: Mapping[str, Node] = self.defaults if kind in INHERITING else {}
         timeout = entries.get("timeout", inherits.get("timeout"))
         return Step(
@@ -316,17 +316,18 @@ class Reader:
             found.append(Branch(None, steps, item.mark, name))
         return tuple(found)
 
-    def _not_ended(self, kind: Kind, body: tuple[Step, ...], branches: tuple[Branch, ...]) -> None:
-        """Refuse an end among things that run at once: which of them came first would decide the run."""
-        if kind not in ("parallel", "foreach"):
-            return
-        for step in (*body, *(step for branch in branches for step in branch.steps)):
-            for inner in step.walk():
-                if inner.kind == "end":
-                    self.problems.append(
-                        f"{inner.mark}: an end inside a {kind} would end the run while others go on; "
-                        f"let a step give what is found, and end after the {kind}"
-                    )
+    def _not_ended(self, branches: tuple[Branch, ...]) -> None:
+        """Refuse an end among sections that run at once: which of them came first would decide the run."""
+        pending = [step for branch in branches for step in branch.steps]
+        while pending:
+            step = pending.pop()
+            if step.kind == "end":
+                self.problems.append(
+                    f"{step.mark}: an end inside a section would end the run while others go on; "
+                    "let a step give what is found, and end after the parallel step"
+                )
+            elif step.kind != "foreach":
+                pending.extend((*step.steps, *(inner for branch in step.branches for inner in branch.steps)))
 
     def _money(self, node: Node, what: str) -> Decimal:
         try:

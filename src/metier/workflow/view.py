@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from metier.calls import JSON
@@ -47,6 +47,9 @@ class View:
     """Ids of the whole workflow, to tell a later step from one that does not exist."""
     facts: frozenset[str] = frozenset()
     """Keys of reasons that cannot hold here, and paths known to be there."""
+
+    racing: Mapping[str, str] = field(default_factory=dict)
+    """Steps that run at the same time, in another section of a parallel step, with the id of that step."""
 
     def knowing(self, facts: frozenset[str]) -> View:
         """Give the same view where more is known."""

@@ -1,0 +1,63 @@
+"""The corpus of wrong definitions: each says in its head what is found in it, where, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from metier.errors import Invalid
+from metier.workflow import editor
+from metier.workflow.definition import load
+from metier.workflow.lint import Known, lint
+
+WRONG = Path(__file__).parent / "wrong"
+CASES = sorted(path.stem for path in WRONG.glob("*.yaml"))
+KNOWN = Known(
+    models={"writer", "judge"},
+    classifiers={"intent@3"},
+    rules=set(),
+    collections={"sav"},
+    tools={"email.send", "crm.find_contact"},
+    code={"reply"},
+    agent_tools={"email.send", "crm.find_contact", "reply"},
+    flows={"archive@3"},
+)
+CHECKER = jsonschema.Draft202012Validator(json.loads(json.dumps(editor.schema())))
+
+
+def head(case: str) -> tuple[str, str]:
+    says, schema, *_ = (WRONG / f"{case}.yaml").read_text(encoding="utf-8").splitlines()
+    return says.removeprefix("# says: "), schema.removeprefix("# schema: ")
+
+
+def found(case: str) -> list[str]:
+    try:
+        return [str(finding) for finding in lint(load(WRONG / f"{case}.yaml"), KNOWN)]
+    except Invalid as wrong:
+        return wrong.message.splitlines()
+
+
+def test_the_corpus_is_large() -> None:
+    assert len(CASES) >= 60
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_wrong_definition_is_found_wrong_at_its_place(case: str) -> None:
+    says = found(case)
+    assert says[0] == head(case)[0]
+    assert len(says) <= 2, says
+    assert all(re.match(r"(flows/)?[a-z_]+\.yaml:[1-9][0-9]*:[1-9][0-9]*: ", line) for line in says)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_published_schema_refuses_what_it_can_see(case: str) -> None:
+    try:
+        structure = yaml.safe_load((WRONG / f"{case}.yaml").read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        return
+    assert ("cannot see" if CHECKER.is_valid(structure) else "refuses") == head(case)[1]
