@@ -1,0 +1,203 @@
+"""`metier plan`: what runs of a workflow may take, before one is started, held against what may be spent."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from decimal import Decimal
+
+import click
+
+from metier.app import App
+from metier.calls import JSON
+from metier.cli import flows
+from metier.cli.terminal import Terminal, administer, as_json_option
+from metier.errors import Invalid, MetierError, NotFound
+from metier.record.impact import impact
+from metier.workflow.definition import Workflow, accept, parse
+from metier.workflow.plan import Plan, plan
+from metier.workflow.plan_amount import Amount
+from metier.workflow.plan_costs import ModelCosts
+from metier.workflow.plan_history import History
+from metier.workflow.plan_verdict import Verdict, guard, verdict
+from metier.workflow.releases import Releases
+
+__all__ = ["before_run", "command", "foresee"]
+
+_MEASURES = (
+    ("model calls", "calls", "{:,.1f}"),
+    ("tokens in", "input_tokens", "{:,.0f}"),
+    ("tokens out", "output_tokens", "{:,.0f}"),
+    ("€", "eur", "{:,.6f}"),
+    ("Wh", "wh", "{:,.3f}"),
+    ("g CO2e", "carbon_g", "{:,.3f}"),
+    ("seconds of work", "seconds", "{:,.1f}"),
+    ("tries of steps", "tries", "{:,.1f}"),
+    ("questions to people", "tasks", "{:,.1f}"),
+)
+
+
+@click.command()
+@click.argument("flow")
+@click.option("--inputs", "inputs_file", type=click.Path(path_type=pathlib.Path), help="A JSON file of the inputs.")
+@click.option("--runs", type=click.IntRange(min=1), default=1, show_default=True, help="How many runs to foresee.")
+@click.option("--project", help="Project that pays, by its id or name; else that of the workflow's own key.")
+@click.option("--strict", is_flag=True, help="Refuse where the worst case is above the budget too.")
+@as_json_option
+def command(
+    flow: str, inputs_file: pathlib.Path | None, runs: int, project: str | None, strict: bool, as_json: bool
+) -> None:
+    """Foresee calls, tokens, euros, Wh, g CO2e and time of FLOW: least, expected and worst case.
+
+    The expected case is from earlier runs where there are any, else from the size of the prompts; each figure says
+    which. Leaves with 3 when the expected case is above per_run_eur or above what the project has left.
+
+    Example: metier plan support-reply --runs 200
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        workflow = flows.find(flow)
+        inputs = None if inputs_file is None else _inputs(workflow, inputs_file)
+        payer = await _payer(app, workflow, project)
+        found = await foresee(app, workflow, inputs, payer)
+        judged = verdict(found, runs, _per_run(workflow), await _left(app, payer))
+        _show(terminal, found, judged, runs)
+        if judged.level == "refuse" or (strict and judged.level == "ask"):
+            raise SystemExit(3)
+
+    administer(work, as_json=as_json)
+
+
+async def foresee(
+    app: App, workflow: Workflow, inputs: Mapping[str, JSON] | None = None, project: str | None = None
+) -> Plan:
+    """Plan one run of a workflow on the models of this house, with what earlier runs of the project took."""
+    past = await History(app.store).of(workflow, project)
+    costs = ModelCosts(app.catalog, app.roles, impact, inputs)
+    children = await _children(app, workflow, project)
+    return plan(
+        workflow, costs, past.steps, child=lambda owner, name: children.get((owner.hash, name)), history_runs=past.runs
+    )
+
+
+async def before_run(
+    app: App, terminal: Terminal, workflow: Workflow, inputs: Mapping[str, JSON], project: str, *, yes: bool = False
+) -> None:
+    """Show the plan of a run that is about to start; refuse above the budget, ask where only the worst case is."""
+    found = await foresee(app, workflow, accept(workflow, dict(inputs)), project)
+    judged = verdict(found, 1, _per_run(workflow), await _left(app, project))
+    terminal.note(
+        f"plan: {found.expected.calls:.1f} calls and {found.expected.eur:.6f} € expected, "
+        f"at most {found.most.calls:.0f} calls and {found.held_eur:.6f} €"
+    )
+
+    def ask(told: str) -> bool:
+        return yes or (sys.stdin.isatty() and not terminal.as_json and click.confirm(f"{told}. Go on?", err=True))
+
+    guard(judged, ask)
+
+
+async def _children(app: App, workflow: Workflow, project: str | None) -> dict[tuple[str, str], Workflow]:
+    """Find what a workflow calls, and what that calls: beside it, or released under a name and version."""
+    found: dict[tuple[str, str], Workflow] = {}
+    todo = [workflow]
+    while todo:
+        one = todo.pop()
+        for step in one.walk():
+            if step.kind != "call" or not isinstance(step.config, dict):
+                continue
+            name = str(step.config.get("flow"))
+            if (one.hash, name) in found:
+                continue
+            child = await _child(app, one, name, project)
+            if child is not None:
+                found[one.hash, name] = child
+                todo.append(child)
+    return found
+
+
+async def _child(app: App, workflow: Workflow, name: str, project: str | None) -> Workflow | None:
+    try:
+        if name in workflow.files:
+            return parse(workflow.files[name], workflow.files, name)
+        return await Releases(app.store, app.vault).resolve(name, project) if project else None
+    except MetierError:
+        return None
+
+
+async def _payer(app: App, workflow: Workflow, project: str | None) -> str | None:
+    if project is not None:
+        return (await app.keys.project(project)).id
+    try:
+        return (await app.principal(f"workflow {workflow.name}")).project
+    except NotFound:
+        return None
+
+
+async def _left(app: App, project: str | None) -> Decimal | None:
+    budget = None if project is None else await app.admission.budget(project)
+    return None if budget is None else budget.limit_eur - budget.spent_eur - budget.held_eur
+
+
+def _per_run(workflow: Workflow) -> Decimal | None:
+    return None if workflow.budget is None else workflow.budget.per_run_eur
+
+
+def _inputs(workflow: Workflow, path: pathlib.Path) -> dict[str, JSON]:
+    try:
+        found: JSON = json.loads(path.read_bytes())
+    except OSError as error:
+        raise Invalid(f"cannot read the inputs {str(path)!r}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise Invalid(f"{str(path)!r} is not JSON: {error}") from error
+    return accept(workflow, found)
+
+
+def _show(terminal: Terminal, found: Plan, judged: Verdict, runs: int) -> None:
+    cases = {"least": found.least, "expected": found.expected, "most": found.most}
+    terminal.data(
+        {
+            "workflow": found.workflow, "definition": found.definition, "runs": runs,
+            "history_runs": found.history_runs, "at_once": found.at_once, "held_eur": found.held_eur,
+            "per_run": {name: case.data() for name, case in cases.items()},
+            "total": {name: case.times(runs).data() for name, case in cases.items()},
+            "steps": [
+                {
+                    "id": step.id, "kind": step.kind, "expected_tries": step.expected_tries,
+                    "most_tries": step.most_tries, "expected": step.expected.data(), "most": step.most.data(),
+                    "source": step.source, "bound": step.bound,
+                }
+                for step in found.steps
+            ],
+            "verdict": judged, "notes": list(found.notes),
+        }
+    )  # fmt: skip
+    title = f"{found.workflow} {found.definition[:12]}, " + (f"{runs} runs" if runs > 1 else "one run")
+    terminal.table(
+        ["", "least", "expected", "worst case"],
+        [[name, *(_cell(case.times(runs), field, form) for case in cases.values())] for name, field, form in _MEASURES],
+        title=title,
+    )
+    terminal.table(
+        ["step", "kind", "tries", "at most", "€ expected", "€ at most", "expected from", "bound from"],
+        [
+            [
+                step.id, step.kind, f"{step.expected_tries:.2f}", f"{step.most_tries:.0f}",
+                _cell(step.expected, "eur", "{:,.6f}"), _cell(step.most, "eur", "{:,.6f}"), step.source, step.bound,
+            ]
+            for step in found.steps
+        ],
+    )  # fmt: skip
+    terminal.say(f"With per_run_eur enforced, a run costs at most {found.held_eur:.6f} €.")
+    terminal.say("Without what people add by asking for another try. ≥: something of it is not known.")
+    for note in found.notes:
+        terminal.say(f"[yellow]{note}[/yellow]")
+    words = {"within": "[green]It fits the budget.[/green]", "ask": "[yellow]Ask first:[/yellow]"}
+    terminal.say(f"{words.get(judged.level, '[red]Above the budget:[/red]')} {'; '.join(judged.reasons)}".rstrip())
+
+
+def _cell(amount: Amount, field: str, form: str) -> str:
+    figure: float = getattr(amount, field)
+    return ("≥ " if field in amount.unknown else "") + form.format(figure)

@@ -1,0 +1,279 @@
+"""`metier release`: versions of a workflow given to pilots, to a share and to all, compared and taken back."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from metier.app import App
+from metier.cli import flows
+from metier.cli.terminal import Terminal, administer, as_json_option
+from metier.errors import NotFound
+from metier.workflow.release_figures import Figure, Figures
+from metier.workflow.releases import Comparison, Release, Releases
+
+__all__ = ["command"]
+
+_MEASURES = (
+    ("errors", "failed runs", "{:.1%}"),
+    ("cost_eur", "€ a run", "{:.6f}"),
+    ("seconds", "seconds of work", "{:.2f}"),
+    ("p95_s", "p95 seconds", "{:.2f}"),
+    ("quality", "quality", "{:.3f}"),
+)
+
+
+@click.group()
+def command() -> None:
+    """Release versions of a workflow: draft, pilot, canary share, all; compare them and take them back.
+
+    A run keeps the version it was started with for life. Who started with a canary keeps it while its share grows.
+    """
+
+
+def _placed(function: Any) -> Any:
+    """Give a command the options that say in which project, and the form of the answer."""
+    function = as_json_option(function)
+    return click.option("--project", help="Project, by its id or name; else that of the workflow's own key.")(function)
+
+
+def _moving(function: Any) -> Any:
+    """Give a command the version it moves, and the revision it was decided on."""
+    told = "Refuse if the releases of the flow were changed since this revision, which `list` shows."
+    function = click.option("--seen", type=int, help=told)(_placed(function))
+    return click.argument("flow")(click.argument("version", type=click.IntRange(min=1))(function))
+
+
+@command.command()
+@click.argument("flow")
+@click.option("--score", help="CEL over output, outcome, status, cost_eur and seconds: the quality of a run.")
+@click.option("--rule", "rules", multiple=True, help="Take it back when broken: 'error_rate > 5 % over 50 runs'.")
+@_placed
+def create(flow: str, score: str | None, rules: tuple[str, ...], project: str | None, as_json: bool) -> None:
+    """Keep FLOW, a template's name or a path, as its next version: a draft, which nobody gets yet.
+
+    Example: metier release create support-reply --rule 'error_rate > 5 %' --rule 'cost > 1.5x'
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        workflow = flows.find(flow)
+        place = await _project(app, workflow.name, project)
+        made = await _releases(app).create(workflow, place, getpass.getuser(), score=score, rules=rules)
+        _told(terminal, made)
+
+    administer(work, as_json=as_json)
+
+
+@command.command()
+@click.option("--to", "pilots", multiple=True, required=True, help="user:NAME or group:NAME; may be given again.")
+@_moving
+def pilot(
+    flow: str, version: int, pilots: tuple[str, ...], seen: int | None, project: str | None, as_json: bool
+) -> None:
+    """Give VERSION of FLOW to named users and groups.
+
+    Example: metier release pilot support-reply 2 --to group:sav-pilote
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        place = await _project(app, flow, project)
+        _told(terminal, await _releases(app).pilot(flow, place, version, getpass.getuser(), pilots, seen=seen))
+
+    administer(work, as_json=as_json)
+
+
+@command.command()
+@click.option("--share", type=click.FloatRange(0, 100, min_open=True, max_open=True), required=True, help="Percent.")
+@_moving
+def canary(flow: str, version: int, share: float, seen: int | None, project: str | None, as_json: bool) -> None:
+    """Give VERSION of FLOW to a share of the runs, always the same keys, and to its pilots.
+
+    Example: metier release canary support-reply 2 --share 10
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        place = await _project(app, flow, project)
+        _told(terminal, await _releases(app).canary(flow, place, version, getpass.getuser(), share / 100, seen=seen))
+
+    administer(work, as_json=as_json)
+
+
+@command.command()
+@_moving
+def promote(flow: str, version: int, seen: int | None, project: str | None, as_json: bool) -> None:
+    """Make VERSION of FLOW the one for all; the former one is kept to go back to.
+
+    Example: metier release promote support-reply 2
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        place = await _project(app, flow, project)
+        _told(terminal, await _releases(app).promote(flow, place, version, getpass.getuser(), seen=seen))
+
+    administer(work, as_json=as_json)
+
+
+@command.command()
+@click.option("--reason", default="", help="Why, for those who look later.")
+@_moving
+def rollback(flow: str, version: int, reason: str, seen: int | None, project: str | None, as_json: bool) -> None:
+    """Take VERSION of FLOW back; from all, the version before it is for all again.
+
+    Example: metier release rollback support-reply 2 --reason "tone of the letters"
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        place = await _project(app, flow, project)
+        _told(terminal, await _releases(app).rollback(flow, place, version, getpass.getuser(), reason, seen=seen))
+
+    administer(work, as_json=as_json)
+
+
+@command.command(name="list")
+@click.argument("flow", required=False)
+@_placed
+def list_(flow: str | None, project: str | None, as_json: bool) -> None:
+    """List the releases of FLOW, or of every flow.
+
+    Example: metier release list support-reply
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        place = (await app.keys.project(project)).id if project else None
+        found = await _releases(app).list(place, flow)
+        names = {str(one.id): one.name for one in await app.keys.projects()}
+        terminal.data({"releases": found})
+        terminal.table(
+            ["release", "project", "state", "share", "pilots", "definition", "made by", "since", "revision"],
+            [
+                [
+                    f"{one.flow}@{one.version}", names.get(one.project, one.project), one.state, f"{one.share:.0%}",
+                    ", ".join(one.pilots), one.definition[:12], one.created_by, one.released_at, one.revision,
+                ]
+                for one in found
+            ],
+        )  # fmt: skip
+        if not found:
+            terminal.say("There is no release: metier release create FLOW makes the first.")
+
+    administer(work, as_json=as_json)
+
+
+@command.command()
+@click.argument("flow")
+@click.argument("version", type=click.IntRange(min=1))
+@_placed
+def show(flow: str, version: int, project: str | None, as_json: bool) -> None:
+    """Show VERSION of FLOW: its rules, its figures, and what was done with it.
+
+    Example: metier release show support-reply 2
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        place = await _project(app, flow, project)
+        releases = _releases(app)
+        one = await releases.get(flow, place, version)
+        found = (await releases.compare(flow, place, version, version)).first
+        moves = await releases.moves(flow, place, version)
+        terminal.data({"release": one, "figures": found.data(), "moves": moves})
+        _told_only(terminal, one)
+        for rule in one.rules:
+            terminal.say(f"  taken back when {rule}")
+        terminal.table(["measure", "value and 95 % interval"], _rows(found), title=f"{found.runs} runs")
+        terminal.table(["at", "to", "by", "why"], [[m.at, m.state, m.by, m.reason] for m in moves], title="Changes")
+
+    administer(work, as_json=as_json)
+
+
+@command.command()
+@click.argument("flow")
+@click.argument("first", type=click.IntRange(min=1))
+@click.argument("second", type=click.IntRange(min=1))
+@_placed
+def compare(flow: str, first: int, second: int, project: str | None, as_json: bool) -> None:
+    """Compare two versions of FLOW on quality, cost, errors and duration, with intervals.
+
+    Example: metier release compare support-reply 1 2
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        place = await _project(app, flow, project)
+        found = await _releases(app).compare(flow, place, first, second)
+        terminal.data({"first": found.first.data(), "second": found.second.data(), "differences": found.differences})
+        _side_by_side(terminal, found)
+
+    administer(work, as_json=as_json)
+
+
+@command.command()
+@as_json_option
+def watch(as_json: bool) -> None:
+    """Look once at the rules of every release, and take back the versions that break one; workers do it by themselves.
+
+    Example: metier release watch
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        taken = await _releases(app).watch()
+        terminal.data({"taken_back": taken})
+        terminal.say(f"{taken} taken back.")
+
+    administer(work, as_json=as_json)
+
+
+def _releases(app: App) -> Releases:
+    return Releases(app.store, app.vault)
+
+
+async def _project(app: App, flow: str, project: str | None) -> str:
+    if project is not None:
+        return (await app.keys.project(project)).id
+    name = f"workflow {flow}"
+    try:
+        return (await app.principal(name)).project
+    except NotFound:
+        raise NotFound(
+            f"there is no key named {name!r} to know the project of {flow!r} by: give it with --project"
+        ) from None
+
+
+def _told(terminal: Terminal, one: Release) -> None:
+    terminal.data({"release": one})
+    _told_only(terminal, one)
+
+
+def _told_only(terminal: Terminal, one: Release) -> None:
+    words: Mapping[str, str] = {
+        "draft": "is a draft: nobody gets it yet",
+        "pilot": f"is given to {', '.join(one.pilots)}",
+        "canary": f"is given to {one.share:.1%} of the runs" + (f" and {', '.join(one.pilots)}" if one.pilots else ""),
+        "all": "is for all",
+        "retired": "was replaced",
+        "rolled_back": "was taken back",
+    }
+    terminal.say(f"[bold]{one.flow}@{one.version}[/bold] {one.definition[:12]} {words[one.state]}.")
+
+
+def _rows(found: Figures) -> list[list[str]]:
+    return [[name, _figure(getattr(found, field), form)] for field, name, form in _MEASURES]
+
+
+def _figure(one: Figure | None, form: str) -> str:
+    if one is None:
+        return "no run tells it"
+    return f"{form.format(one.value)} ({form.format(one.low)} to {form.format(one.high)}, {one.count} runs)"
+
+
+def _side_by_side(terminal: Terminal, found: Comparison) -> None:
+    apart = {one.measure: one for one in found.differences}
+    rows = []
+    for field, name, form in _MEASURES:
+        one = apart[field]
+        known = "" if one.low is None or one.high is None else f" ({form.format(one.low)} to {form.format(one.high)})"
+        rows.append([name, _figure(one.first, form), _figure(one.second, form), one.told + known])
+    terminal.table(
+        ["", f"version {found.first.version}", f"version {found.second.version}", "second less first, 95 %"], rows
+    )

@@ -1,0 +1,385 @@
+"""Which version of a workflow a run is started with: drafts, pilots, a share, all; moved by people and by rules."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+import orjson
+
+from metier.calls import Principal, RunId
+from metier.errors import Conflict, Invalid, MetierError, NotFound
+from metier.store import Row, Store, Tx
+from metier.vault import Vault
+from metier.workflow.commands import assignee
+from metier.workflow.definition import Workflow, from_data, to_data
+from metier.workflow.expressions import Expressions, parse
+from metier.workflow.journal import unsealed
+from metier.workflow.release_figures import Difference, Figures, RunFigures, differ, measured
+from metier.workflow.release_rules import broken, read
+
+__all__ = ["Comparison", "Move", "Release", "Releases", "State", "Tell", "Told", "bucket"]
+
+State: TypeAlias = Literal["draft", "pilot", "canary", "all", "retired", "rolled_back"]
+
+_OPEN: tuple[State, ...] = ("pilot", "canary", "all")
+_LATEST = 2_000
+_WIDEST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One version of a workflow in a project."""
+
+    project: str
+    flow: str
+    version: int
+    definition: str
+    """Hash its runs are pinned to."""
+    state: State
+    share: float
+    """Part of the runs that are started with it while it is a canary, from 0 to 1."""
+    pilots: tuple[str, ...]
+    """Who gets it as a pilot and as a canary: user:<name> or group:<name>."""
+    rules: tuple[str, ...]
+    score: str | None
+    """CEL over `output`, `outcome`, `status`, `cost_eur` and `seconds` that gives the quality of a run as a number."""
+    before: int | None
+    """Version that was for all until this one became it."""
+    created_by: str
+    created_at: datetime
+    released_at: datetime | None
+    revision: int
+    """Of all the releases of the flow: hand it in with a change to be refused when somebody changed them since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One change of a release, as it was written down."""
+
+    version: int
+    before: str
+    state: str
+    share: float
+    by: str
+    reason: str
+    figures: Mapping[str, Any] | None
+    """What a rule was decided on."""
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two versions side by side."""
+
+    first: Figures
+    second: Figures
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A version that a rule has taken back."""
+
+    id: int
+    """The same however often it is told."""
+    project: str
+    flow: str
+    version: int
+    reason: str
+    figures: Mapping[str, Any]
+    at: datetime
+
+
+Tell: TypeAlias = Callable[[Told], Awaitable[None]]
+"""Tells people of a version taken back; told again until it returns."""
+
+
+async def _silent(_: Told) -> None:
+    return None
+
+
+def bucket(project: str, flow: str, version: int, key: str) -> float:
+    """Give the place of a key between 0 and 1: always the same for a version, unrelated for another one."""
+    digest = hashlib.sha256("\x00".join((project, flow, str(version), key)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+class Releases:
+    """Makes, moves, chooses and compares versions; owner of the tables of releases."""
+
+    def __init__(self, store: Store, vault: Vault, tell: Tell = _silent) -> None:
+        self._store = store
+        self._vault = vault
+        self._queries = store.queries("releases")
+        self._tell = tell
+        self._expressions = Expressions()
+        self._known: dict[str, Workflow] = {}
+
+    async def create(
+        self, workflow: Workflow, project: str, by: str, *, score: str | None = None, rules: Sequence[str] = ()
+    ) -> Release:
+        """Keep a definition as the next version of its flow, a draft."""
+        for rule in rules:
+            if read(rule).measure == "quality" and score is None:
+                raise Invalid(f"the rule {rule!r} needs a score: give the release a CEL expression that measures it")
+        if score is not None:
+            parse(score)
+        place = {"project": project, "flow": workflow.name}
+        row = {
+            **place,
+            "definition": workflow.hash,
+            "data": orjson.dumps(to_data(workflow)).decode(),
+            "rules": [*rules],
+            "score": score,
+            "by": by,
+        }
+        async with self._store.transaction() as tx:
+            await self._queries.run("open_head", place, tx)
+            await self._queries.one("lock_head", place, tx)
+            made = await self._queries.one("create", row, tx)
+            if made is None:
+                known = [one for one in await self._page(place, tx) if one.definition == workflow.hash]
+                raise Conflict(
+                    f"this content is version {known[0].version} of {workflow.name!r} already: release that one"
+                )
+            note = {"version": made["version"], "was": "", "state": "draft", "share": 0.0, "by": by, "reason": "made"}
+            await self._queries.run("note", {**place, **note, "figures": None}, tx)
+        return await self.get(workflow.name, project, int(made["version"]))
+
+    async def list(self, project: str | None = None, flow: str | None = None) -> tuple[Release, ...]:
+        """Give the releases of a project, newest version first."""
+        return await self._page({"project": project, "flow": flow})
+
+    async def get(self, flow: str, project: str, version: int) -> Release:
+        """Give one version."""
+        found = [one for one in await self.list(project, flow) if one.version == version]
+        if not found:
+            raise NotFound(f"there is no version {version!r} of {flow!r} in project {project!r}: list its releases")
+        return found[0]
+
+    async def moves(self, flow: str, project: str, version: int | None = None) -> tuple[Move, ...]:
+        """Give what was done with the releases of a flow, latest first."""
+        rows = await self._queries.all("moves", {"project": project, "flow": flow, "version": version})
+        return tuple(Move(**{**row, "figures": _figures(row["figures"])}) for row in rows)
+
+    async def pilot(
+        self, flow: str, project: str, version: int, by: str, pilots: Sequence[str], *, seen: int | None = None
+    ) -> Release:
+        """Give a version to named users and groups, and to nobody else."""
+        if not 1 <= len(pilots) <= _WIDEST:
+            raise Invalid(f"a pilot needs 1 to {_WIDEST} users or groups, not {len(pilots)}: name them", param="to")
+        names = tuple(dict.fromkeys(assignee(one) for one in pilots))
+        change = {"state": "pilot", "pilots": names, "share": 0.0}
+        return await self._move(flow, project, version, by, change, seen=seen, allowed=("draft", "pilot"))
+
+    async def canary(
+        self, flow: str, project: str, version: int, by: str, share: float, *, seen: int | None = None
+    ) -> Release:
+        """Give a version to its pilots and to a share of the others, who keep it while the share only grows."""
+        if not 0 < share < 1:
+            raise Invalid(
+                f"a canary gets a share between 0 and 1, not {share!r}: promote it to give it all", param="share"
+            )
+        change = {"state": "canary", "share": float(share)}
+        return await self._move(flow, project, version, by, change, seen=seen, allowed=("draft", "pilot", "canary"))
+
+    async def promote(self, flow: str, project: str, version: int, by: str, *, seen: int | None = None) -> Release:
+        """Make a version the one for all; the one that was it until now is kept to go back to."""
+        allowed: tuple[State, ...] = ("draft", "pilot", "canary", "retired")
+        return await self._move(flow, project, version, by, {"state": "all", "share": 1.0}, seen=seen, allowed=allowed)
+
+    async def rollback(
+        self, flow: str, project: str, version: int, by: str, reason: str = "", *, seen: int | None = None
+    ) -> Release:
+        """Take a version back: no run is started with it again; from all, the version before it is for all again."""
+        change = {"state": "rolled_back", "share": 0.0, "reason": reason}
+        return await self._move(flow, project, version, by, change, seen=seen, allowed=_OPEN)
+
+    async def choose(self, flow: str, project: str, who: Principal, sticky_key: str | None = None) -> Workflow:
+        """Give the definition a run of somebody is started with; the same key always gets the same one."""
+        found = await self.choice(flow, project, who, sticky_key)
+        return await self._workflow(found)
+
+    async def choice(self, flow: str, project: str, who: Principal, sticky_key: str | None = None) -> Release:
+        """Give the version a run of somebody is started with."""
+        own = {f"user:{who.name}", *(f"group:{group}" for group in who.groups)}
+        key = sticky_key or str(who.key_id)
+        every = await self.list(project, flow)
+        for one in every:
+            if one.state in ("pilot", "canary") and own & set(one.pilots):
+                return one
+        for one in every:
+            if one.state == "canary" and bucket(project, flow, one.version, key) < one.share:
+                return one
+        for one in every:
+            if one.state == "all":
+                return one
+        raise NotFound(f"no version of {flow!r} is released to {who.name!r} in project {project!r}: promote one")
+
+    async def resolve(self, reference: str, project: str) -> Workflow:
+        """Give the definition behind `name@version`, or behind a bare name the version that is for all."""
+        name, separator, written = reference.partition("@")
+        if separator and not (written.isdigit() and len(written) < 10):
+            raise Invalid(f"cannot find {reference[:80]!r}: a released flow is written name@version, such as refund@3")
+        if not separator:
+            found = next((one for one in await self.list(project, name) if one.state == "all"), None)
+            if found is None:
+                raise NotFound(f"no version of {name!r} is for all in project {project!r}: name one, or promote one")
+            return await self._workflow(found)
+        one = await self.get(name, project, int(written))
+        if one.state in ("draft", "rolled_back"):
+            raise Conflict(
+                f"{reference!r} is {one.state!r} in project {project!r}: release it, or name another version"
+            )
+        return await self._workflow(one)
+
+    async def figures(self, one: Release, *, since: datetime | None = None) -> tuple[RunFigures, ...]:
+        """Give what the latest runs of a version took and how good they were."""
+        asked = {"project": one.project, "definition": one.definition, "since": since, "limit": _LATEST}
+        return tuple(self._run(one, row) for row in await self._queries.all("figures", asked))
+
+    async def compare(self, flow: str, project: str, first: int, second: int) -> Comparison:
+        """Put two versions side by side on errors, cost, duration and quality, by the score of the second."""
+        one, other = await self.get(flow, project, first), await self.get(flow, project, second)
+        score = other.score or one.score
+        before = await self.figures(replace(one, score=score))
+        after = await self.figures(replace(other, score=score))
+        return Comparison(measured(first, before), measured(second, after), differ(before, after))
+
+    async def watch(self) -> int:
+        """Take back versions that break one of their rules, and tell; any worker may do it at any time."""
+        every, taken = await self.list(), 0
+        for one in every:
+            if one.state in _OPEN and one.rules:
+                taken += await self._judge(one, every)
+        await self._tell_all()
+        return taken
+
+    async def _judge(self, one: Release, every: Sequence[Release]) -> bool:
+        others = [o for o in every if (o.project, o.flow) == (one.project, one.flow)]
+        wanted = one.before if one.state == "all" else next((o.version for o in others if o.state == "all"), None)
+        if one.state == "all" and wanted is None:
+            return False  # nothing to go back to
+        base = next((o for o in others if o.version == wanted), None)
+        found = measured(one.version, await self.figures(one))
+        beside = None
+        if base is not None and any(read(rule).relative for rule in one.rules):
+            beside = measured(base.version, await self.figures(replace(base, score=one.score)))
+        told = next((why for rule in one.rules if (why := broken(read(rule), found, beside))), None)
+        if told is None:
+            return False
+        figures = {"found": found.data(), "base": None if beside is None else beside.data()}
+        change = {"state": "rolled_back", "share": 0.0, "reason": told, "figures": orjson.dumps(figures).decode()}
+        try:
+            await self._move(one.flow, one.project, one.version, "rule", change, seen=one.revision, allowed=_OPEN)
+        except Conflict:
+            return False  # somebody moved it meanwhile: it is looked at again at the next watch
+        return True
+
+    async def _tell_all(self) -> None:
+        async with self._store.transaction() as tx:
+            for row in await self._queries.all("untold", {}, tx):
+                figures = _figures(row["figures"]) or {}
+                told = {name: row[name] for name in ("id", "project", "flow", "version", "reason", "at")}
+                await self._tell(Told(**told, figures=figures))
+                await self._queries.run("told", {"id": row["id"]}, tx)
+
+    async def _move(
+        self,
+        flow: str,
+        project: str,
+        version: int,
+        by: str,
+        change: Mapping[str, Any],
+        *,
+        seen: int | None,
+        allowed: Sequence[State],
+    ) -> Release:
+        place = {"project": project, "flow": flow}
+        if seen is None:
+            seen = (await self.get(flow, project, version)).revision
+        async with self._store.transaction() as tx:
+            await self._queries.one("lock_head", place, tx)
+            every = await self._page(place, tx)
+            one = next((each for each in every if each.version == version), None)
+            if one is None:
+                raise NotFound(f"there is no version {version!r} of {flow!r} in project {project!r}: list its releases")
+            if not await self._queries.run("turn", {**place, "seen": seen}, tx):
+                last = (await self._queries.all("moves", {**place, "version": None}, tx))[0]
+                raise Conflict(
+                    f"the releases of {flow!r} changed meanwhile: version {last['version']} became {last['state']!r} "
+                    f"by {last['by']!r}; look at them again"
+                )
+            if one.state not in allowed:
+                raise Conflict(f"version {version} of {flow!r} is {one.state!r}: that cannot be done with it any more")
+            await self._apply(tx, every, one, by, change)
+        return await self.get(flow, project, version)
+
+    async def _apply(self, tx: Tx, every: Sequence[Release], one: Release, by: str, change: Mapping[str, Any]) -> None:
+        state: State = change["state"]
+        reason = str(change.get("reason") or "")
+        other = next((each for each in every if each.state == state and each is not one), None)
+        before = None
+        if state == "all" and other is not None:
+            before = other.version
+            await self._put(tx, other, by, {"state": "retired", "share": 0.0, "reason": f"replaced by {one.version}"})
+        if state == "canary" and other is not None:
+            raise Conflict(f"version {other.version} of {one.flow!r} is the canary: promote it or take it back first")
+        await self._put(tx, one, by, {"pilots": one.pilots, **change, "before": before, "reason": reason})
+        if state == "rolled_back" and one.state == "all":
+            previous = next((each for each in every if each.version == one.before), None)
+            if previous is None or previous.state != "retired":
+                raise Conflict(
+                    f"version {one.version} of {one.flow!r} is for all and none came before it: promote another instead"
+                )
+            again = {"state": "all", "share": 1.0, "reason": f"{one.version} was taken back"}
+            await self._put(tx, previous, by, again)
+
+    async def _put(self, tx: Tx, one: Release, by: str, change: Mapping[str, Any]) -> None:
+        place = {"project": one.project, "flow": one.flow, "version": one.version}
+        row = {"state": change["state"], "share": change["share"], "pilots": [*change.get("pilots", one.pilots)]}
+        await self._queries.run("move", {**place, **row, "before": change.get("before")}, tx)
+        note = {"was": one.state, "state": change["state"], "share": change["share"], "by": by}
+        reason, figures = change.get("reason", ""), change.get("figures")
+        await self._queries.run("note", {**place, **note, "reason": reason, "figures": figures}, tx)
+
+    async def _page(self, place: Mapping[str, str | None], tx: Tx | None = None) -> tuple[Release, ...]:
+        rows = await self._queries.all("page", place, tx)
+        return tuple(Release(**{**row, "pilots": tuple(row["pilots"]), "rules": tuple(row["rules"])}) for row in rows)
+
+    async def _workflow(self, one: Release) -> Workflow:
+        known = self._known.get(one.definition)
+        if known is None:
+            place = {"project": one.project, "flow": one.flow, "version": one.version}
+            row = await self._queries.one("data", place)
+            if row is None:
+                raise NotFound(f"version {one.version} of {one.flow!r} is gone: list its releases")
+            known = self._known[one.definition] = from_data(orjson.loads(row["data"]))
+        return known
+
+    def _run(self, one: Release, row: Row) -> RunFigures:
+        failed = row["status"] != "done"
+        cost, lasted = float(row["cost_eur"]), float(row["seconds"])
+        quality: float | None = None
+        if one.score is not None and row["output"] is not None:
+            output = unsealed(self._vault, RunId(row["id"]), "output", row["output"])
+            scope = {
+                "output": output, "outcome": row["outcome"], "status": row["status"],
+                "cost_eur": cost, "seconds": lasted,
+            }  # fmt: skip
+            try:
+                found = self._expressions.evaluate(one.score, scope)
+            except MetierError:
+                found = None
+            if isinstance(found, bool | int | float):
+                quality = float(found)
+        return RunFigures(failed, cost, lasted, quality)
+
+
+def _figures(written: str | None) -> Mapping[str, Any] | None:
+    found: Mapping[str, Any] | None = None if written is None else orjson.loads(written)
+    return found
