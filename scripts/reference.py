@@ -21,6 +21,7 @@ from metier import errors, settings
 from metier.api import chat_body
 from metier.api.server import routes
 from metier.cli import main
+from metier.workflow import editor
 from metier.workflow.steps.functions import FUNCTIONS
 
 REFERENCE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -137,9 +138,23 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 
 
+def language() -> str:
+    """Write the JSON Schema of the workflow language."""
+    return json.dumps(editor.schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+FILES: dict[str, Callable[[], str]] = {"workflow.schema.json": language}
+
+
 def run(check: bool) -> int:
     """Bring every page up to date, or only say which are not."""
     stale, seen = [], set()
+    for name, write in FILES.items():
+        file, fresh = REFERENCE / name, write()
+        if not file.exists() or file.read_text(encoding="utf-8") != fresh:
+            stale.append(name)
+            if not check:
+                file.write_text(fresh, encoding="utf-8")
     for page in sorted(REFERENCE.glob("*.md")):
         text = page.read_text(encoding="utf-8")
         for match in _BLOCK.finditer(text):

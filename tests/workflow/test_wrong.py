@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from metier.errors import Invalid
-from metier.workflow import editor
+from metier.workflow import definition, editor
 from metier.workflow.definition import load
-from metier.workflow.lint import Known, lint
+from metier.workflow.lint import Known, lint, unread
 
+TEMPLATES = Path(definition.__file__).parents[1] / "templates"
 WRONG = Path(__file__).parent / "wrong"
 CASES = sorted(path.stem for path in WRONG.glob("*.yaml"))
 KNOWN = Known(
@@ -61,3 +62,24 @@ def test_the_published_schema_refuses_what_it_can_see(case: str) -> None:
     except yaml.YAMLError:
         return
     assert ("cannot see" if CHECKER.is_valid(structure) else "refuses") == head(case)[1]
+
+
+def test_what_cannot_be_read_is_found_like_anything_else() -> None:
+    with pytest.raises(Invalid) as caught:
+        load(WRONG / "unknown_kind.yaml")
+    (finding,) = unread(caught.value)
+    assert (finding.line, finding.column, finding.message) == (7, 13, "unknown kind 'tol'")
+    assert finding.suggestion == "did you mean 'tool'?"
+    assert unread(Invalid("cannot read it at all")) == ()
+
+
+def test_the_published_schema_is_that_of_this_version() -> None:
+    published = Path(__file__).parents[2] / "docs" / "reference" / "workflow.schema.json"
+    assert json.loads(published.read_text(encoding="utf-8")) == json.loads(json.dumps(editor.schema()))
+
+
+def test_every_shipped_flow_and_every_good_part_of_the_corpus_fits_the_schema() -> None:
+    flows = [*TEMPLATES.glob("*/flow.yaml"), *WRONG.glob("flows/*.yaml")]
+    assert len(flows) >= 4
+    for path in flows:
+        assert CHECKER.is_valid(yaml.safe_load(path.read_text(encoding="utf-8"))), path

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from metier.calls import JSON
+from metier.errors import Invalid
 from metier.workflow.bundle import called_path
 from metier.workflow.cel import expressions_in, parse
 from metier.workflow.checks import (
@@ -33,7 +35,9 @@ from metier.workflow.inference import give, types_of, words
 from metier.workflow.shape import Branch, Mark, Step, Workflow
 from metier.workflow.view import Reason, Schema, Seen, View, known_after
 
-__all__ = ["Finding", "Known", "lint"]
+__all__ = ["Finding", "Known", "lint", "unread"]
+
+_PLACE = re.compile(r"(?P<file>[^:]{1,300}):(?P<line>[0-9]+):(?P<column>[0-9]+): (?P<text>.+)")
 
 _RUN: Schema = {"type": "object"}
 _INDEX: Schema = {"type": "integer"}
@@ -51,6 +55,20 @@ def lint(workflow: Workflow, known: Known | None = None) -> tuple[Finding, ...]:
     _Walk(report, {}).run()
     unique = dict.fromkeys(report.findings)
     return tuple(sorted(unique, key=lambda finding: (finding.file, finding.line, finding.column)))
+
+
+def unread(wrong: Invalid) -> tuple[Finding, ...]:
+    """Give what made a workflow unreadable as findings, one for each mistake that has a place."""
+    found = [place for line in wrong.message.splitlines() if (place := _PLACE.match(line))]
+    return tuple(
+        Finding(place["file"], int(place["line"]), int(place["column"]), "unreadable", *_parted(place["text"]), "error")
+        for place in found
+    )
+
+
+def _parted(text: str) -> tuple[str, str]:
+    message, _, suggestion = text.partition("; ")
+    return message, suggestion
 
 
 @dataclass(slots=True)
