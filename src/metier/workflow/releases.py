@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import orjson
 
 from metier.calls import Principal, RunId
 from metier.errors import Conflict, Invalid, MetierError, NotFound
-from metier.store import Row, Store, Tx
+from metier.store import Row, Store
 from metier.vault import Vault
 from metier.workflow.commands import assignee
 from metier.workflow.definition import Workflow, from_data, to_data
@@ -20,40 +20,13 @@ from metier.workflow.expressions import Expressions, parse
 from metier.workflow.journal import unsealed
 from metier.workflow.release_figures import Difference, Figures, RunFigures, differ, measured
 from metier.workflow.release_rules import broken, read
+from metier.workflow.release_table import Release, ReleaseTable, State
 
 __all__ = ["Comparison", "Move", "Release", "Releases", "State", "Tell", "Told", "bucket"]
-
-State: TypeAlias = Literal["draft", "pilot", "canary", "all", "retired", "rolled_back"]
 
 _OPEN: tuple[State, ...] = ("pilot", "canary", "all")
 _LATEST = 2_000
 _WIDEST = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """One version of a workflow in a project."""
-
-    project: str
-    flow: str
-    version: int
-    definition: str
-    """Hash its runs are pinned to."""
-    state: State
-    share: float
-    """Part of the runs that are started with it while it is a canary, from 0 to 1."""
-    pilots: tuple[str, ...]
-    """Who gets it as a pilot and as a canary: user:<name> or group:<name>."""
-    rules: tuple[str, ...]
-    score: str | None
-    """CEL over `output`, `outcome`, `status`, `cost_eur` and `seconds` that gives the quality of a run as a number."""
-    before: int | None
-    """Version that was for all until this one became it."""
-    created_by: str
-    created_at: datetime
-    released_at: datetime | None
-    revision: int
-    """Of all the releases of the flow: hand it in with a change to be refused when somebody changed them since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +88,7 @@ class Releases:
         self._store = store
         self._vault = vault
         self._queries = store.queries("releases")
+        self._table = ReleaseTable(store)
         self._tell = tell
         self._expressions = Expressions()
         self._known: dict[str, Workflow] = {}
@@ -142,7 +116,7 @@ class Releases:
             await self._queries.one("lock_head", place, tx)
             made = await self._queries.one("create", row, tx)
             if made is None:
-                known = [one for one in await self._page(place, tx) if one.definition == workflow.hash]
+                known = [one for one in await self._table.page(place, tx) if one.definition == workflow.hash]
                 raise Conflict(
                     f"this content is version {known[0].version} of {workflow.name!r} already: release that one"
                 )
@@ -152,7 +126,7 @@ class Releases:
 
     async def list(self, project: str | None = None, flow: str | None = None) -> tuple[Release, ...]:
         """Give the releases of a project, newest version first."""
-        return await self._page({"project": project, "flow": flow})
+        return await self._table.page({"project": project, "flow": flow})
 
     async def get(self, flow: str, project: str, version: int) -> Release:
         """Give one version."""
@@ -174,7 +148,7 @@ class Releases:
             raise Invalid(f"a pilot needs 1 to {_WIDEST} users or groups, not {len(pilots)}: name them", param="to")
         names = tuple(dict.fromkeys(assignee(one) for one in pilots))
         change = {"state": "pilot", "pilots": names, "share": 0.0}
-        return await self._move(flow, project, version, by, change, seen=seen, allowed=("draft", "pilot"))
+        return await self._moved(flow, project, version, by, change, seen=seen, allowed=("draft", "pilot"))
 
     async def canary(
         self, flow: str, project: str, version: int, by: str, share: float, *, seen: int | None = None
@@ -185,19 +159,19 @@ class Releases:
                 f"a canary gets a share between 0 and 1, not {share!r}: promote it to give it all", param="share"
             )
         change = {"state": "canary", "share": float(share)}
-        return await self._move(flow, project, version, by, change, seen=seen, allowed=("draft", "pilot", "canary"))
+        return await self._moved(flow, project, version, by, change, seen=seen, allowed=("draft", "pilot", "canary"))
 
     async def promote(self, flow: str, project: str, version: int, by: str, *, seen: int | None = None) -> Release:
         """Make a version the one for all; the one that was it until now is kept to go back to."""
         allowed: tuple[State, ...] = ("draft", "pilot", "canary", "retired")
-        return await self._move(flow, project, version, by, {"state": "all", "share": 1.0}, seen=seen, allowed=allowed)
+        return await self._moved(flow, project, version, by, {"state": "all", "share": 1.0}, seen=seen, allowed=allowed)
 
     async def rollback(
         self, flow: str, project: str, version: int, by: str, reason: str = "", *, seen: int | None = None
     ) -> Release:
         """Take a version back: no run is started with it again; from all, the version before it is for all again."""
         change = {"state": "rolled_back", "share": 0.0, "reason": reason}
-        return await self._move(flow, project, version, by, change, seen=seen, allowed=_OPEN)
+        return await self._moved(flow, project, version, by, change, seen=seen, allowed=_OPEN)
 
     async def choose(self, flow: str, project: str, who: Principal, sticky_key: str | None = None) -> Workflow:
         """Give the definition a run of somebody is started with; the same key always gets the same one."""
@@ -259,6 +233,20 @@ class Releases:
         await self._tell_all()
         return taken
 
+    async def _moved(
+        self,
+        flow: str,
+        project: str,
+        version: int,
+        by: str,
+        change: Mapping[str, Any],
+        *,
+        seen: int | None,
+        allowed: Sequence[State],
+    ) -> Release:
+        await self._table.move(flow, project, version, by, change, seen=seen, allowed=allowed)
+        return await self.get(flow, project, version)
+
     async def _judge(self, one: Release, every: Sequence[Release]) -> bool:
         others = [o for o in every if (o.project, o.flow) == (one.project, one.flow)]
         wanted = one.before if one.state == "all" else next((o.version for o in others if o.state == "all"), None)
@@ -275,7 +263,7 @@ class Releases:
         figures = {"found": found.data(), "base": None if beside is None else beside.data()}
         change = {"state": "rolled_back", "share": 0.0, "reason": told, "figures": orjson.dumps(figures).decode()}
         try:
-            await self._move(one.flow, one.project, one.version, "rule", change, seen=one.revision, allowed=_OPEN)
+            await self._table.move(one.flow, one.project, one.version, "rule", change, seen=one.revision, allowed=_OPEN)
         except Conflict:
             return False  # somebody moved it meanwhile: it is looked at again at the next watch
         return True
@@ -287,69 +275,6 @@ class Releases:
                 told = {name: row[name] for name in ("id", "project", "flow", "version", "reason", "at")}
                 await self._tell(Told(**told, figures=figures))
                 await self._queries.run("told", {"id": row["id"]}, tx)
-
-    async def _move(
-        self,
-        flow: str,
-        project: str,
-        version: int,
-        by: str,
-        change: Mapping[str, Any],
-        *,
-        seen: int | None,
-        allowed: Sequence[State],
-    ) -> Release:
-        place = {"project": project, "flow": flow}
-        if seen is None:
-            seen = (await self.get(flow, project, version)).revision
-        async with self._store.transaction() as tx:
-            await self._queries.one("lock_head", place, tx)
-            every = await self._page(place, tx)
-            one = next((each for each in every if each.version == version), None)
-            if one is None:
-                raise NotFound(f"there is no version {version!r} of {flow!r} in project {project!r}: list its releases")
-            if not await self._queries.run("turn", {**place, "seen": seen}, tx):
-                last = (await self._queries.all("moves", {**place, "version": None}, tx))[0]
-                raise Conflict(
-                    f"the releases of {flow!r} changed meanwhile: version {last['version']} became {last['state']!r} "
-                    f"by {last['by']!r}; look at them again"
-                )
-            if one.state not in allowed:
-                raise Conflict(f"version {version} of {flow!r} is {one.state!r}: that cannot be done with it any more")
-            await self._apply(tx, every, one, by, change)
-        return await self.get(flow, project, version)
-
-    async def _apply(self, tx: Tx, every: Sequence[Release], one: Release, by: str, change: Mapping[str, Any]) -> None:
-        state: State = change["state"]
-        reason = str(change.get("reason") or "")
-        other = next((each for each in every if each.state == state and each is not one), None)
-        before = None
-        if state == "all" and other is not None:
-            before = other.version
-            await self._put(tx, other, by, {"state": "retired", "share": 0.0, "reason": f"replaced by {one.version}"})
-        if state == "canary" and other is not None:
-            raise Conflict(f"version {other.version} of {one.flow!r} is the canary: promote it or take it back first")
-        await self._put(tx, one, by, {"pilots": one.pilots, **change, "before": before, "reason": reason})
-        if state == "rolled_back" and one.state == "all":
-            previous = next((each for each in every if each.version == one.before), None)
-            if previous is None or previous.state != "retired":
-                raise Conflict(
-                    f"version {one.version} of {one.flow!r} is for all and none came before it: promote another instead"
-                )
-            again = {"state": "all", "share": 1.0, "reason": f"{one.version} was taken back"}
-            await self._put(tx, previous, by, again)
-
-    async def _put(self, tx: Tx, one: Release, by: str, change: Mapping[str, Any]) -> None:
-        place = {"project": one.project, "flow": one.flow, "version": one.version}
-        row = {"state": change["state"], "share": change["share"], "pilots": [*change.get("pilots", one.pilots)]}
-        await self._queries.run("move", {**place, **row, "before": change.get("before")}, tx)
-        note = {"was": one.state, "state": change["state"], "share": change["share"], "by": by}
-        reason, figures = change.get("reason", ""), change.get("figures")
-        await self._queries.run("note", {**place, **note, "reason": reason, "figures": figures}, tx)
-
-    async def _page(self, place: Mapping[str, str | None], tx: Tx | None = None) -> tuple[Release, ...]:
-        rows = await self._queries.all("page", place, tx)
-        return tuple(Release(**{**row, "pilots": tuple(row["pilots"]), "rules": tuple(row["rules"])}) for row in rows)
 
     async def _workflow(self, one: Release) -> Workflow:
         known = self._known.get(one.definition)
