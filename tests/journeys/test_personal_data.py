@@ -15,7 +15,7 @@ from metier.calls import Call
 from metier.cli.emails import inputs_of
 from metier.providers.scripted import Script, gives
 from metier.store import Store
-from tests.journeys.company import company, drafting, mail, numbered, truth, wrote
+from tests.journeys.company import company, drafting, mail, numbered, sent, truth, wrote
 
 PLACEHOLDER = re.compile(r"\[\[[A-Z_]+_\d+[a-z]?\]\]")
 
@@ -33,13 +33,14 @@ def personal(number: int) -> Iterator[str]:
 
 
 def repeats(call: Call) -> Script:
-    """A writer who addresses the customer by every placeholder it was shown, and a judge."""
+    """A writer who answers whom the first placeholder stands for, then says every one it was shown, and a judge."""
     if not drafting(call):
         return gives({"critique": "aucun", "grounded": True, "score": 9})
     shown = [*dict.fromkeys(PLACEHOLDER.findall(call.messages[-1].content))]
-    number = next(iter(numbered(call)), 1)
-    answer = f"Vous avez écrit : {' '.join(shown)}."[:320]
-    return gives({"answers": [{"question": 1, "sentences": [number], "answer": answer}]})
+    number, sentence = next((n, text.rpartition("] ")[2]) for n, text in numbered(call).items() if len(text) > 60)
+    # Words that no document says are taken out of a letter: the name stands inside a sentence that one says.
+    told = [f"{''.join(shown[:1])}, {sentence}"[:320], f"Vous avez écrit : {' '.join(shown)}."[:320]]
+    return gives({"answers": [{"question": 1, "sentences": [number], "answer": answer} for answer in told]})
 
 
 @pytest.mark.parametrize("number", range(1, 12))
@@ -50,6 +51,13 @@ async def test_no_personal_value_reaches_a_provider(store: Store, tmp_path: path
         run = await c.receive(number)
         if number == 10:
             assert c.provider.calls == [], "no document answers a formal notice: a person does, and no model sees it"
+            task = await c.task(run)
+            for value in personal(number):
+                assert folded(value) not in received or folded(value) in folded(
+                    json.dumps(task.show, ensure_ascii=False)
+                )
+            await c.decide(run, {"decision": "taken", "note": ""})
+            assert (await c.run(run)).outcome == "escalated" and sent(c.mailbox) == [] and c.provider.calls == []
             return
         assert len(c.provider.calls) >= 2
         given = folded(" ".join(map(wrote, c.provider.calls)))
@@ -57,11 +65,15 @@ async def test_no_personal_value_reaches_a_provider(store: Store, tmp_path: path
             assert folded(value) not in given, f"{value!r} was shown to the model"
         shown = PLACEHOLDER.findall(next(filter(drafting, c.provider.calls)).messages[-1].content)
         values: Any = await c.values(run)
-        letter, drafted = values["refine#1.letter"], json.dumps(values["refine#1.draft"], ensure_ascii=False)
-        assert not PLACEHOLDER.search(letter["body"])
+        drafted = json.dumps(values["refine#1.draft"], ensure_ascii=False)
         said = {value for value in personal(number) if folded(value) in received}
-        if said:
-            assert shown and any(folded(value) in folded(drafted) for value in said), "the draft has them again"
+        assert shown and said and any(folded(value) in folded(drafted) for value in said), "the draft has them again"
+        await c.decide(run, {"decision": "approve"})
+        [letter] = sent(c.mailbox)
+        body = letter.get_content()
+        assert not PLACEHOLDER.search(body) and not PLACEHOLDER.search(str(letter["subject"]))
+        assert any(folded(value) in folded(body) for value in said), "what is sent has them again"
+        assert letter["to"] == inputs["from"]
 
 
 async def test_an_empty_message_shows_nothing_to_a_model(store: Store, tmp_path: pathlib.Path) -> None:
