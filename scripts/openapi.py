@@ -210,7 +210,7 @@ def description() -> Schema:
         assert isinstance(route, Route)
         path = route.path.replace(":path}", "}")
         for method in sorted((route.methods or set()) - {"HEAD"}):
-            words = (inspect.getdoc(type(route.endpoint)) or "").splitlines()[0]
+            words = (inspect.getdoc(getattr(route.endpoint, "answer", type(route.endpoint))) or "").splitlines()[0]
             place = (method, path)
             paths.setdefault(path, {})[method.lower()] = _operation(
                 method, path, words, asked.get(place), answered.pop(place)

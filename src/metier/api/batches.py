@@ -9,14 +9,11 @@ from typing import Annotated, Any, Final, Literal, Protocol
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from starlette.types import Receive, Scope, Send
 
 from metier.api import answers, chat_body, failures, openai, responses_answers, responses_body
-from metier.api.files import listed
-from metier.api.openai import Keys
 from metier.api.parsing import fit, load, refuse_unknown
 from metier.api.responses_items import turns
-from metier.api.transfer import Transfer
+from metier.api.transfer import Transfer, listed
 from metier.batches import Batch, Batches, Prepared, Road, Runner, Surface
 from metier.calls import Answer, KeyId, Principal, Range, Reasoning
 from metier.errors import Invalid, NotAllowed
@@ -24,7 +21,7 @@ from metier.gateway import Gateway
 from metier.policy.keys import Keys as HouseKeys
 from metier.record.responses import StoredResponses
 
-__all__ = ["CancelBatch", "OneBatch", "SeveralBatches", "runner", "surfaces"]
+__all__ = ["BatchesPages", "runner", "surfaces"]
 
 _SURFACE: Final = "batches"
 _ENDPOINTS: Final = {"/v1/chat/completions": "chat", "/v1/embeddings": "embeddings", "/v1/responses": "responses"}
@@ -47,21 +44,15 @@ class _Services(Protocol):
     def responses(self) -> StoredResponses: ...
 
 
-class SeveralBatches:
-    """POST and GET /v1/batches: make a batch of a file, list those of the project."""
+class BatchesPages:
+    """Answers what clients ask of the batches of their project."""
 
-    def __init__(self, batches: Batches, keys: Keys, endpoints: tuple[str, ...]) -> None:
+    def __init__(self, batches: Batches, endpoints: tuple[str, ...]) -> None:
         self._batches = batches
-        self._keys = keys
         self._endpoints = endpoints
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        exchange = Transfer(scope, receive, send)
-        await exchange.run(lambda _: self._handle(exchange))
-
-    async def _handle(self, exchange: Transfer) -> None:
-        principal = await self._keys.authenticate(exchange.secret())
+    async def several(self, exchange: Transfer, principal: Principal) -> None:
+        """POST and GET /v1/batches: make a batch of a file, list those of the project."""
         if exchange.method == "GET":
             asked = exchange.query("after", "limit")
             limit = exchange.number(asked, "limit", 20, 99)
@@ -84,38 +75,12 @@ class SeveralBatches:
         made = await self._batches.create(principal, body.endpoint, body.input_file_id, body.metadata, keep_s)
         await exchange.json(orjson.dumps(_batch(made)))
 
-
-class OneBatch:
-    """GET /v1/batches/{id}: where a batch stands, and what it took so far."""
-
-    def __init__(self, batches: Batches, keys: Keys) -> None:
-        self._batches = batches
-        self._keys = keys
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        exchange = Transfer(scope, receive, send)
-        await exchange.run(lambda _: self._handle(exchange))
-
-    async def _handle(self, exchange: Transfer) -> None:
-        principal = await self._keys.authenticate(exchange.secret())
+    async def one(self, exchange: Transfer, principal: Principal) -> None:
+        """GET /v1/batches/{id}: where a batch stands, and what it took so far."""
         await exchange.json(orjson.dumps(_batch(await self._batches.get(exchange.target, principal.project))))
 
-
-class CancelBatch:
-    """POST /v1/batches/{id}/cancel: calls under way are waited for, what was answered is given."""
-
-    def __init__(self, batches: Batches, keys: Keys) -> None:
-        self._batches = batches
-        self._keys = keys
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        exchange = Transfer(scope, receive, send)
-        await exchange.run(lambda _: self._handle(exchange))
-
-    async def _handle(self, exchange: Transfer) -> None:
-        principal = await self._keys.authenticate(exchange.secret())
+    async def cancel(self, exchange: Transfer, principal: Principal) -> None:
+        """POST /v1/batches/{id}/cancel: calls under way are waited for, what was answered is given."""
         await exchange.json(orjson.dumps(_batch(await self._batches.cancel(exchange.target, principal.project))))
 
 

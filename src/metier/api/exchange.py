@@ -7,6 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
+from typing import Self
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -159,7 +160,7 @@ class Exchange:
         """Send the last piece of the stream."""
         await self._send({"type": "http.response.body", "body": data})
 
-    async def run(self, handle: Callable[[Exchange], Awaitable[None]]) -> None:
+    async def run(self, handle: Callable[[Self], Awaitable[None]]) -> None:
         """Let `handle` answer, and turn whatever it raises into an answer of OpenAI's shape."""
         try:
             await handle(self)

@@ -8,17 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
-from starlette.types import Receive, Scope, Send
 
 from metier.api import multipart
-from metier.api.openai import Keys
 from metier.api.parsing import refuse_unknown
-from metier.api.transfer import Transfer
+from metier.api.transfer import Transfer, listed
 from metier.batches import Files, Purpose, StoredFile, Writing
 from metier.calls import Principal
 from metier.errors import Invalid, Mistaken
 
-__all__ = ["FileContent", "OneFile", "SeveralFiles", "listed"]
+__all__ = ["FilesPages"]
 
 _PURPOSES: Final[dict[str, Purpose]] = {"batch": "batch", "user_data": "user_data"}
 _ANCHOR: Final = "expires_after[anchor]"
@@ -29,33 +27,38 @@ _AROUND: Final = 64 * 1024
 """Bytes of a form around its file."""
 
 
-class SeveralFiles:
-    """POST and GET /v1/files: bring a file, list those of the project."""
+class FilesPages:
+    """Answers what clients ask of the files of their project."""
 
-    def __init__(self, files: Files, keys: Keys) -> None:
+    def __init__(self, files: Files) -> None:
         self._files = files
-        self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        exchange = Transfer(scope, receive, send)
-        await exchange.run(lambda _: self._handle(exchange))
-
-    async def _handle(self, exchange: Transfer) -> None:
-        principal = await self._keys.authenticate(exchange.secret())
+    async def several(self, exchange: Transfer, principal: Principal) -> None:
+        """POST and GET /v1/files: bring a file, list those of the project."""
         if exchange.method == "POST":
             await self._bring(exchange, principal)
             return
         asked = exchange.query("purpose", "limit", "after", "order")
         limit = exchange.number(asked, "limit", 1_000, 10_000)
-        order = asked.get("order", "desc")
-        if order not in ("asc", "desc"):
-            raise Invalid(f"order is {order[:40]!r}: say asc or desc", param="order")
         found = await self._files.list(
             principal.project, purpose=asked.get("purpose") or None, after=asked.get("after") or None,
-            limit=limit + 1, newest=order == "desc",
+            limit=limit + 1, newest=exchange.newest_first(asked),
         )  # fmt: skip
         await exchange.json(listed([_file(file) for file in found], limit))
+
+    async def one(self, exchange: Transfer, principal: Principal) -> None:
+        """GET and DELETE /v1/files/{id}: what a file is, and its end."""
+        if exchange.method == "DELETE":
+            await self._files.delete(principal.project, exchange.target)
+            await exchange.json(orjson.dumps({"id": exchange.target, "object": "file", "deleted": True}))
+            return
+        await exchange.json(orjson.dumps(_file(await self._files.get(principal.project, exchange.target))))
+
+    async def content(self, exchange: Transfer, principal: Principal) -> None:
+        """GET /v1/files/{id}/content: the bytes of a file as they came or as a batch wrote them."""
+        file = await self._files.get(principal.project, exchange.target)
+        async with aclosing(self._files.content(file.id, file.bytes)) as pieces:
+            await exchange.download(file.bytes, pieces)
 
     async def _bring(self, exchange: Transfer, principal: Principal) -> None:
         limit = self._files.rules.file_bytes
@@ -77,53 +80,6 @@ class SeveralFiles:
             await asyncio.shield(form.discard())
             raise
         await exchange.json(orjson.dumps(_file(stored)))
-
-
-class OneFile:
-    """GET and DELETE /v1/files/{id}: what a file is, and its end."""
-
-    def __init__(self, files: Files, keys: Keys) -> None:
-        self._files = files
-        self._keys = keys
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        exchange = Transfer(scope, receive, send)
-        await exchange.run(lambda _: self._handle(exchange))
-
-    async def _handle(self, exchange: Transfer) -> None:
-        principal = await self._keys.authenticate(exchange.secret())
-        if exchange.method == "DELETE":
-            await self._files.delete(principal.project, exchange.target)
-            await exchange.json(orjson.dumps({"id": exchange.target, "object": "file", "deleted": True}))
-            return
-        await exchange.json(orjson.dumps(_file(await self._files.get(principal.project, exchange.target))))
-
-
-class FileContent:
-    """GET /v1/files/{id}/content: the bytes of a file as they came or as a batch wrote them."""
-
-    def __init__(self, files: Files, keys: Keys) -> None:
-        self._files = files
-        self._keys = keys
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        exchange = Transfer(scope, receive, send)
-        await exchange.run(lambda _: self._handle(exchange))
-
-    async def _handle(self, exchange: Transfer) -> None:
-        principal = await self._keys.authenticate(exchange.secret())
-        file = await self._files.get(principal.project, exchange.target)
-        async with aclosing(self._files.content(file.id, file.bytes)) as pieces:
-            await exchange.download(file.bytes, pieces)
-
-
-def listed(data: list[dict[str, Any]], limit: int) -> bytes:
-    """Write one page of a list of which one item more than `limit` was asked for."""
-    shown = data[:limit]
-    ends = {"first_id": shown[0]["id"] if shown else None, "last_id": shown[-1]["id"] if shown else None}
-    return orjson.dumps({"object": "list", "data": shown, **ends, "has_more": len(data) > limit})
 
 
 @dataclass(slots=True)

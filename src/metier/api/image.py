@@ -6,14 +6,11 @@ from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
-from starlette.types import Receive, Scope, Send
 
-from metier.api import answers
+from metier.api import answers, relay
 from metier.api.exchange import Exchange
-from metier.api.openai import Keys
 from metier.api.parsing import fit, load, refuse_unknown
-from metier.api.surface import limit_headers
-from metier.calls import JSON, Call
+from metier.calls import JSON, Call, Principal
 from metier.gateway import Gateway
 
 __all__ = ["Images"]
@@ -29,18 +26,13 @@ _NEUTRAL: Final[Mapping[str, tuple[JSON, ...]]] = {
 
 
 class Images:
-    """POST /v1/images/generations: one image, as base64."""
+    """Makes images: one for each description."""
 
-    def __init__(self, gateway: Gateway, keys: Keys) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        await Exchange(scope, receive, send).run(self._handle)
-
-    async def _handle(self, exchange: Exchange) -> None:
-        principal = await self._keys.authenticate(exchange.secret())
+    async def answer(self, exchange: Exchange, principal: Principal) -> None:
+        """POST /v1/images/generations: one image, as base64."""
         data = await exchange.body()
         if data is None:
             return
@@ -49,9 +41,7 @@ class Images:
         body = fit(_Body, raw)
         size = "" if body.size == "auto" else body.size or ""
         call = Call(principal, body.model, "image", inputs=(body.prompt,), size=size, end_user=body.user or None)
-        exchange.name(call.id, lambda: limit_headers(self._gateway, call))
-        async with exchange.presence():
-            answer = await self._gateway.collect(call)
+        answer = await relay.collect(exchange, self._gateway, call)
         await exchange.json(answers.images(answer), answers.receipt_headers(answer.receipt))
 
 

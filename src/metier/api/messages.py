@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
-from dataclasses import replace
-
 import orjson
-from starlette.types import Receive, Scope, Send
 
-from metier.api import answers, failures, messages_answers, messages_body
+from metier.api import answers, failures, messages_answers, messages_body, relay
 from metier.api.exchange import Exchange, Headers
-from metier.api.openai import Keys
-from metier.api.surface import limit_headers
-from metier.calls import Call
+from metier.calls import Call, Principal
 from metier.errors import MetierError, Mistaken, Unavailable
 from metier.gateway import Gateway
 from metier.tokens import likely, shape_of
 
-__all__ = ["CountTokens", "Messages"]
+__all__ = ["Messages", "Speaking"]
 
 
-class _Exchange(Exchange):
+class Speaking(Exchange):
     """An exchange whose refusals have Anthropic's shape, in an answer and inside a stream."""
 
     def named(self) -> Headers:
@@ -43,62 +37,29 @@ class _Exchange(Exchange):
 
 
 class Messages:
-    """POST /v1/messages, whole or streamed, for any chat model of the catalogue."""
+    """Answers in Anthropic's words, with any chat model of the catalogue."""
 
-    def __init__(self, gateway: Gateway, keys: Keys) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        exchange = _Exchange(scope, receive, send)
-        await exchange.run(lambda _: self._handle(exchange))
-
-    async def _handle(self, exchange: _Exchange) -> None:
-        principal = await self._keys.authenticate(exchange.secret())
+    async def answer(self, exchange: Speaking, principal: Principal) -> None:
+        """POST /v1/messages, whole or streamed, for any chat model of the catalogue."""
         data = await exchange.body()
         if data is None:
             return
         asked = messages_body.parse(data, principal, exchange.conversation())
-        asked = replace(asked, call=exchange.wanting(asked.call))
-        exchange.name(asked.call.id, lambda: limit_headers(self._gateway, asked.call))
+        call = exchange.wanting(asked.call)
         if asked.stream:
-            await self._stream(exchange, asked.call)
-            return
-        async with exchange.presence():
-            answer = await self._gateway.collect(asked.call)
-        headers = [*answers.receipt_headers(answer.receipt), *exchange.named()]
-        await exchange.json(messages_answers.message(asked.call, answer), headers)
+            events = messages_answers.MessageStream(call, _estimate(call, self._gateway))
+            await relay.stream(exchange, self._gateway, call, events, exchange.named)
+            await exchange.close_stream(events.end())
+        else:
+            answer = await relay.collect(exchange, self._gateway, call)
+            headers = [*answers.receipt_headers(answer.receipt), *exchange.named()]
+            await exchange.json(messages_answers.message(call, answer), headers)
 
-    async def _stream(self, exchange: _Exchange, call: Call) -> None:
-        events = messages_answers.MessageStream(call, _estimate(call, self._gateway))
-        async with exchange.presence(), aclosing(self._gateway.stream(call)) as chunks:
-            # The first chunk comes before the headers, so that a refusal is an HTTP status.
-            first = await anext(chunks)
-            told = [(b"x-metier-call-id", call.id.encode()), *answers.kept_headers(first.kept), *exchange.named()]
-            await exchange.open_stream(told)
-            await exchange.write(events.write(first))
-            async for chunk in chunks:
-                data = events.write(chunk)
-                if data:
-                    await exchange.write(data)
-        await exchange.close_stream(events.end())
-
-
-class CountTokens:
-    """POST /v1/messages/count_tokens: how many input tokens a message would have."""
-
-    def __init__(self, gateway: Gateway, keys: Keys) -> None:
-        self._gateway = gateway
-        self._keys = keys
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        exchange = _Exchange(scope, receive, send)
-        await exchange.run(lambda _: self._handle(exchange))
-
-    async def _handle(self, exchange: _Exchange) -> None:
-        principal = await self._keys.authenticate(exchange.secret())
+    async def count(self, exchange: Speaking, principal: Principal) -> None:
+        """POST /v1/messages/count_tokens: how many input tokens a message would have."""
         data = await exchange.body()
         if data is None:
             return

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Receive, Scope, Send
 
+from metier.api.endpoint import Keys
 from metier.api.exchange import Exchange
-from metier.api.openai import Keys
 from metier.calls import Principal
 from metier.errors import NotAllowed
 from metier.record.exposition import CONTENT_TYPE

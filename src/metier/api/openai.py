@@ -3,98 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import aclosing
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from starlette.types import Receive, Scope, Send
 
-from metier.api import answers, chat_body
+from metier.api import answers, chat_body, relay
 from metier.api.exchange import Exchange
 from metier.api.parsing import fit, load, refuse_unknown
-from metier.api.surface import limit_headers
 from metier.calls import Call, ConversationId, Principal
 from metier.catalog import Catalog, Model
 from metier.errors import Invalid, NotFound
 from metier.gateway import Gateway
 
-__all__ = ["ChatCompletions", "Embeddings", "Keys", "Models", "embedding_call"]
+__all__ = ["ChatCompletions", "Embeddings", "Models", "embedding_call"]
 
 _MOST_INPUTS = 2048
 
 
-class Keys(Protocol):
-    """Says who is calling."""
-
-    async def authenticate(self, secret: str) -> Principal:
-        """Find the principal behind a key, or raise NotAuthenticated."""
-        ...
-
-
 class ChatCompletions:
-    """POST /v1/chat/completions, whole or streamed."""
+    """Answers conversations in OpenAI's words."""
 
-    def __init__(self, gateway: Gateway, keys: Keys) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        await Exchange(scope, receive, send).run(self._handle)
-
-    async def _handle(self, exchange: Exchange) -> None:
-        principal = await self._keys.authenticate(exchange.secret())
+    async def answer(self, exchange: Exchange, principal: Principal) -> None:
+        """POST /v1/chat/completions, whole or streamed."""
         data = await exchange.body()
         if data is None:
             return
         asked = chat_body.parse(data, principal, exchange.conversation())
         call = exchange.wanting(asked.call)
-        exchange.name(call.id, lambda: limit_headers(self._gateway, call))
         if asked.stream:
-            await self._stream(exchange, call, asked.include_usage)
+            events = answers.ChatStream(call, asked.include_usage)
+            await relay.stream(exchange, self._gateway, call, events)
+            await exchange.close_stream(events.end())
         else:
-            async with exchange.presence():
-                answer = await self._gateway.collect(call)
+            answer = await relay.collect(exchange, self._gateway, call)
             await exchange.json(answers.chat(call, answer), answers.receipt_headers(answer.receipt))
-
-    async def _stream(self, exchange: Exchange, call: Call, include_usage: bool) -> None:
-        events = answers.ChatStream(call, include_usage)
-        async with exchange.presence(), aclosing(self._gateway.stream(call)) as chunks:
-            # The first chunk comes before the headers, so that a refusal is an HTTP status.
-            first = await anext(chunks)
-            told = [(b"x-metier-call-id", call.id.encode()), *answers.kept_headers(first.kept)]
-            await exchange.open_stream(told)
-            opening = events.write(first)
-            if opening:
-                await exchange.write(opening)
-            async for chunk in chunks:
-                data = events.write(chunk)
-                if data:
-                    await exchange.write(data)
-        await exchange.close_stream(events.end())
 
 
 class Embeddings:
-    """POST /v1/embeddings, as numbers or base64."""
+    """Turns texts into vectors."""
 
-    def __init__(self, gateway: Gateway, keys: Keys) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        await Exchange(scope, receive, send).run(self._handle)
-
-    async def _handle(self, exchange: Exchange) -> None:
-        principal = await self._keys.authenticate(exchange.secret())
+    async def answer(self, exchange: Exchange, principal: Principal) -> None:
+        """POST /v1/embeddings, as numbers or base64."""
         data = await exchange.body()
         if data is None:
             return
         call, as_base64 = embedding_call(data, principal, exchange.conversation())
-        exchange.name(call.id, lambda: limit_headers(self._gateway, call))
-        async with exchange.presence():
-            answer = await self._gateway.collect(call)
+        answer = await relay.collect(exchange, self._gateway, call)
         written = answers.embeddings(call, answer, as_base64)
         await exchange.json(written, answers.receipt_headers(answer.receipt))
 
@@ -118,18 +79,13 @@ def embedding_call(data: bytes, principal: Principal, conversation: Conversation
 
 
 class Models:
-    """GET /v1/models and /v1/models/{name}: what the key may use."""
+    """Lists the models of the catalogue."""
 
-    def __init__(self, catalog: Callable[[], Catalog], keys: Keys) -> None:
+    def __init__(self, catalog: Callable[[], Catalog]) -> None:
         self._catalog = catalog
-        self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        await Exchange(scope, receive, send).run(self._handle)
-
-    async def _handle(self, exchange: Exchange) -> None:
-        principal = await self._keys.authenticate(exchange.secret())
+    async def answer(self, exchange: Exchange, principal: Principal) -> None:
+        """GET /v1/models and /v1/models/{name}: what the key may use."""
         allowed = principal.models
         catalog = self._catalog()
         every = (*catalog.models(), *catalog.by_provider())

@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from starlette.types import Receive, Scope, Send
 
-from metier.api import answers
+from metier.api import answers, relay
 from metier.api.exchange import Exchange
-from metier.api.openai import Keys
 from metier.api.parsing import fit, load, refuse_unknown
-from metier.api.surface import limit_headers
-from metier.calls import Call
+from metier.calls import Call, Principal
 from metier.errors import Invalid
 from metier.gateway import Gateway
 
@@ -22,18 +19,13 @@ _MOST_DOCUMENTS: Final = 2048
 
 
 class Rerank:
-    """POST /v1/rerank: documents in the order of how well they fit a query."""
+    """Compares documents with a query."""
 
-    def __init__(self, gateway: Gateway, keys: Keys) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        await Exchange(scope, receive, send).run(self._handle)
-
-    async def _handle(self, exchange: Exchange) -> None:
-        principal = await self._keys.authenticate(exchange.secret())
+    async def answer(self, exchange: Exchange, principal: Principal) -> None:
+        """POST /v1/rerank: documents in the order of how well they fit a query."""
         data = await exchange.body()
         if data is None:
             return
@@ -42,9 +34,7 @@ class Rerank:
         body = fit(_Body, raw)
         documents = tuple(_text(document, index) for index, document in enumerate(body.documents))
         call = Call(principal, body.model, "rerank", inputs=documents, query=body.query, end_user=body.user or None)
-        exchange.name(call.id, lambda: limit_headers(self._gateway, call))
-        async with exchange.presence():
-            answer = await self._gateway.collect(call)
+        answer = await relay.collect(exchange, self._gateway, call)
         written = answers.rerank(call, answer, body.top_n, bool(body.return_documents))
         await exchange.json(written, answers.receipt_headers(answer.receipt))
 

@@ -15,18 +15,20 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Lifespan
 
 from metier.api import batches, failures
-from metier.api.files import FileContent, OneFile, SeveralFiles
+from metier.api.endpoint import Endpoint
+from metier.api.files import FilesPages
 from metier.api.frame import Frame
 from metier.api.image import Images
-from metier.api.messages import CountTokens, Messages
+from metier.api.messages import Messages, Speaking
 from metier.api.metrics import MetricsPage
 from metier.api.openai import ChatCompletions, Embeddings, Models
 from metier.api.rerank import Rerank
 from metier.api.resources import Alive, Ready
-from metier.api.responses import CancelResponse, InputItems, KeptResponse, Responses
+from metier.api.responses import Responding, Responses
 from metier.api.surface import Door, Surface
 from metier.api.traced import Traced
 from metier.api.transcription import Transcriptions
+from metier.api.transfer import Transfer
 from metier.batches import Batches
 from metier.catalog import Catalog
 from metier.gateway import Gateway
@@ -91,24 +93,20 @@ class Watch:
 def routes(app: AppServices, watch: Watch | None = None) -> list[BaseRoute]:
     """List the paths of the API."""
     watch = watch or Watch()
-    chat, messages = Surface(app.keys, "chat"), Surface(app.keys, "messages")
-    responses = Surface(app.keys, "responses")
-    models = Models(lambda: app.catalog, Surface(app.keys, "models"))
+    chat, images = ChatCompletions(app.gateway), Images(app.gateway)
+    embeddings, rerank, sounds = Embeddings(app.gateway), Rerank(app.gateway), Transcriptions(app.gateway)
+    models = Endpoint(Surface(app.keys, "models"), Models(lambda: app.catalog).answer)
     metrics = MetricsPage(
         Surface(app.keys, "metrics"), watch.exposition, everybody=watch.everybody, behind_proxy=watch.behind_proxy
     )
     return [
-        Route("/v1/chat/completions", ChatCompletions(app.gateway, chat), methods=["POST"]),
-        Route("/v1/responses", Responses(app.gateway, responses, app.responses), methods=["POST"]),
-        Route("/v1/responses/{id}", KeptResponse(responses, app.responses), methods=["GET", "DELETE"]),
-        Route("/v1/responses/{id}/input_items", InputItems(responses, app.responses), methods=["GET"]),
-        Route("/v1/responses/{id}/cancel", CancelResponse(responses, app.responses), methods=["POST"]),
-        Route("/v1/embeddings", Embeddings(app.gateway, Surface(app.keys, "embeddings")), methods=["POST"]),
-        Route("/v1/messages", Messages(app.gateway, messages), methods=["POST"]),
-        Route("/v1/messages/count_tokens", CountTokens(app.gateway, messages), methods=["POST"]),
-        Route("/v1/rerank", Rerank(app.gateway, Surface(app.keys, "rerank")), methods=["POST"]),
-        Route("/v1/audio/transcriptions", Transcriptions(app.gateway, Surface(app.keys, "audio")), methods=["POST"]),
-        Route("/v1/images/generations", Images(app.gateway, Surface(app.keys, "images")), methods=["POST"]),
+        Route("/v1/chat/completions", Endpoint(Surface(app.keys, "chat"), chat.answer), methods=["POST"]),
+        *_response_routes(app),
+        Route("/v1/embeddings", Endpoint(Surface(app.keys, "embeddings"), embeddings.answer), methods=["POST"]),
+        *_message_routes(app),
+        Route("/v1/rerank", Endpoint(Surface(app.keys, "rerank"), rerank.answer), methods=["POST"]),
+        Route("/v1/audio/transcriptions", Endpoint(Surface(app.keys, "audio"), sounds.answer), methods=["POST"]),
+        Route("/v1/images/generations", Endpoint(Surface(app.keys, "images"), images.answer), methods=["POST"]),
         *_batch_routes(app),
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{name:path}", models, methods=["GET"]),
@@ -118,16 +116,35 @@ def routes(app: AppServices, watch: Watch | None = None) -> list[BaseRoute]:
     ]
 
 
-def _batch_routes(app: AppServices) -> list[BaseRoute]:
-    keys, files = Surface(app.keys, "batches"), app.batches.files
-    several = batches.SeveralBatches(app.batches, keys, tuple(batches.surfaces(app.responses)))
+def _response_routes(app: AppServices) -> list[BaseRoute]:
+    keys, made = Surface(app.keys, "responses"), Responses(app.gateway, app.responses)
+    one = "/v1/responses/{id}"
     return [
-        Route("/v1/files", SeveralFiles(files, keys), methods=["GET", "POST"]),
-        Route("/v1/files/{id}", OneFile(files, keys), methods=["GET", "DELETE"]),
-        Route("/v1/files/{id}/content", FileContent(files, keys), methods=["GET"]),
-        Route("/v1/batches", several, methods=["GET", "POST"]),
-        Route("/v1/batches/{id}", batches.OneBatch(app.batches, keys), methods=["GET"]),
-        Route("/v1/batches/{id}/cancel", batches.CancelBatch(app.batches, keys), methods=["POST"]),
+        Route("/v1/responses", Endpoint(keys, made.answer, Responding), methods=["POST"]),
+        Route(one, Endpoint(keys, made.kept, Responding), methods=["GET", "DELETE"]),
+        Route(f"{one}/input_items", Endpoint(keys, made.input_items, Responding), methods=["GET"]),
+        Route(f"{one}/cancel", Endpoint(keys, made.cancel, Responding), methods=["POST"]),
+    ]
+
+
+def _message_routes(app: AppServices) -> list[BaseRoute]:
+    keys, messages = Surface(app.keys, "messages"), Messages(app.gateway)
+    return [
+        Route("/v1/messages", Endpoint(keys, messages.answer, Speaking), methods=["POST"]),
+        Route("/v1/messages/count_tokens", Endpoint(keys, messages.count, Speaking), methods=["POST"]),
+    ]
+
+
+def _batch_routes(app: AppServices) -> list[BaseRoute]:
+    keys, files = Surface(app.keys, "batches"), FilesPages(app.batches.files)
+    made = batches.BatchesPages(app.batches, tuple(batches.surfaces(app.responses)))
+    return [
+        Route("/v1/files", Endpoint(keys, files.several, Transfer), methods=["GET", "POST"]),
+        Route("/v1/files/{id}", Endpoint(keys, files.one, Transfer), methods=["GET", "DELETE"]),
+        Route("/v1/files/{id}/content", Endpoint(keys, files.content, Transfer), methods=["GET"]),
+        Route("/v1/batches", Endpoint(keys, made.several, Transfer), methods=["GET", "POST"]),
+        Route("/v1/batches/{id}", Endpoint(keys, made.one, Transfer), methods=["GET"]),
+        Route("/v1/batches/{id}/cancel", Endpoint(keys, made.cancel, Transfer), methods=["POST"]),
     ]
 
 

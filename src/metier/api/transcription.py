@@ -9,13 +9,10 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from pydantic import Field as Bounds
-from starlette.types import Receive, Scope, Send
 
-from metier.api import answers, multipart
+from metier.api import answers, multipart, relay
 from metier.api.exchange import Exchange
-from metier.api.openai import Keys
 from metier.api.parsing import fit, refuse_unknown
-from metier.api.surface import limit_headers
 from metier.calls import Call, Media, Principal
 from metier.errors import Invalid
 from metier.gateway import Gateway
@@ -42,27 +39,20 @@ _NEUTRAL: Final = {"stream": ("false",), "timestamp_granularities[]": ("segment"
 
 
 class Transcriptions:
-    """POST /v1/audio/transcriptions: a form with a sound, held in memory and never written to a file."""
+    """Gives what was said in a sound."""
 
-    def __init__(self, gateway: Gateway, keys: Keys) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        await Exchange(scope, receive, send).run(self._handle)
-
-    async def _handle(self, exchange: Exchange) -> None:
-        principal = await self._keys.authenticate(exchange.secret())
+    async def answer(self, exchange: Exchange, principal: Principal) -> None:
+        """POST /v1/audio/transcriptions: a form with a sound, held in memory and never written to a file."""
         data = await exchange.body(FORM_LIMIT)
         if data is None:
             return
         # A long sound takes its time to cut out and to encode.
         call, plain = await asyncio.to_thread(_asked, data, exchange.content_type(), principal)
         del data
-        exchange.name(call.id, lambda: limit_headers(self._gateway, call))
-        async with exchange.presence():
-            answer = await self._gateway.collect(call)
+        answer = await relay.collect(exchange, self._gateway, call)
         headers = answers.receipt_headers(answer.receipt)
         if plain:
             await exchange.text(answer.text + "\n", headers)
