@@ -175,8 +175,8 @@ def test_a_run_waits_for_a_person_and_ends_when_they_approve(house: House, tmp_p
     assert house.data("review", "list", "--group", "autres")["tasks"] == []
     assert house.data("review", "list", "--as", "ada", "--group", "autres")["tasks"] == []
     assert "assigned to you" in house.run("review", "approve", task["id"], "--group", "autres", code=2)
-    house.run("review", "hand-off", task["id"], "nobody", code=2)
-    assert "group:chefs" in house.run("review", "hand-off", task["id"], "group:chefs")
+    house.run("review", "hand-off", task["id"], "nobody", "--note", "voyez", code=2)
+    assert "group:chefs" in house.run("review", "hand-off", task["id"], "group:chefs", "--note", "voyez")
     house.run("review", "approve", task["id"], "--as", "ada", code=2)
     assert task["id"] in [one["id"] for one in house.data("review", "list")["tasks"]], "every group, unless told"
     (listed,) = house.data("review", "list", "--group", "chefs")["tasks"]
@@ -184,7 +184,7 @@ def test_a_run_waits_for_a_person_and_ends_when_they_approve(house: House, tmp_p
     decided = house.data("review", "approve", task["id"], "--group", "chefs", "--as", "ada")
     assert decided["by"] == f"ada (local, by {pwd.getpwuid(os.geteuid()).pw_name})", "who acts for another is told"
     assert decided["decision"]["decision"] == "approve"
-    house.run("review", "reject", task["id"], "--group", "chefs", code=2)
+    house.run("review", "reject", task["id"], "--group", "chefs", "--note", "non", code=2)
     done = worked(house, run["id"], "done")
     assert [step["kind"] for step in done["steps"] if step["path"] == "approve"] == ["decision"]
 
@@ -200,7 +200,7 @@ def test_what_a_customer_wrote_is_not_obeyed_by_the_terminal(house: House, tmp_p
         house.run("runs", "show", run["id"]),
     ):
         assert "[red]Retour" in told and not [odd for odd in ("\x1b", "\x07", "\x9b") if odd in told]
-    house.run("review", "reject", task["id"])
+    house.run("review", "reject", task["id"], "--note", "non")
 
 
 def test_a_rejected_draft_ends_the_run_too(house: House, tmp_path: pathlib.Path) -> None:

@@ -86,7 +86,9 @@ async def test_an_address_that_is_none_is_an_answer_and_no_crash(here: Office) -
         assert (await browser.get("/review?after=%00")).status == 422
         await browser.get(f"/review/tasks/{task.id}")
         for name in ("a\x00b", "\x1b[31mred", "\u202egro"):
-            sent = await browser.post(f"/review/tasks/{task.id}/hand-off", kind="group", name=name)
+            sent = await browser.post(
+                f"/review/tasks/{task.id}/hand-off", **{"to.kind": "group", "to.name": name, "to.note": "voyez"}
+            )
             assert sent.status == 422, name
     assert (await here.review.get(task.id)).assignee == "group:sav"
 

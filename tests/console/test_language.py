@@ -6,6 +6,7 @@ import pathlib
 import re
 from datetime import UTC, datetime, timedelta
 from string import Formatter
+from typing import get_args
 
 import jinja2
 import pytest
@@ -14,11 +15,17 @@ from jinja2 import nodes
 import metier.console
 from metier.console.highlight import highlight
 from metier.console.language import LANGUAGES, Words, choose
+from metier.workflow.tasks import EventKind
 from tests.console.desk import Office, approval
 
 FOLDER = pathlib.Path(metier.console.__file__).parent
 TEMPLATES = sorted((FOLDER / "templates").glob("*.html"))
-BUILT = {"sign_in.": ("ended", "wrong", "slow"), "said.": ("decided", "handed_off", "claimed", "released", "settled")}
+BUILT = {
+    "bar.": ("self", "named", "reader"),
+    "event.": (*get_args(EventKind), "to", "platform"),
+    "sign_in.": ("ended", "wrong", "slow"),
+    "said.": ("decided", "handed_off", "claimed", "released", "settled", "commented", "absent", "back"),
+}
 """Keys that templates put together, with what they may end with."""
 
 
@@ -69,6 +76,9 @@ def test_every_string_is_used() -> None:
         "sign_in.",
         "said.",
         "settlement.",
+        "bar.",
+        "event.",
+        "problem.",
     )
     unused = [key for key in LANGUAGES["fr"] if f'"{key}"' not in source and not key.startswith(looked_up)]
     assert unused == []

@@ -103,7 +103,7 @@ async def test_an_untouched_draft_leaves_as_it_was_and_a_rejection_is_one(here: 
             page = await browser.get(f"/review/tasks/{task.id}")
             fields = dict(re.findall(r'name="(edited\.\w+)"[^>]*>\n(.*?)</textarea>', page.source, re.DOTALL))
             assert fields == {SUBJECT: LETTER["subject"], BODY: LETTER["body"].replace("'", "&#39;")}  # type: ignore[union-attr]  # it is text
-            await browser.post(f"/review/tasks/{task.id}/decide", decision=choice)
+            await browser.post(f"/review/tasks/{task.id}/decide", decision=choice, **{"task.note": "bon"})
         await here.engine.drain()
     assert here.sent == [{"decision": choice, "letter": LETTER} for choice in ("approve", "reject")]
 
@@ -124,7 +124,9 @@ async def test_the_second_of_two_people_is_told_and_keeps_what_they_wrote(here: 
     async with here.browser("zoe") as zoe, here.browser("max") as max_:
         for browser in (zoe, max_):
             await browser.get(f"/review/tasks/{task.id}")
-        assert (await zoe.post(f"/review/tasks/{task.id}/decide", decision="reject")).status == 200
+        assert (
+            await zoe.post(f"/review/tasks/{task.id}/decide", decision="reject", **{"task.note": "non"})
+        ).status == 200
         page = await max_.post(f"/review/tasks/{task.id}/decide", decision="approve", **{BODY: "Une heure de travail"})
         assert page.status == 409
         assert (
@@ -201,7 +203,11 @@ async def test_a_task_of_others_does_not_exist(here: Office) -> None:
         token = (await browser.get("/review")).token
         answers = [await browser.get(path), await browser.get("/review/tasks/task_none")]
         for act in ("claim", "release", "decide", "hand-off"):
-            answers.append(await browser.post(f"{path}/{act}", token=token, decision="approve", kind="group", name="x"))
+            answers.append(
+                await browser.post(
+                    f"{path}/{act}", token=token, decision="approve", **{"to.kind": "group", "to.name": "x"}
+                )
+            )
         assert [page.status for page in answers] == [404] * 6
         assert {"Cette tâche n'existe pas" in page.text for page in answers} == {True}
         assert all("Retour" not in page.text for page in answers)
@@ -215,10 +221,12 @@ async def test_a_task_is_handed_off_to_a_group_or_a_person(here: Office) -> None
     async with here.browser("zoe") as browser:
         await browser.get(path)
         for name in ("", " ", "x" * 101):
-            wrong = await browser.post(f"{path}/hand-off", kind="group", name=name)
+            wrong = await browser.post(f"{path}/hand-off", **{"to.kind": "group", "to.name": name, "to.note": "voyez"})
             assert wrong.status == 422 and "Transmettre" in wrong.text
-        assert (await browser.post(f"{path}/hand-off", kind="robot", name="x")).status == 422
-        page = await browser.post(f"{path}/hand-off", kind="user", name=" eve ")
+        assert (
+            await browser.post(f"{path}/hand-off", **{"to.kind": "robot", "to.name": "x", "to.note": "y"})
+        ).status == 422
+        page = await browser.post(f"{path}/hand-off", **{"to.kind": "user", "to.name": " eve ", "to.note": "voyez"})
         assert (page.url, "La tâche est transmise" in page.text) == ("/review", True)
         assert (await browser.get(path)).status == 404
     async with here.browser("eve") as browser:
@@ -247,9 +255,9 @@ async def test_a_step_that_failed_is_given_its_result_by_hand(here: Office) -> N
     async with here.browser("zoe") as browser:
         page = await browser.get(path)
         assert "Réessayer l'étape" in page.text and "Ce qui a échoué" in page.text
-        wrong = await browser.post(f"{path}/decide", decision="output", output="{days:")
-        assert wrong.status == 422 and "{days:" in wrong.source
-        assert (await browser.post(f"{path}/decide", decision="output", output='{"days": 14}')).status == 200
+        wrong = await browser.post(f"{path}/decide", decision="output", **{"output.days": "trois"})
+        assert wrong.status == 422 and "trois" in wrong.source and "nombre entier" in wrong.text
+        assert (await browser.post(f"{path}/decide", decision="output", **{"output.days": "14"})).status == 200
     await here.engine.drain()
     assert await here.engine.result(run) == 14
 

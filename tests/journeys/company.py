@@ -126,9 +126,9 @@ class Company:
         (task,) = await self.app.review.list(reviewer, run=run)
         return task
 
-    async def decide(self, run: RunId, decision: JSON, reviewer: Reviewer = ADVISER) -> None:
+    async def decide(self, run: RunId, decision: JSON, reviewer: Reviewer = ADVISER, note: str = "") -> None:
         """Decide the one task of a run, and move the run on."""
-        await self.app.review.decide((await self.task(run, reviewer)).id, reviewer, decision)
+        await self.app.review.decide((await self.task(run, reviewer)).id, reviewer, decision, note)
         await self.app.engine.drain()
 
     async def values(self, run: RunId) -> dict[str, Any]:

@@ -85,7 +85,7 @@ async def test_what_the_adviser_wrote_is_what_leaves(store: Store, tmp_path: pat
 async def test_a_rejected_draft_is_not_sent(store: Store, tmp_path: pathlib.Path) -> None:
     async with company(store.url, tmp_path) as c:
         run = await c.receive(4)
-        await c.decide(run, {"decision": "reject"})
+        await c.decide(run, {"decision": "reject"}, note="trop sec")
         assert (await c.run(run)).status == "done" and sent(c.mailbox) == []
         found: Any = await c.app.engine.result(run)
         assert found["sent"] is False

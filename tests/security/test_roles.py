@@ -123,7 +123,11 @@ PAGES: Final[Mapping[tuple[str, str], str]] = {
     ("GET", "/review/tasks/{task}"): MEMBER,
     ("POST", "/review/tasks/{task}/claim"): MEMBER,
     ("POST", "/review/tasks/{task}/decide"): MEMBER,
+    ("POST", "/review/tasks/{task}/comment"): MEMBER,
     ("POST", "/review/tasks/{task}/hand-off"): MEMBER,
+    ("GET", "/review/absences"): MEMBER,
+    ("POST", "/review/absences"): MEMBER,
+    ("POST", "/review/absences/{absence}/end"): MEMBER,
     ("POST", "/review/tasks/{task}/release"): MEMBER,
 }
 """The pages of people: for whoever is signed in, or for anybody."""
@@ -263,7 +267,12 @@ def cookie(here: House, role: str) -> list[tuple[bytes, bytes]]:
 
 async def test_pages_are_shown_to_members_alone(here: House) -> None:
     for (method, path), who in PAGES.items():
-        target = path.replace("{task}", "task_0").replace("{delivery}", "none").replace("{name}", "none.css")
+        target = (
+            path.replace("{task}", "task_0")
+            .replace("{delivery}", "none")
+            .replace("{absence}", "none")
+            .replace("{name}", "none.css")
+        )
         for role in (*STRANGERS, "unscoped"):
             headers = [*cookie(here, role), *presented(here, "right")]  # a key in a header opens no page
             answer = await send(here.asgi, method, target, b"", headers)
@@ -294,7 +303,7 @@ async def test_a_form_of_another_session_changes_nothing(here: House) -> None:
             (b"content-type", b"application/x-www-form-urlencoded"),
         ]
         for path in [path for method, path in PAGES if method == "POST"]:
-            target = path.replace("{task}", "task_0").replace("{delivery}", "none")
+            target = path.replace("{task}", "task_0").replace("{delivery}", "none").replace("{absence}", "none")
             answer = await send(here.asgi, "POST", target, f"token={token}".encode(), headers)
             assert answer.status == 403, (path, token)
 

@@ -219,7 +219,7 @@ async def test_a_task_is_seen_and_decided_within_its_organisation_alone(here: Ho
         for attempt in (
             here.app.review.get(theirs.id, reviewer),
             here.app.review.claim(theirs.id, reviewer),
-            here.app.review.hand_off(theirs.id, reviewer, "group:sav"),
+            here.app.review.hand_off(theirs.id, reviewer, "group:sav", "why"),
             here.app.review.decide(theirs.id, reviewer, {"decision": "done"}),
         ):
             with pytest.raises(NotFound):

@@ -117,7 +117,10 @@ async def test_of_two_people_at_once_one_decides(office: Office) -> None:
     run = await office.parked(approval())
     (task,) = await office.review.list(ZOE)
     ended = await asyncio.gather(
-        *(office.review.decide(task.id, who, {"decision": say}) for who, say in ((ZOE, "approve"), (MAX, "reject"))),
+        *(
+            office.review.decide(task.id, who, {"decision": say}, "bon")
+            for who, say in ((ZOE, "approve"), (MAX, "reject"))
+        ),
         return_exceptions=True,
     )
     assert [type(end) for end in ended if end] == [Conflict]
@@ -142,19 +145,19 @@ async def test_a_claimed_task_is_left_to_who_claimed_it(office: Office) -> None:
 
 
 async def test_people_of_one_name_are_told_apart_by_their_id(office: Office) -> None:
-    one, other = (Reviewer("zoe", frozenset({"sav"}), id) for id in ("key_1", "key_2"))
+    one, other = (Reviewer("zoe", frozenset({"sav"}), id) for id in ("key_8", "key_9"))
     run = await office.parked(approval())
     (task,) = await office.review.list(one)
     await office.review.claim(task.id, one)
-    with pytest.raises(Conflict, match=r"zoe \(key_1\)"):
+    with pytest.raises(Conflict, match=r"zoe \(key_8\)"):
         await office.review.decide(task.id, other, {"decision": "approve"})
-    for act in (office.review.release(task.id, other), office.review.hand_off(task.id, other, "user:max")):
+    for act in (office.review.release(task.id, other), office.review.hand_off(task.id, other, "user:max", "voyez")):
         with pytest.raises(Conflict):
             await act
     await office.review.decide(task.id, one, {"decision": "reject"}, "  trop court ")
     (ended,) = await office.review.of_run(run)
     assert (ended.decider, ended.note, ended.decision) == (
-        "zoe (key_1)", "trop court", {"decision": "reject", "edited": {"path": "draft"}},
+        "zoe (key_8)", "trop court", {"decision": "reject", "edited": {"path": "draft"}},
     )  # fmt: skip
 
 
@@ -165,8 +168,8 @@ async def test_the_operator_takes_a_task_from_who_is_away(office: Office) -> Non
     operator = Reviewer("root", id="local", everywhere=True)
     with pytest.raises(Conflict, match="zoe"):
         await office.review.decide(task.id, operator, {"decision": "reject"})
-    await office.review.hand_off(task.id, operator, "user:max")
-    await office.review.decide(task.id, MAX, {"decision": "reject"})
+    await office.review.hand_off(task.id, operator, "user:max", "voyez")
+    await office.review.decide(task.id, MAX, {"decision": "reject"}, "non")
 
 
 async def test_a_task_belongs_to_those_it_is_assigned_to(office: Office) -> None:
@@ -178,12 +181,12 @@ async def test_a_task_belongs_to_those_it_is_assigned_to(office: Office) -> None
             await act
     with pytest.raises(NotFound):
         await office.review.get(task.id, EVE)
-    await office.review.hand_off(task.id, ZOE, "user:eve")
+    await office.review.hand_off(task.id, ZOE, "user:eve", "voyez")
     assert (await office.review.get(task.id, EVE)).handed_off == 1
     assert await office.review.list(ZOE) == ()
-    await office.review.decide(task.id, EVE, {"decision": "reject"})
+    await office.review.decide(task.id, EVE, {"decision": "reject"}, "non")
     with pytest.raises(Invalid, match="group"):
-        await office.review.hand_off(task.id, EVE, "somebody")
+        await office.review.hand_off(task.id, EVE, "somebody", "voyez")
 
 
 async def test_reminders_come_once_each_and_a_late_task_changes_hands(office: Office) -> None:
@@ -218,7 +221,7 @@ async def test_what_holds_when_a_task_is_late_is_computed_like_the_rest(office: 
     answer: JSON = {"output": {"decision": "approve", "edited": {"path": "{{ steps.draft.path }} of {{ inputs.who }}"}}}
     run = await office.parked(approval(due="1d", on_timeout=answer))
     other = await office.parked(approval(due="1h", on_timeout={"reassign": "group:{{ lower(inputs.who) }}"}), "Compta")
-    every = {"assignees": None, "organisation": None, "run": None, "after": None, "limit": 9}
+    every = {"who": None, "assignees": None, "organisation": None, "run": None, "after": None, "limit": 9}
     kept = await store.queries("review").all("page", every)
     assert "Zoé" not in str([row["on_timeout"] for row in kept]), "what may name a person is sealed with the task"
     office.clock.forward(3_601)

@@ -188,7 +188,8 @@ async def _decide(app: App, run: RunId, terminal: Terminal) -> bool:
     """Act as a careful reviewer: hand-offs are taken, verified answers approved, others rejected."""
     for task in await app.review.list(_REVIEWER, run=run):
         try:
-            await app.review.decide(task.id, _REVIEWER, _decision(task))
+            decision = _decision(task)
+            await app.review.decide(task.id, _REVIEWER, decision, "demonstration")
         except Mistaken as error:
             terminal.say(f"  [yellow]{escape(error.message)}[/yellow]")
             return False

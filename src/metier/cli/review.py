@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pwd
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,17 +14,14 @@ from rich.panel import Panel
 
 from metier.app import App
 from metier.calls import JSON
+from metier.cli import review_corrections, review_people
+from metier.cli.review_who import as_person, in_groups, reviewer
 from metier.cli.terminal import Terminal, as_json_option, run
 from metier.connectors.deliveries import Delivery, Settlement
 from metier.errors import Invalid
-from metier.workflow.review import Reviewer, Task, TaskId
+from metier.workflow.review import Task, TaskEvent, TaskId
 
 __all__ = ["command"]
-
-_as = click.option(
-    "--as", "name", default=None, help="Act in the name of this person, who then only has what is theirs."
-)
-_groups = click.option("--group", "groups", multiple=True, help="Only what this group has; may be given again.")
 
 
 @click.group(invoke_without_command=True)
@@ -42,8 +37,8 @@ def command(ctx: click.Context) -> None:
 
 
 @command.command(name="list")
-@_as
-@_groups
+@as_person
+@in_groups
 @click.option("--after", help="The next page: tasks opened after this one.")
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
 @as_json_option
@@ -52,12 +47,12 @@ def _list(name: str | None, groups: tuple[str, ...], after: str | None, limit: i
 
     async def work(app: App, terminal: Terminal) -> None:
         found = await app.review.list(
-            None if name is None else _reviewer(name, groups),
+            None if name is None else reviewer(name, groups),
             assignees=[f"group:{group}" for group in groups] if groups and name is None else None,
             after=None if after is None else TaskId(after),
             limit=limit,
         )
-        doubtful = [] if after else await app.deliveries.list(None if name is None else _reviewer(name, groups))
+        doubtful = [] if after else await app.deliveries.list(None if name is None else reviewer(name, groups))
         terminal.data({"tasks": found, "deliveries": doubtful})
         terminal.table(
             ["task", "title", "for", "state", "due", "run"],
@@ -88,16 +83,19 @@ def _list(name: str | None, groups: tuple[str, ...], after: str | None, limit: i
 
 @command.command(name="show")
 @click.argument("task")
-@_as
-@_groups
+@as_person
+@in_groups
 @as_json_option
 def _show(task: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
     """Show a task whole: the message, the sources, the checks and the draft."""
 
     async def work(app: App, terminal: Terminal) -> None:
-        found = await app.review.get(TaskId(task), _reviewer(name, groups))
-        terminal.data({"task": found})
+        who = reviewer(name, groups)
+        found = await app.review.get(TaskId(task), who)
+        events = await app.review.history(found.id, who)
+        terminal.data({"task": found, "events": events})
         _display(found, terminal)
+        _tell(events, terminal)
 
     run(work, as_json=as_json)
 
@@ -106,21 +104,21 @@ def _show(task: str, name: str | None, groups: tuple[str, ...], as_json: bool) -
 @click.argument("task")
 @click.option("--edit", is_flag=True, help="Change the draft in $EDITOR before approving.")
 @click.option("--note", default="", help="Why, kept with the decision for those who read the run later.")
-@_as
-@_groups
+@as_person
+@in_groups
 @as_json_option
 def _approve(task: str, edit: bool, note: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
     """Approve a draft, as it is or edited; take a task that has no draft."""
 
     async def work(app: App, terminal: Terminal) -> None:
-        reviewer = _reviewer(name, groups)
-        found = await app.review.get(TaskId(task), reviewer)
+        who = reviewer(name, groups)
+        found = await app.review.get(TaskId(task), who)
         positive = _choices(found)[0]
         decision: dict[str, JSON] = {"decision": positive, "note": note}
         if found.edit is not None:
             decision["edited"] = _edited(found.edit) if edit else found.edit
-        await app.review.decide(found.id, reviewer, _fitted(decision, found), note)
-        terminal.data({"task": found.id, "decision": decision, "by": reviewer.known_as, "note": note})
+        await app.review.decide(found.id, who, _fitted(decision, found), note)
+        terminal.data({"task": found.id, "decision": decision, "by": who.known_as, "note": note})
         terminal.say(f"{positive}: the run goes on as soon as a worker is free (metier worker).")
 
     run(work, as_json=as_json)
@@ -128,21 +126,21 @@ def _approve(task: str, edit: bool, note: str, name: str | None, groups: tuple[s
 
 @command.command(name="reject")
 @click.argument("task")
-@click.option("--note", default="", help="Why, kept with the decision for those who read the run later.")
-@_as
-@_groups
+@click.option("--note", required=True, help="Why: a refusal helps nobody without its reason.")
+@as_person
+@in_groups
 @as_json_option
 def _reject(task: str, note: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
     """Refuse a draft: nothing is sent."""
 
     async def work(app: App, terminal: Terminal) -> None:
-        reviewer = _reviewer(name, groups)
-        found = await app.review.get(TaskId(task), reviewer)
+        who = reviewer(name, groups)
+        found = await app.review.get(TaskId(task), who)
         decision: dict[str, JSON] = {"decision": _choices(found)[-1], "note": note}
         if found.edit is not None:
             decision["edited"] = found.edit
-        await app.review.decide(found.id, reviewer, _fitted(decision, found), note)
-        terminal.data({"task": found.id, "decision": decision, "by": reviewer.known_as, "note": note})
+        await app.review.decide(found.id, who, _fitted(decision, found), note)
+        terminal.data({"task": found.id, "decision": decision, "by": who.known_as, "note": note})
         terminal.say(f"{decision['decision']}: nothing is sent.")
 
     run(work, as_json=as_json)
@@ -151,14 +149,15 @@ def _reject(task: str, note: str, name: str | None, groups: tuple[str, ...], as_
 @command.command(name="hand-off")
 @click.argument("task")
 @click.argument("to")
-@_as
-@_groups
+@click.option("--note", required=True, help="What the next person needs to know; they see it with the task.")
+@as_person
+@in_groups
 @as_json_option
-def _hand_off(task: str, to: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
-    """Give a task to another group or person: group:juridique, user:claire."""
+def _hand_off(task: str, to: str, note: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
+    """Give a task to another group or person, with what they need to know: group:juridique, user:claire."""
 
     async def work(app: App, terminal: Terminal) -> None:
-        await app.review.hand_off(TaskId(task), _reviewer(name, groups), to)
+        await app.review.hand_off(TaskId(task), reviewer(name, groups), to, note)
         terminal.data({"task": task, "assignee": to})
         terminal.say(f"It now waits for {escape(to)}.")
 
@@ -170,8 +169,8 @@ def _hand_off(task: str, to: str, name: str | None, groups: tuple[str, ...], as_
 @click.option("--delivered", "found", flag_value="delivered", help="You found it among the messages that left.")
 @click.option("--send-again", "found", flag_value="again", help="It never left: the run sends it once more.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-@_as
-@_groups
+@as_person
+@in_groups
 @as_json_option
 def _settle(
     email: str, found: Settlement | None, yes: bool, name: str | None, groups: tuple[str, ...], as_json: bool
@@ -185,8 +184,8 @@ def _settle(
     """
 
     async def work(app: App, terminal: Terminal) -> None:
-        reviewer = _reviewer(name, groups)
-        given = await app.deliveries.get(email, reviewer)
+        who = reviewer(name, groups)
+        given = await app.deliveries.get(email, who)
         if found is not None and not yes and as_json:
             raise Invalid("nobody can be asked for confirmation with --json: add --yes")
         if not as_json:
@@ -198,11 +197,14 @@ def _settle(
         if not yes and not click.confirm(asked):
             terminal.say("Nothing was changed.")
             return
-        terminal.data({"delivery": await app.deliveries.settle(given.key, reviewer, found)})
+        terminal.data({"delivery": await app.deliveries.settle(given.key, who, found)})
         terminal.say("Settled: the run goes on as soon as a worker is free (metier worker).")
 
     run(work, as_json=as_json)
 
+
+review_people.add_to(command)
+review_corrections.add_to(command)
 
 _READABLE = 100
 """Widest frame around a text, in characters."""
@@ -210,25 +212,6 @@ _ASKED: Mapping[Settlement, str] = {
     "delivered": "Mark it as delivered to {recipient}? It is then never sent again.",
     "again": "Send it once more to {recipient}? If it did leave the first time, they get it twice.",
 }
-
-
-def _reviewer(name: str | None, groups: tuple[str, ...]) -> Reviewer:
-    """Who acts: a person named with --as, a member of the groups given, or the operator, to whom everything is open."""
-    account = _account()
-    return Reviewer(
-        name or account,
-        frozenset(groups),
-        id="local" if name in (None, account) else f"local, by {account}",
-        everywhere=name is None and not groups,
-    )
-
-
-def _account() -> str:
-    """The account this process runs under, which variables of the environment cannot pretend to be another."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return f"uid-{os.geteuid()}"
 
 
 def _choices(task: Task) -> list[str]:
@@ -283,7 +266,21 @@ def _display(task: Task, terminal: Terminal) -> None:
             f"{task.state} by {escape(task.decider)}" + (f": {escape(_readable(task.note))}" if task.note else "")
         )
         return
-    out.print(f"[dim]metier review approve {task.id} [--edit] · reject {task.id} · hand-off {task.id} group:…[/dim]")
+    out.print(
+        f"[dim]metier review approve {task.id} [--edit] · reject {task.id} --note … · comment {task.id} … · "
+        f"hand-off {task.id} group:… --note …[/dim]"
+    )
+
+
+def _tell(events: Sequence[TaskEvent], terminal: Terminal) -> None:
+    """Say what happened to a task, line by line."""
+    if terminal.as_json:
+        return
+    for event in events:
+        by = f" by {escape(_readable(event.by))}" if event.by else ""
+        to = f" for {escape(_readable(event.target))}" if event.target else ""
+        words = f": {escape(_readable(event.words))}" if event.words else ""
+        terminal.out.print(f"[dim]{event.at:%Y-%m-%d %H:%M}[/dim] {event.kind.replace('_', ' ')}{to}{by}{words}")
 
 
 def _display_delivery(given: Delivery, terminal: Terminal) -> None:

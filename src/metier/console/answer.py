@@ -1,53 +1,36 @@
-"""The form of a task: what may be edited and asked for, and the decision that comes back from it."""
+"""The form of a task: what may be edited and asked for, and the decision that comes back from it, or what is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
-import orjson
+import jsonschema
 
 from metier.calls import JSON
-from metier.errors import Invalid
+from metier.console.fields import Field, Problem, Schema, fields_of, is_long, plain, read
 from metier.workflow.review import Task
+from metier.workflow.tasks import NEGATIVE
 
-__all__ = ["NOTE", "Field", "choices", "decision", "fields", "note", "takes_note"]
+__all__ = ["NOTE", "Answer", "answer", "choices", "fields", "note", "takes_note", "touched"]
 
 NOTE = "task.note"
 """Name of the field for a reason, where the task itself asks for no note; no name of a workflow has a dot."""
 
-_Kind: TypeAlias = Literal["line", "text", "choice", "flag", "number", "json"]
-
-_LONG = 120
-"""Characters from which a draft's field has more than one line."""
-_LONG_NAMES = ("body", "text", "message", "note", "comment", "summary")
+_KNOWN = frozenset(
+    {
+        "required", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern",
+        "enum", "type", "minItems", "maxItems", "uniqueItems", "multipleOf", "const",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """One thing a person may write or choose."""
+class Answer:
+    """What a form says: a decision, and what is wrong with it by the name of the field."""
 
-    name: str
-    """Its name in the form; "edited.…" for the parts of the draft."""
-    key: str
-    kind: _Kind
-    value: str
-    options: tuple[str, ...] = ()
-    required: bool = False
-
-    @property
-    def draft(self) -> bool:
-        """Whether it belongs to the draft."""
-        return self.name.startswith("edited")
-
-    @property
-    def rows(self) -> int:
-        """How many lines to show at first."""
-        if self.kind == "line":
-            return 1
-        lines = sum(1 + len(line) // 75 for line in self.value.split("\n"))
-        return max(3, min(24, lines + 1))
+    decision: JSON
+    problems: Mapping[str, Problem]
 
 
 def choices(task: Task) -> tuple[str, ...]:
@@ -57,24 +40,54 @@ def choices(task: Task) -> tuple[str, ...]:
     return tuple(str(one) for one in enum) if isinstance(enum, list) else ()
 
 
-def fields(task: Task, sent: Mapping[str, str]) -> tuple[Field, ...]:
-    """List what may be written on a task: the texts of its draft, then what its decision asks for."""
+def fields(task: Task, sent: Mapping[str, str], problems: Mapping[str, Problem] | None = None) -> tuple[Field, ...]:
+    """List what may be written on a task, as it was sent where it was: the parts of its draft, then what is asked."""
+    found = tuple(field for field, _ in _all(task))
+    came = any(field.name in sent for field in found if field.kind != "flag") or "decision" in sent
     return tuple(
-        Field(one.name, one.key, one.kind, sent.get(one.name, one.value), one.options, one.required)
-        for one in (*_draft(task), *_asked(task))
+        replace(
+            field,
+            value=sent.get(field.name, "" if came and field.kind == "flag" else field.value),
+            problem=(problems or {}).get(field.name),
+        )
+        for field in found
     )
 
 
-def decision(task: Task, sent: Mapping[str, str]) -> JSON:
+def touched(task: Task, sent: Mapping[str, str]) -> bool:
+    """Say whether a form holds something that was typed: it must not be lost."""
+    before = {field.name: field.value for field, _ in _all(task)}
+    return bool(sent.get(NOTE)) or any(
+        field.value.strip() != before[field.name].strip() for field in fields(task, sent)
+    )
+
+
+def answer(task: Task, sent: Mapping[str, str]) -> Answer:
     """Read the decision out of a form; what the form cannot hold stays as it was in the draft."""
+    problems: dict[str, Problem] = {}
     made: dict[str, JSON] = {"decision": sent.get("decision", "")} if choices(task) else {}
-    for field in _asked(task):
-        value = _value(field, sent.get(field.name, ""))
-        if value is not None and (value != "" or field.key in _required(task)):
-            made[field.key] = value
-    if "edited" in _schema(task) and task.edit is not None:
-        made["edited"] = _edited(task, sent)
-    return made
+    kept = "edited" in _schema(task) and task.edit is not None
+    if kept:
+        made["edited"] = dict(task.edit) if isinstance(task.edit, dict) else task.edit
+    for field, schema in _all(task):
+        if field.draft and field.name not in sent and field.kind != "flag":
+            continue  # The draft as it was.
+        value = read(field, schema, sent.get(field.name, ""))
+        if isinstance(value, Problem):
+            problems[field.name] = value
+        elif field.name == "edited":
+            made["edited"] = value
+        elif not _left(task, field, value):
+            _put(made, field.name.split("."), value)
+        elif field.draft:
+            _put(made, field.name.split("."), None, only_over=True)
+    for key in [key for key in made if made.get("decision") != "output" and _empty(task, key, made[key])]:
+        del made[key]
+    wrong = {} if problems else _wrong(task, made)
+    refused = str(made.get("decision")) in NEGATIVE and not note(task, sent).strip()
+    if refused and not isinstance(made.get("reason"), str) and not isinstance(made.get("changes"), str):
+        wrong = {**wrong, (NOTE if takes_note(task) else "note"): Problem(f"needed.{made['decision']}")}
+    return Answer(made, {**problems, **wrong})
 
 
 def takes_note(task: Task) -> bool:
@@ -92,72 +105,93 @@ def _schema(task: Task) -> Mapping[str, JSON]:
     return properties if isinstance(properties, dict) else {}
 
 
-def _required(task: Task) -> list[JSON]:
+def _all(task: Task) -> Iterator[tuple[Field, Schema]]:
+    for field in _draft(task):
+        yield field, _rule(task, field)
     needed = (task.schema or {}).get("required")
-    return needed if isinstance(needed, list) else []
-
-
-def _draft(task: Task) -> list[Field]:
-    if "edited" not in _schema(task):
-        return []
-    if isinstance(task.edit, str):
-        return [Field("edited", "draft", "text", task.edit)]
-    texts = task.edit.items() if isinstance(task.edit, dict) else ()
-    return [
-        Field(f"edited.{key}", key, "text" if _is_long(key, value) else "line", value)
-        for key, value in texts
-        if isinstance(value, str)
-    ]
-
-
-def _is_long(key: str, text: str) -> bool:
-    return "\n" in text or len(text) > _LONG or key in _LONG_NAMES
-
-
-def _asked(task: Task) -> list[Field]:
-    required = _required(task)
-    found: list[Field] = []
     for key, schema in _schema(task).items():
-        if key in ("decision", "edited") or not isinstance(schema, dict):
-            continue
-        options = schema.get("enum")
-        named = tuple(str(one) for one in options) if isinstance(options, list) else ()
-        kind: _Kind = "choice" if named else _KINDS.get(str(schema.get("type")), "json")
-        found.append(Field(key, key, kind, "", named, key in required and kind != "text"))
-    return found
+        if key not in ("decision", "edited") and isinstance(schema, dict):
+            asked = isinstance(needed, list) and key in needed
+            for field in fields_of(key, key, schema, None, required=asked):
+                yield field, _rule(task, field)
 
 
-_KINDS: Mapping[str, _Kind] = {"string": "text", "boolean": "flag", "integer": "number", "number": "number"}
-
-
-def _value(field: Field, text: str) -> JSON:
-    """Read one field; None where an optional one was left empty."""
-    if field.kind == "flag":
-        return text != ""
-    if field.kind in ("text", "line"):
-        return text
-    if field.kind == "choice":
-        return text or None
-    if not text.strip():
-        return None
-    try:
-        value: JSON = orjson.loads(text.strip().replace(",", ".") if field.kind == "number" else text)
-    except orjson.JSONDecodeError as error:
-        wanted = "a number" if field.kind == "number" else "JSON"
-        raise Invalid(f"cannot read {field.key!r} ({error.msg}): write {wanted}", param=field.name) from None
-    return value
-
-
-def _edited(task: Task, sent: Mapping[str, str]) -> JSON:
+def _draft(task: Task) -> Iterator[Field]:
+    """The parts of a draft: those its schema knows, and the other texts it has."""
+    edited = _schema(task).get("edited")
+    if edited is None:
+        return
     if isinstance(task.edit, str):
-        return sent.get("edited", task.edit)
+        yield Field("edited", "draft", "text", task.edit)
     if not isinstance(task.edit, dict):
-        return task.edit
-    written = {field.key: _written(field, sent) for field in _draft(task)}
-    return {**task.edit, **written}
+        return
+    rules = plain(edited).get("properties") if isinstance(edited, dict) else None
+    known = rules if isinstance(rules, dict) else {}
+    for key, value in task.edit.items():
+        rule = known.get(key)
+        if isinstance(rule, dict) and not isinstance(value, str):
+            yield from fields_of(f"edited.{key}", key, rule, value, required=False)
+        elif isinstance(value, str):
+            rule = rule if isinstance(rule, dict) else {}
+            if isinstance(rule.get("enum"), list) or rule.get("format") == "date":
+                yield from fields_of(f"edited.{key}", key, rule, value, required=False)
+            else:
+                yield Field(f"edited.{key}", key, "text" if is_long(key, value) else "line", value)
 
 
-def _written(field: Field, sent: Mapping[str, str]) -> str:
-    text = sent.get(field.name, field.value)
-    # A subject that came with a line break would end an e-mail's headers.
-    return " ".join(text.split("\n")).strip() if field.kind == "line" else text
+def _rule(task: Task, field: Field) -> Schema:
+    """The schema of the part a field stands for."""
+    at: JSON = {"properties": dict(_schema(task))}
+    for part in field.name.split("."):
+        inner = plain(at).get("properties") if isinstance(at, dict) else None
+        at = inner.get(part) if isinstance(inner, dict) else None
+    return at if isinstance(at, dict) else {}
+
+
+def _left(task: Task, field: Field, value: JSON) -> bool:
+    """Whether a field was left empty, so that an optional part is not there at all."""
+    at: JSON = dict(task.schema or {})
+    for part in field.name.split(".")[:-1]:
+        inner = plain(at).get("properties") if isinstance(at, dict) else None
+        at = inner.get(part) if isinstance(inner, dict) else None
+    asked = plain(at).get("required") if isinstance(at, dict) else None
+    needed = isinstance(asked, list) and field.name.rpartition(".")[2] in asked
+    return value is None or (not field.draft and not needed and value in ("", []))
+
+
+def _empty(task: Task, key: str, value: JSON) -> bool:
+    """Whether nobody filled anything into a part of the answer that may be left out as a whole."""
+    asked = (task.schema or {}).get("required")
+    optional = key not in ("decision", "edited") and not (isinstance(asked, list) and key in asked)
+    return optional and isinstance(value, dict) and all(one in (None, False, "", []) for one in value.values())
+
+
+def _put(made: dict[str, JSON], parts: list[str], value: JSON, *, only_over: bool = False) -> None:
+    """Put a value at its place; with `only_over`, only where something stands already."""
+    *outer, last = parts
+    for part in outer:
+        inner = made.get(part)
+        copied: dict[str, JSON] = dict(inner) if isinstance(inner, dict) else {}
+        made[part] = copied
+        made = copied
+    if not only_over or last in made:
+        made[last] = value
+
+
+def _wrong(task: Task, made: JSON) -> dict[str, Problem]:
+    """Say what does not fit the schema, field by field; the choice itself is said by who takes the decision."""
+    if task.schema is None:
+        return {}
+    names = {field.name for field, _ in _all(task)}
+    found: dict[str, Problem] = {}
+    for error in jsonschema.Draft202012Validator(dict(task.schema)).iter_errors(made):
+        parts = [str(part) for part in error.absolute_path]
+        if error.validator == "required":
+            missing = [one for one in error.validator_value if isinstance(error.instance, dict)]
+            parts += [one for one in missing if one not in error.instance][:1]
+        name = next((".".join(parts[:end]) for end in range(len(parts), 0, -1) if ".".join(parts[:end]) in names), "")
+        if name:
+            word = error.validator if error.validator in _KNOWN else "other"
+            limit = error.validator_value if isinstance(error.validator_value, int | float) else ""
+            found.setdefault(name, Problem(str(word), str(limit)))
+    return found

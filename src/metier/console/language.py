@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Literal, TypeAlias, cast
 
 from metier.console import english, french
+from metier.console.fields import Field, Problem
 
 __all__ = ["LANGUAGES", "Language", "Words", "choose"]
 
@@ -51,6 +52,20 @@ class Words:
     def fault(self, code: str) -> str:
         """Say in plain words what went wrong."""
         return self._words.get(f"error.{code}", self._words["error.other"])
+
+    def problem(self, problem: Problem) -> str:
+        """Say what is wrong with a field."""
+        words = self._words.get(f"problem.{problem.key}", self._words["problem.other"])
+        return words.format(limit=problem.limit.replace(".", self._words["decimal"]))
+
+    def hint(self, field: Field) -> str:
+        """Say what may stand in a field; empty where anything may."""
+        if field.kind == "list":
+            return self("problem.lines")
+        least, most = (text.replace(".", self._words["decimal"]) for text in (field.least, field.most))
+        if least and most:
+            return self("problem.bounds", least=least, most=most)
+        return self("problem.from", least=least) if least else self("problem.to", most=most) if most else ""
 
     def moment(self, moment: datetime) -> str:
         """Write a moment in the time zone of the server."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from starlette.routing import BaseRoute, Route
 
+from metier.console.absence_page import AbsenceEnd, AbsencePage
 from metier.console.asset import Asset
 from metier.console.attempts import Attempts
 from metier.console.delivery_settle import DeliverySettle
@@ -19,6 +20,7 @@ from metier.console.session import Sessions
 from metier.console.sign_in import SignIn
 from metier.console.sign_out import SignOut
 from metier.console.task_claim import TaskClaim
+from metier.console.task_comment import TaskComment
 from metier.console.task_decide import TaskDecide
 from metier.console.task_hand_off import TaskHandOff
 from metier.console.task_list import TaskList
@@ -44,8 +46,11 @@ def pages(app: ConsoleServices, *, now: Callable[[], float] = time.time) -> list
         Route("/review/static/{name}", guests(Asset(renderer)), methods=["GET"]),
         Route(delivery, members(DeliveryShow(app.deliveries, renderer)), methods=["GET"]),
         Route(f"{delivery}/settle", members(DeliverySettle(app.deliveries, renderer)), methods=["POST"]),
+        Route("/review/absences", members(AbsencePage(app.review, renderer)), methods=["GET", "POST"]),
+        Route("/review/absences/{absence}/end", members(AbsenceEnd(app.review, renderer)), methods=["POST"]),
         Route(task, members(show), methods=["GET"]),
         Route(f"{task}/claim", members(TaskClaim(app.review, renderer)), methods=["POST"]),
+        Route(f"{task}/comment", members(TaskComment(app.review, show, renderer)), methods=["POST"]),
         Route(f"{task}/decide", members(TaskDecide(app.review, show, renderer)), methods=["POST"]),
         Route(f"{task}/hand-off", members(TaskHandOff(app.review, show, renderer)), methods=["POST"]),
         Route(f"{task}/release", members(TaskRelease(app.review, renderer)), methods=["POST"]),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from metier.console.answer import NOTE, Field, decision, fields, note, takes_note
+from metier.console.answer import NOTE, answer, fields, note, takes_note
+from metier.console.fields import Field
 from metier.console.rendering import Renderer
 from metier.console.task_show import TaskShow
 from metier.console.visit import Visit
@@ -23,14 +24,17 @@ class TaskDecide:
         self._renderer = renderer
 
     async def __call__(self, visit: Visit) -> Response:
-        """Decide, or show the form again with what is wrong."""
+        """Decide, or show the form again with what is wrong, field by field."""
         task = await self._review.get(visit.task, visit.who)
+        given = answer(task, visit.form)
         try:
-            await self._review.decide(task.id, visit.who, decision(task, visit.form), note(task, visit.form))
+            if given.problems and task.state in ("open", "claimed"):
+                return await self._show.page(visit, task, visit.form, None, given.problems)
+            await self._review.decide(task.id, visit.who, given.decision, note(task, visit.form))
         except Invalid as error:
             return await self._show.page(visit, task, visit.form, error)
         except Conflict as error:
-            now = await self._review.get(task.id)
+            now = await self._review.get(task.id, visit.who)
             kept = [field for field in fields(task, visit.form) if field.name in visit.form and field.value]
             if takes_note(task) and (why := note(task, visit.form)):
                 kept.append(Field(NOTE, "note", "text", why))

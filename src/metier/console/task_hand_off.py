@@ -29,14 +29,14 @@ class TaskHandOff:
         """Hand it off and go back to the list, as it may be no longer one's own."""
         task = await self._review.get(visit.task, visit.who)
         try:
-            await self._review.hand_off(task.id, visit.who, _assignee(visit.form))
+            await self._review.hand_off(task.id, visit.who, _assignee(visit.form), visit.form.get("to.note", ""))
         except Invalid as error:
             return await self._show.page(visit, task, visit.form, error)
         return self._renderer.back("/review", "handed_off")
 
 
 def _assignee(form: Mapping[str, str]) -> str:
-    kind, name = form.get("kind", ""), form.get("name", "").strip()
+    kind, name = form.get("to.kind", ""), form.get("to.name", "").strip()
     if not name or len(name) > _LONGEST:
         raise Invalid(f"cannot hand a task off to {name[:_LONGEST]!r}: write the name of a group or person")
     return f"{kind}:{name}"

@@ -18,7 +18,7 @@ def people(node: Node, what: str) -> None:
         entries["allow_self"].fail(f"{what}.allow_self is {entries['allow_self'].scalar!r}; write true or false")
     if "not" in entries:
         barred = entries["not"]
-        for who in barred.list(f"{what}.not") if barred.shape == "sequence" else (barred,):
+        for who in barred.list(f"{what}.not") if barred.shape == "list" else (barred,):
             who.text(f"{what}.not")
         template(barred)
     if "second_reading" in entries:

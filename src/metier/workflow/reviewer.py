@@ -34,6 +34,8 @@ class Reviewer:
     """Whose tasks they see at all, whatever groups are called elsewhere; None on the command line."""
     everywhere: bool = False
     """Whether every task is theirs: the operator of the machine, on the command line."""
+    stands_for: frozenset[str] = frozenset()
+    """Names of absent people whose tasks are theirs meanwhile."""
 
     @property
     def known_as(self) -> str:
@@ -42,7 +44,8 @@ class Reviewer:
 
     def assignees(self) -> list[str]:
         """Every assignee under which a task is theirs."""
-        return [f"user:{self.name}", *(f"group:{group}" for group in sorted(self.groups))]
+        others = (f"user:{name}" for name in sorted(self.stands_for))
+        return [f"user:{self.name}", *(f"group:{group}" for group in sorted(self.groups)), *others]
 
     def may(self, assignee: str) -> bool:
         """Say whether a task of this assignee is theirs."""
