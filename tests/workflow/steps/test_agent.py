@@ -52,7 +52,11 @@ async def test_instructions_speak_the_language_and_may_hold_the_first_message(
 
 
 async def test_tools_of_one_turn_run_together_and_keep_their_order(store: Store, tmp_path: pathlib.Path) -> None:
-    calls = [("shop_find", {"number": 1}), ("shop_pay_back", {"eur": 2}), ("shop_find", {"number": 3})]
+    calls: list[tuple[str, JSON]] = [
+        ("shop_find", {"number": 1}),
+        ("shop_pay_back", {"eur": 2}),
+        ("shop_find", {"number": 3}),
+    ]
     provider = ScriptedProvider(turn(*calls), says("Done."))
     async with shop(store, tmp_path, provider) as s:
         run = await s.play(desk())

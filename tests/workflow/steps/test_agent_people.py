@@ -53,7 +53,11 @@ async def test_a_refusal_is_told_with_its_reason(store: Store, tmp_path: pathlib
 async def test_each_of_several_calls_is_approved_and_the_others_are_done_once(
     store: Store, tmp_path: pathlib.Path
 ) -> None:
-    calls = [("shop_pay_back", {"eur": 1}), ("shop_find", {"number": 7}), ("shop_pay_back", {"eur": 2})]
+    calls: list[tuple[str, JSON]] = [
+        ("shop_pay_back", {"eur": 1}),
+        ("shop_find", {"number": 7}),
+        ("shop_pay_back", {"eur": 2}),
+    ]
     provider = ScriptedProvider(turn(*calls), says("Done."))
     async with shop(store, tmp_path, provider) as s:
         run = await s.play(desk(ASKED))
