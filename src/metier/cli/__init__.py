@@ -27,6 +27,8 @@ COMMANDS: dict[str, str] = {
     "system": "Register and approve AI uses.",
     "models": "List, fetch and choose models.",
     "train": "Train a classifier and measure it.",
+    "connectors": "Doors to the outside: list, add, test, remove.",
+    "secret": "What connectors prove themselves with.",
     "lint": "Check a workflow before it runs.",
     "test": "Run the tests written beside a workflow.",
     "schema": "Print the JSON Schema of the workflow language.",

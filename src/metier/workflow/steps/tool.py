@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from metier.calls import JSON
+from metier.calls import JSON, Principal
 from metier.errors import NotFound
 from metier.workflow.engine import StepContext
 
@@ -20,6 +20,11 @@ class Effect:
     key: str
     context: StepContext
 
+    @property
+    def principal(self) -> Principal:
+        """In whose name the run is: it decides which secrets a connector reads."""
+        return self.context.principal
+
 
 Tool: TypeAlias = Callable[[Effect, dict[str, JSON]], Awaitable[JSON]]
 """A function of a connector: what `with` gave, in; JSON, out."""
@@ -29,7 +34,7 @@ class ToolSteps:
     """Runs `tool:` steps from a table of dotted names."""
 
     def __init__(self, tools: Mapping[str, Tool]) -> None:
-        self._tools = dict(tools)
+        self._tools = tools
 
     async def __call__(self, context: StepContext, with_: dict[str, JSON]) -> JSON:
         """Call the tool the step names."""
