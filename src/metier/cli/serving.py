@@ -19,6 +19,7 @@ import uvloop
 
 from metier.api.duty import Duty
 from metier.api.server import Watch, application
+from metier.api.starting import starts
 from metier.app import App, Parts
 from metier.cli import preparation
 from metier.cli.listening import Service, listen, shown
@@ -126,7 +127,7 @@ async def _serve(service: Service, place: _Place | None, app: App, terminal: Ter
         exposition=node.exposition, remarks=app.remarks, everybody=app.settings.metrics == "open",
         behind_proxy=service.behind_proxy, traced=app.spans is not None,
     )  # fmt: skip
-    duty = Duty(application(app, more=pages(app), watch=watch))
+    duty = Duty(application(app, more=[*pages(app), *starts(app)], watch=watch))
     server = _Server(_config(service, duty))
     stop = _Stop()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload.ask)

@@ -7,6 +7,7 @@ import signal
 
 import click
 
+from metier.api import starting
 from metier.api.batches import runner
 from metier.app import App
 from metier.cli.terminal import Terminal, as_json_option, run
@@ -34,10 +35,11 @@ def command(as_json: bool) -> None:
 
 
 async def working(app: App, stop: asyncio.Event) -> None:
-    """Move runs and batches until asked to stop; what is under way then gets a while to end."""
+    """Move runs and batches and listen to triggers until asked to stop; what is under way then gets a while to end."""
     async with asyncio.TaskGroup() as group:
         group.create_task(app.engine.work(stop, [app.review.sweep]))
         group.create_task(runner(app).work(stop))
+        group.create_task(starting.triggers(app).runner().work(stop))
 
 
 def stopped() -> asyncio.Event:

@@ -25,6 +25,7 @@ SURFACES = frozenset(
         "rerank",
         "messages",
         "batches",
+        "flows",
         "audio",
         "images",
         "models",
