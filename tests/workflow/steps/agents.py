@@ -42,6 +42,7 @@ ORDER: dict[str, JSON] = {
 class Counted:
     """A tool with a schema that counts its calls and its effects; an effect is done once for a key."""
 
+    name: str
     description: str
     schema: Mapping[str, JSON]
     gives: JSON = "ok"
@@ -110,8 +111,10 @@ async def shop(
     store: Store, home: pathlib.Path, provider: ScriptedProvider, call_flow: CallFlow | None = None
 ) -> AsyncIterator[Shop]:
     """Build it on a migrated store."""
-    find = Counted("Finds an order by its number.", ORDER, {"number": 7, "state": "sent"})
-    pay = Counted("Pays an amount back.", {"type": "object", "properties": {"eur": {"type": "number"}}}, "paid")
+    find = Counted("shop.find", "Finds an order by its number.", ORDER, {"number": 7, "state": "sent"})
+    pay = Counted(
+        "shop.pay_back", "Pays an amount back.", {"type": "object", "properties": {"eur": {"type": "number"}}}, "paid"
+    )
     table: dict[str, Tool] = {"shop.find": find, "shop.pay_back": pay, "echo": bare}
     async with build_for_tests(home, store.url, provider) as app:
         memory = Memory(app.store, app.vault)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import pathlib
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import pytest
 
 from metier.calls import JSON
+from metier.errors import NotFound
 from metier.providers.scripted import ScriptedProvider, asks, says
 from metier.store import Store
+from metier.vault import Vault
 from metier.workflow.context import Asked
-from metier.workflow.engine import StepContext
-from metier.workflow.steps.agent_tools import FlowTool, schema_of
+from metier.workflow.engine import Engine, StepContext
+from metier.workflow.steps.agent_persona import Persona
+from metier.workflow.steps.agent_tools import AgentTool, FlowTool, Offer, Toolbox, schema_of
 from metier.workflow.steps.functions import FUNCTIONS
-from tests.workflow.steps.agents import desk, shop, told
+from metier.workflow.steps.tool import Tool
+from tests.workflow.flows import WHO, flow, step
+from tests.workflow.steps.agents import Counted, desk, shop, told
 
 
 def priced(article: str, number: int = 1, kind: Literal["gross", "net"] = "net", more: list[str] | None = None) -> JSON:
@@ -71,6 +76,41 @@ async def test_a_bare_tool_takes_any_arguments(store: Store, tmp_path: pathlib.P
         await s.give(desk({"tools": ["echo", "echo"]}))
     assert [tool.description for tool in provider.calls[0].tools] == ["Give back what it was given."]
     assert told(provider)[-1] == ("tool", '{"a":[1]}')
+
+
+class Table(dict[str, Tool]):
+    """A table that asks its connectors when somebody wants to know."""
+
+    def __init__(self, *specs: Counted) -> None:
+        super().__init__({"late.*": specs[0]})
+        self.specs = specs
+
+    async def matching(self, patterns: Sequence[str]) -> Sequence[AgentTool]:
+        """Know one prefix."""
+        if patterns != ["late.*"]:
+            raise NotFound(f"no tool is called {patterns[0]!r}")
+        return self.specs
+
+
+async def test_tools_of_connectors_are_asked_for_when_needed(store: Store, vault: Vault) -> None:
+    late = Counted("late.read", "Reads.", {"type": "object"}, "read")
+    toolbox = Toolbox(Table(late), FUNCTIONS)
+    found: list[tuple[Offer, ...]] = []
+
+    async def look(context: StepContext, with_: dict[str, JSON]) -> JSON:
+        for tools in (("late.*", "text.language"), ("early.*",)):
+            found.append(await toolbox.offers(context, Persona("it", "", "", tools, ("late.read",), (), "")))
+        return None
+
+    engine = Engine(store, vault, {"code": look})
+    run = await engine.start(flow(step("it")), {}, WHO)
+    await engine.drain()
+    assert [(offer.name, offer.called, offer.asks) for offer in found[0]] == [
+        ("late.read", "late_read", True),
+        ("text.language", "text_language", False),
+    ]
+    failure = (await engine.get(run)).failure
+    assert failure is not None and (failure.code, "early" in failure.message) == ("not_found", True)
 
 
 async def test_long_results_are_cut_and_say_so(store: Store, tmp_path: pathlib.Path) -> None:

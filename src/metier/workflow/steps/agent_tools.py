@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints, runtime_checkable
 
@@ -16,7 +16,7 @@ from metier.workflow.steps.agent_persona import Persona
 from metier.workflow.steps.code import Code
 from metier.workflow.steps.tool import Effect, Tool
 
-__all__ = ["FLOWS", "AgentTool", "CallFlow", "FlowTool", "Offer", "Toolbox", "schema_of"]
+__all__ = ["FLOWS", "AgentTool", "CallFlow", "FlowTool", "Matching", "Offer", "Toolbox", "schema_of"]
 
 FLOWS = "flows."
 """Beginning of the names under which other workflows are offered."""
@@ -34,6 +34,11 @@ class AgentTool(Protocol):
     """A tool that says what it is for and what it takes; connectors of every protocol give such ones."""
 
     @property
+    def name(self) -> str:
+        """As workflows write it: connector and operation."""
+        ...
+
+    @property
     def description(self) -> str:
         """What it does, in the words the model reads."""
         ...
@@ -45,6 +50,15 @@ class AgentTool(Protocol):
 
     async def __call__(self, effect: Effect, with_: dict[str, JSON], /) -> JSON:
         """Do it."""
+        ...
+
+
+@runtime_checkable
+class Matching(Protocol):
+    """A table of tools that finds out what its connectors give only when somebody asks."""
+
+    async def matching(self, patterns: Sequence[str]) -> Sequence[AgentTool]:
+        """Give the tools that names and patterns such as `crm.*` mean; NotFound for one that means none."""
         ...
 
 
@@ -80,7 +94,7 @@ class Offer:
     description: str
     schema: Mapping[str, JSON]
     call: Tool
-    asks: bool
+    asks: bool = False
     """Whether a person approves each call."""
 
 
@@ -90,18 +104,17 @@ class Toolbox:
     def __init__(
         self, tools: Mapping[str, Tool], functions: Mapping[str, Code], call_flow: CallFlow | None = None
     ) -> None:
-        self._tools = dict(tools)
-        self._functions = {name: function for name, function in functions.items() if name not in tools}
+        self._tools = tools
+        self._functions = dict(functions)
         self._call_flow = call_flow
 
     async def offers(self, context: StepContext, persona: Persona) -> tuple[Offer, ...]:
         """Give what one agent is offered, in the order it names them, each once."""
         found: dict[str, Offer] = {}
-        for name in self._names(context, persona):
-            if name in found:
-                continue
-            asks = any(_matches(pattern, name) for pattern in persona.approve)
-            found[name] = await self._offer(context, name, asks)
+        for written in persona.tools:
+            for offer in await self._meant(context, persona, written):
+                asks = any(_matches(pattern, offer.name) for pattern in persona.approve)
+                found.setdefault(offer.name, replace(offer, asks=asks))
         called = [offer.called for offer in found.values()]
         if len(set(called)) < len(called):
             raise Invalid(f"two tools of the agent {persona.id!r} have the same name for the model: {sorted(called)}")
@@ -110,32 +123,27 @@ class Toolbox:
             raise NotFound(f"the agent {persona.id!r} has approvals for tools it does not have: {sorted(lost)}")
         return tuple(found.values())
 
-    def _names(self, context: StepContext, persona: Persona) -> Sequence[str]:
-        known = sorted([*self._tools, *self._functions])
-        names: list[str] = []
-        for written in persona.tools:
-            matching = [name for name in known if _matches(written, name)]
-            if not matching and not (written.startswith(FLOWS) and self._call_flow is not None):
-                raise NotFound(
-                    f"the agent {persona.id!r} of step {context.path!r} names the tool {written!r}, "
-                    f"which is none of {known}"
-                )
-            names.extend(matching or [written])
-        return names
+    async def _meant(self, context: StepContext, persona: Persona, written: str) -> list[Offer]:
+        if written.startswith(FLOWS) and self._call_flow is not None:
+            return [await self._flow(context, written)]
+        found = [_function(name, made) for name, made in self._functions.items() if _matches(written, name)]
+        if isinstance(self._tools, Matching):
+            try:
+                found.extend(map(_spec, await self._tools.matching([written])))
+            except NotFound:
+                if not found:
+                    raise
+        else:
+            found.extend(_bare(name, self._tools[name]) for name in sorted(self._tools) if _matches(written, name))
+        if not found:
+            known = sorted([*self._tools, *self._functions])
+            raise NotFound(
+                f"the agent {persona.id!r} of step {context.path!r} names the tool {written!r}, "
+                f"which is none of {known}"
+            )
+        return found
 
-    async def _offer(self, context: StepContext, name: str, asks: bool) -> Offer:
-        called = _OUTSIDE.sub("_", name)[:_LONGEST_NAME]
-        if name in self._functions:
-            function = self._functions[name]
-            return Offer(name, called, _first_line(function), schema_of(function), _pure(function), asks)
-        if name not in self._tools:
-            return await self._flow(context, name, called, asks)
-        tool = self._tools[name]
-        if isinstance(tool, AgentTool):
-            return Offer(name, called, tool.description, dict(tool.schema), tool, asks)
-        return Offer(name, called, _first_line(tool), _ANYTHING, tool, asks)
-
-    async def _flow(self, context: StepContext, name: str, called: str, asks: bool) -> Offer:
+    async def _flow(self, context: StepContext, name: str) -> Offer:
         flow, call_flow = name.removeprefix(FLOWS), self._call_flow
         known = None if call_flow is None else await call_flow.find(context, flow)
         if call_flow is None or known is None:
@@ -144,7 +152,7 @@ class Toolbox:
         async def run(effect: Effect, inputs: dict[str, JSON]) -> JSON:
             return await call_flow.run(effect.context, effect.key, flow, inputs)
 
-        return Offer(name, called, known.description, dict(known.schema), run, asks)
+        return Offer(name, _called(name), known.description, dict(known.schema), run)
 
 
 def schema_of(function: Callable[..., JSON]) -> dict[str, JSON]:
@@ -179,11 +187,25 @@ def _schema(hint: Any) -> dict[str, JSON]:
     return {}
 
 
-def _pure(function: Code) -> Tool:
+def _function(name: str, function: Code) -> Offer:
     async def call(effect: Effect, arguments: dict[str, JSON]) -> JSON:
         return function(**arguments)
 
-    return call
+    return Offer(name, _called(name), _first_line(function), schema_of(function), call)
+
+
+def _spec(tool: AgentTool) -> Offer:
+    return Offer(tool.name, _called(tool.name), tool.description, dict(tool.schema), tool)
+
+
+def _bare(name: str, tool: Tool) -> Offer:
+    return (
+        _spec(tool) if isinstance(tool, AgentTool) else Offer(name, _called(name), _first_line(tool), _ANYTHING, tool)
+    )
+
+
+def _called(name: str) -> str:
+    return _OUTSIDE.sub("_", name)[:_LONGEST_NAME]
 
 
 def _matches(pattern: str, name: str) -> bool:
