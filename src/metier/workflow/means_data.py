@@ -1,0 +1,227 @@
+"""What means are measured on: candidates from a small file, labelled rows, and the answers already given."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+import orjson
+
+from metier.calls import JSON
+from metier.errors import Invalid, NotFound
+from metier.workflow.definition import Workflow
+from metier.workflow.files import Folder, rules_paths
+from metier.workflow.shape import Step
+from metier.workflow.yaml_source import decode
+from metier.workflow.yaml_source import read as read_yaml
+
+__all__ = ["Candidate", "Given", "Item", "Kept", "MeansKind", "answer_of", "candidates", "rows"]
+
+MeansKind: TypeAlias = Literal["code", "rules", "model", "llm"]
+
+_KINDS: tuple[MeansKind, ...] = ("code", "rules", "model", "llm")
+_LINES_MAX = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One means to do the work of a step."""
+
+    name: str
+    kind: MeansKind
+    config: JSON
+    """As under the kind key of a step."""
+    files: Mapping[str, str]
+    """Prompts and rules tables it names, by path."""
+    output: Mapping[str, JSON] | None
+    """JSON Schema of what it gives, as the step says."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with everything its answers depend on here."""
+        text = json.dumps([self.kind, self.config, dict(self.files), self.output], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One labelled case."""
+
+    with_: Mapping[str, JSON]
+    """What the step is given."""
+    label: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One answer of a means, with what it used."""
+
+    answer: str | None
+    failed: str | None
+    """Code of the error, where there was no answer."""
+    calls: int
+    cost_eur: float
+    wh: float | None
+    wall_ms: float
+    cpu_ms: float
+
+
+class Kept:
+    """Answers in a file of lines: written as they come, so that an interrupted measure pays for none twice.
+
+    The file holds answers and figures, and of the data digests only.
+    """
+
+    def __init__(self, path: pathlib.Path, answer: str) -> None:
+        self._path = path
+        self._answer = answer
+        self._known: dict[tuple[str, str], Given] = {}
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        self._cut = text != "" and not text.endswith("\n")
+        """The last line was cut off by a crash; what is added begins a line of its own."""
+        for line in text.splitlines():
+            self._read(line)
+
+    def _read(self, line: str) -> None:
+        try:
+            row = orjson.loads(line)
+            how, key = row.pop("how"), (row.pop("candidate"), row.pop("item"))
+            given = Given(**row)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return  # a line cut off by a crash: that answer is asked for again
+        if how == self._answer:
+            self._known[key] = given
+
+    def has(self, candidate: Candidate, item: Item) -> bool:
+        """Say whether a candidate has answered a case."""
+        return (candidate.fingerprint, item.digest) in self._known
+
+    def get(self, candidate: Candidate, item: Item) -> Given:
+        """Give the answer of a candidate to a case."""
+        return self._known[candidate.fingerprint, item.digest]
+
+    def add(self, candidate: Candidate, item: Item, given: Given) -> None:
+        """Keep an answer at once."""
+        key = (candidate.fingerprint, item.digest)
+        row = {"candidate": key[0], "item": key[1], "how": self._answer, **asdict(given)}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab") as file:
+            file.write((b"\n" if self._cut else b"") + orjson.dumps(row) + b"\n")
+        self._cut = False
+        self._known[key] = given
+
+
+def candidates(workflow: Workflow, step: Step, path: pathlib.Path | None) -> tuple[Candidate, ...]:
+    """Give the step as it is, where it is one of the four means, and the candidates of a file beside it."""
+    found: dict[str, Candidate] = {}
+    if path is not None:
+        found = {one.name: one for one in _written(workflow, step, path)}
+    if step.kind in _KINDS and not any((one.kind, one.config) == (step.kind, step.config) for one in found.values()):
+        name = step.kind if step.kind not in found else f"{step.id}-now"
+        own = Candidate(name, step.kind, step.config, workflow.files, step.output)
+        found = {name: own, **found}
+    if not found:
+        raise Invalid(f"step {step.id!r} is {step.kind!r} and no means are given: write means/{step.id}.yaml")
+    return tuple(found.values())
+
+
+def _written(workflow: Workflow, step: Step, path: pathlib.Path) -> list[Candidate]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as wrong:
+        raise NotFound(f"cannot read the means {str(path)!r}: there is no such file") from wrong
+    except OSError as wrong:
+        raise Invalid(f"cannot read the means {str(path)!r}: {wrong.strerror}") from wrong
+    root = read_yaml(decode(data, path.name), path.name)
+    root.only("a file of means", ("means",))
+    if "means" not in root.entries:
+        root.fail("a file of means needs 'means'")
+    found = []
+    for name, node in root.entries["means"].mapping("means").items():
+        written: Any = node.data()
+        if name not in _KINDS:
+            kinds = [kind for kind in _KINDS if isinstance(written, dict) and kind in written]
+            if len(kinds) != 1 or len(written) != 1:
+                node.fail(f"the means {name!r} needs exactly one of {', '.join(_KINDS)}")
+            kind, config = kinds[0], written[kinds[0]]
+        else:
+            kind, config = name, written
+        wanted = dict if kind == "llm" else str
+        if not isinstance(config, wanted):
+            node.fail(f"the means {name!r} is written like the {kind!r} step it stands for")
+        if isinstance(config, dict) and not {"model", "prompt"} <= config.keys():
+            node.fail(f"the means {name!r} needs 'model' and 'prompt'")
+        files = {**workflow.files, **_files(kind, config, Folder(path.parent))}
+        found.append(Candidate(name, kind, config, files, step.output))
+    return found
+
+
+def _files(kind: MeansKind, config: Any, folder: Folder) -> dict[str, str]:
+    if kind == "rules":
+        paths: Sequence[str] = rules_paths(config)
+    elif kind == "llm":
+        named = [str(config[key]) for key in ("prompt", "system") if isinstance(config.get(key), str)]
+        paths = [path for one in named for path in (one, *folder.beside(one))]
+    else:
+        return {}
+    read = {path: folder.text(path) for path in paths}
+    return {path: text for path, text in read.items() if text is not None}
+
+
+def answer_of(step: Step) -> str:
+    """Say as CEL which field of the output is compared with the label: the only one with a list of values."""
+    schema = step.output or {}
+    fields = schema.get("properties")
+    named = (
+        [name for name, one in fields.items() if isinstance(one, dict) and "enum" in one]
+        if isinstance(fields, dict)
+        else []
+    )
+    if len(named) != 1:
+        raise Invalid(
+            f"which field of the output of {step.id!r} is the answer? Say it, such as --answer output.category"
+        )
+    return f"output.{named[0]}"
+
+
+def rows(path: pathlib.Path, step: Step, label: str, split: str | None, limit: int | None) -> tuple[Item, ...]:
+    """Read labelled cases from a file of JSON lines; where they say their split, those of `split` alone, else test."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as wrong:
+        raise Invalid(f"{path.name!r} is not UTF-8 (byte {wrong.start}): save it as UTF-8") from wrong
+    except OSError as wrong:
+        raise Invalid(f"cannot read the data {str(path)!r}: {wrong.strerror}") from wrong
+    found: list[tuple[str | None, Item]] = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            found.append(_row(line, f"{path.name}:{number}", step, label))
+    if len(found) > _LINES_MAX:
+        raise Invalid(f"{path.name!r} has {len(found):,} rows, more than {_LINES_MAX:,}: give a part of them")
+    wanted = split or ("test" if any(of == "test" for of, _ in found) else None)
+    kept = {item.digest: item for of, item in found if wanted in (None, of)}
+    if not kept:
+        raise Invalid(f"no row of {path.name!r} is of the split {wanted!r}: give another one, or rows without a split")
+    return tuple(kept.values())[:limit]
+
+
+def _row(line: str, place: str, step: Step, label: str) -> tuple[str | None, Item]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as wrong:
+        raise Invalid(f"{place}: this row is not JSON: {wrong}") from wrong
+    if not isinstance(row, dict) or label not in row:
+        raise Invalid(f"{place}: a row needs its label under {label!r}: name the field with --label")
+    source = row["with"] if isinstance(row.get("with"), dict) else row
+    missing = [name for name in step.with_ if name not in source]
+    if missing:
+        raise Invalid(f"{place}: the step is given {sorted(step.with_)} and this row has no {missing[0]!r}")
+    with_ = {name: source[name] for name in step.with_}
+    digest = hashlib.sha256(orjson.dumps([with_, str(row[label])], option=orjson.OPT_SORT_KEYS)).hexdigest()[:24]
+    split = row.get("split")
+    return (split if isinstance(split, str) else None), Item(with_, str(row[label]), digest)
