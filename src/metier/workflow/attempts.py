@@ -135,11 +135,13 @@ def _question(ground: Ground, step: Step, scope: Scope) -> dict[str, JSON]:
     names = scope.names()
     config = dict(step.config) if isinstance(step.config, dict) else {}
     task = {key: value for key, value in config.items() if key not in ("show", "edit")}
-    for key in ("title", "assign", *(config.keys() & {"on_timeout"})):
+    for key in ("title", "assign", *(config.keys() & {"on_timeout", "not", "escalate"})):
         task[key] = ground.expressions.render(config.get(key), names)
     # A name that was computed may be none: told here, the run ends with a reason instead of killing workers.
     late = task.get("on_timeout")
-    for who in (task["assign"], late.get("reassign") if isinstance(late, dict) else None):
+    levels = task.get("escalate")
+    climbs = [level.get("to") for level in levels if isinstance(level, dict)] if isinstance(levels, list) else []
+    for who in (task["assign"], late.get("reassign") if isinstance(late, dict) else None, *climbs):
         assignee(who)
     shown = config.get("show")
     exprs = [expr for expr in shown if isinstance(expr, str)] if isinstance(shown, list) else []
