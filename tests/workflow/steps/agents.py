@@ -108,14 +108,18 @@ class Shop:
 
 @contextlib.asynccontextmanager
 async def shop(
-    store: Store, home: pathlib.Path, provider: ScriptedProvider, call_flow: CallFlow | None = None
+    store: Store,
+    home: pathlib.Path,
+    provider: ScriptedProvider,
+    call_flow: CallFlow | None = None,
+    more: Mapping[str, Tool] | None = None,
 ) -> AsyncIterator[Shop]:
     """Build it on a migrated store."""
     find = Counted("shop.find", "Finds an order by its number.", ORDER, {"number": 7, "state": "sent"})
     pay = Counted(
         "shop.pay_back", "Pays an amount back.", {"type": "object", "properties": {"eur": {"type": "number"}}}, "paid"
     )
-    table: dict[str, Tool] = {"shop.find": find, "shop.pay_back": pay, "echo": bare}
+    table: dict[str, Tool] = {"shop.find": find, "shop.pay_back": pay, "echo": bare, **(more or {})}
     async with build_for_tests(home, store.url, provider) as app:
         memory = Memory(app.store, app.vault)
         steps = AgentSteps.built(app.gateway.collect, {}, table, AgentParts(memory, call_flow))

@@ -10,6 +10,7 @@ from typing import Final
 import orjson
 
 from metier.calls import JSON, ConversationId, Principal
+from metier.record.erasure import Target
 from metier.store import Store
 from metier.vault import Vault, member
 from metier.workflow.engine import StepContext
@@ -93,6 +94,10 @@ class Memory:
             return await self._queries.run("erase", which)
         row = await self._queries.one("count_erasable", which)
         return 0 if row is None else int(row["exchanges"])
+
+    async def forget(self, target: Target, by: str, dry_run: bool) -> int:
+        """Take part in an erasure: what was said with its person, or in its project with nobody named."""
+        return await self.erase(target.organisation, target.subject, dry_run=dry_run)
 
     def _digest(self, principal: Principal, key: str) -> str:
         place = orjson.dumps([principal.organisation, principal.project, principal.system, key])
