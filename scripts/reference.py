@@ -22,6 +22,8 @@ from metier.api import chat_body
 from metier.api.server import routes
 from metier.cli import main
 from metier.workflow import editor
+from metier.workflow.expressions import evaluate
+from metier.workflow.functions import GROUPS
 from metier.workflow.steps.functions import FUNCTIONS
 
 REFERENCE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -99,7 +101,7 @@ def endpoints() -> str:
         (
             ", ".join(sorted((route.methods or set()) - {"HEAD"})),
             f"`{route.path}`",
-            (inspect.getdoc(type(route.endpoint)) or "").splitlines()[0],
+            (inspect.getdoc(getattr(route.endpoint, "answer", type(route.endpoint))) or "").splitlines()[0],
         )
         for route in found
     ]
@@ -126,10 +128,28 @@ def functions() -> str:
     return table(("function", "what it does"), rows)
 
 
+def expressions() -> str:
+    """List the functions of expressions by what they are for, each with an example and what it gives."""
+    parts = []
+    for group, members in GROUPS.items():
+        rows = [
+            (
+                f"`{one.written}`",
+                one.says,
+                f"`{one.example}`",
+                f"`{json.dumps(evaluate(one.example, {}), ensure_ascii=False)}`",
+            )
+            for one in members.values()
+        ]
+        parts.append(f"### {group.capitalize()}\n\n" + table(("function", "what it gives", "example", "value"), rows))
+    return "\n".join(parts)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "endpoints": endpoints,
     "errors": error_codes,
+    "expressions": expressions,
     "functions": functions,
     "ignored": ignored,
     "neutral": neutral,

@@ -29,6 +29,7 @@ from metier.workflow.syntax import (
 
 __all__ = ["WORK_LIMIT", "Evaluation"]
 
+_WHOLE = 1_000
 WORK_LIMIT = 500_000
 """Units one evaluation may spend: a node visited, an element compared or copied, 16 characters made."""
 
@@ -168,15 +169,27 @@ class Evaluation:
         function = FUNCTIONS[node.name]
         arguments = [self._value(argument) for argument in node.arguments]
         for argument in arguments:
-            if isinstance(argument, (str, list)):
-                self._spend(1 + len(argument) // 16)
-        if node.name == "join" and arguments and isinstance(arguments[0], list):
-            self._spend(sum(1 + len(item) // 16 for item in arguments[0] if isinstance(item, str)))
-            self._spend(len(arguments[0]) * len(str(arguments[1])) // 16 if len(arguments) > 1 else 0)
+            self._weigh(argument, _WHOLE if function.deep else int(isinstance(argument, list)))
         try:
-            return function.run(*arguments)
+            made = function.run(*arguments)
         except Unfit as unfit:
             raise _Fault(str(unfit), node.at) from None
+        except (RecursionError, MemoryError):
+            raise _Fault(f"{node.name} cannot look that deep", node.at) from None
+        if isinstance(made, (str, list, dict)):
+            self._spend(len(made) // (16 if isinstance(made, str) else 2))
+        return made
+
+    def _weigh(self, value: Value, levels: int) -> None:
+        """Count what a function looks at, so many levels down into lists and maps."""
+        pending = [(value, levels)]
+        while pending:
+            one, left = pending.pop()
+            self._spend(1 + len(one) // 16 if isinstance(one, str) else 1)
+            if isinstance(one, (list, dict)):
+                self._spend(len(one) // 16)
+                if left:
+                    pending.extend((part, left - 1) for part in (one if isinstance(one, list) else one.values()))
 
     def _comprehend(self, node: Comprehension) -> Value:
         target = self._value(node.target)

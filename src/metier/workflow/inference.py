@@ -174,13 +174,14 @@ class _Reading:
 
     def _call(self, name: str, arguments: tuple[Node, ...], view: View) -> Schema:
         given = [self.schema(argument, view) for argument in arguments]
-        texts = ("contains", "startsWith", "endsWith", "matches", "lower", "upper", "trim")
-        if name in texts and (types := types_of(given[0])) and "string" not in types:
-            self.say("wrong-type", f"{name} needs a string, and this is {words(types)}")
-        if name == "size" and (types := types_of(given[0])) and not types & {"string", "array", "object"}:
-            self.say("wrong-type", f"size needs a string, list or map, and this is {words(types)}")
-        gives = FUNCTIONS[name].gives
-        return {"type": gives} if gives is not None else {}
+        function = FUNCTIONS[name]
+        for wanted, schema in zip(function.takes, given, strict=False):
+            types, allowed = types_of(schema) - {"null"}, frozenset(wanted.split("|"))
+            if wanted and types and not alike(types, allowed):
+                self.say("wrong-type", f"{name} needs {_named(allowed)}, and this is {words(types)}")
+        if function.like is not None and given:
+            return dict(given[0]) if function.like == "first" else _items(given[0])
+        return {"type": function.gives} if function.gives is not None else {}
 
     def _comprehend(self, node: Comprehension, view: View) -> Schema:
         whole = self.schema(node.target, view)
@@ -332,6 +333,11 @@ def alike(one: frozenset[str], two: frozenset[str]) -> bool:
 def words(types: frozenset[str]) -> str:
     """Name types in a message, in a stable order."""
     return " or ".join(sorted(types))
+
+
+def _named(types: frozenset[str]) -> str:
+    names = {"array": "a list", "object": "a map", "integer": "a whole number"}
+    return " or ".join(sorted(names.get(one, f"a {one}") for one in types))
 
 
 def _names(node: Node) -> Iterator[str]:
