@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.routing import Route
 
-from metier.api import batches, chat_body, image, messages_body, openai, rerank, responses_body, transcription
+from metier.api import batches, chat_body, image, messages_body, openai, rerank, responses_body, tasks, transcription
 from metier.api.server import routes
 
 TARGET = pathlib.Path(__file__).resolve().parent.parent / "docs" / "reference" / "openapi.json"
@@ -112,6 +112,10 @@ def _asked(made: Description) -> dict[tuple[str, str], tuple[str, Schema]]:
         ("POST", "/v1/audio/transcriptions"): (form_type, _form(["model"], **_untitled(sound))),
         ("POST", "/v1/files"): (form_type, _form(["purpose"], purpose={**text, "enum": ["batch", "user_data"]})),
         ("POST", "/v1/batches"): (json_type, made.body("Batch", batches._Body)),
+        ("POST", "/v1/tasks/{id}/comments"): (json_type, made.body("Comment", tasks._Comment)),
+        ("POST", "/v1/tasks/{id}/decide"): (json_type, made.body("Decision", tasks._Decision)),
+        ("POST", "/v1/tasks/{id}/hand-off"): (json_type, made.body("HandOff", tasks._HandOff)),
+        ("POST", "/v1/absences"): (json_type, made.body("Absence", tasks._Absent)),
     }
 
 
@@ -122,6 +126,9 @@ def _answered() -> dict[tuple[str, str], tuple[str, Schema]]:
     file, batch = _object("file", id="string", bytes="integer"), _object("batch", id="string", status="string")
     deleted = _object(None, id="string", deleted="boolean")
     status = _object(None, status="string")
+    task = _object("task", id="string", run="string", state="string", assignee="string")
+    whole = _object("task", id="string", title="string", schema={}, events="array")
+    absence = _object("absence", id="string", person="string", substitute="string", since="string", until="string")
     return {
         ("POST", "/v1/chat/completions"): (json_type, _object("chat.completion", id="string", choices="array")),
         ("POST", "/v1/responses"): (json_type, response),
@@ -146,6 +153,16 @@ def _answered() -> dict[tuple[str, str], tuple[str, Schema]]:
         ("GET", "/v1/batches"): (json_type, _list(batch)),
         ("GET", "/v1/batches/{id}"): (json_type, batch),
         ("POST", "/v1/batches/{id}/cancel"): (json_type, batch),
+        ("GET", "/v1/tasks"): (json_type, _list(task)),
+        ("GET", "/v1/tasks/{id}"): (json_type, whole),
+        ("POST", "/v1/tasks/{id}/claim"): (json_type, whole),
+        ("POST", "/v1/tasks/{id}/release"): (json_type, whole),
+        ("POST", "/v1/tasks/{id}/comments"): (json_type, whole),
+        ("POST", "/v1/tasks/{id}/decide"): (json_type, task),
+        ("POST", "/v1/tasks/{id}/hand-off"): (json_type, task),
+        ("GET", "/v1/absences"): (json_type, _list(absence)),
+        ("POST", "/v1/absences"): (json_type, absence),
+        ("DELETE", "/v1/absences/{id}"): (json_type, deleted),
         ("GET", "/healthz"): (json_type, status),
         ("GET", "/readyz"): (json_type, status),
         ("GET", "/metrics"): ("text/plain; version=0.0.4; charset=utf-8", {"type": "string"}),
@@ -172,6 +189,7 @@ _QUERIES = {
         "after": {"type": "string"},
     },
     ("GET", "/v1/batches"): {"limit": {"type": "integer", "minimum": 1, "maximum": 99}, "after": {"type": "string"}},
+    ("GET", "/v1/tasks"): {"limit": {"type": "integer", "minimum": 1, "maximum": 100}, "after": {"type": "string"}},
 }
 _OPEN = frozenset({"/healthz", "/readyz"})
 

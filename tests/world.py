@@ -30,6 +30,8 @@ from metier.router import Health
 from metier.store import Store
 from metier.tries import Tries
 from metier.vault import Vault
+from metier.workflow.engine import Engine
+from metier.workflow.review import Review
 from metier.ways import Ways
 
 __all__ = ["MODELS", "World", "serve", "world"]
@@ -59,6 +61,7 @@ class World:
     gateway: Gateway
     responses: StoredResponses
     batches: Batches
+    review: Review
     secret: str
     principal: Principal
     health: Health = field(default_factory=Health)
@@ -114,7 +117,7 @@ async def world(
     principal = await keys.authenticate(issued.secret)
     made = World(
         store, register, keys, catalog, admission, ledger, gateway, StoredResponses(store, vault),
-        Batches.built(store, vault, None), issued.secret, principal, health,
+        Batches.built(store, vault, None), Review(store, vault, Engine(store, vault, {})), issued.secret, principal, health,
     )  # fmt: skip
     try:
         yield made

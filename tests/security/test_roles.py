@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -14,12 +14,13 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
 from metier.api.server import routes
-from metier.calls import Principal
+from metier.calls import KeyId, Principal
 from metier.console import pages
 from metier.console.session import Session, Sessions
 from metier.policy.keys import Scopes
 from metier.store import Store
 from tests.security.house import ELSEWHERE, House, house, populate, send
+from tests.workflow.flows import flow, step
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 STRANGERS: Final = ("nobody", "malformed", "unknown", "wrong secret", "revoked", "expired")
@@ -81,6 +82,27 @@ async def batched(here: House) -> str:
     return str(answer.json["id"])
 
 
+AWAY: Final = {"since": "2099-01-01T08:00:00+01:00", "until": "2099-01-02T08:00:00+01:00", "substitute": "user:nobody"}
+
+
+async def asked(here: House) -> str:
+    """Have a run of somebody else ask something of everybody who has a key in this house."""
+    config: dict[str, Any] = {"assign": "group:public", "title": "Valider"}
+    output: dict[str, Any] = {"type": "object", "properties": {"decision": {"enum": ["approve"]}}}
+    starter = replace(await here.principal(), key_id=KeyId("starter"), name="starter")
+    run = await here.app.engine.start(flow(step("ask", "human", config, output=output)), {}, starter)
+    await here.app.engine.drain()
+    (task,) = await here.app.review.list(run=run)
+    return task.id
+
+
+async def away(here: House) -> str:
+    """Declare an absence with the right key."""
+    answer = await here.ask("POST", "/v1/absences", AWAY)
+    assert answer.status == 200, answer.body
+    return str(answer.json["id"])
+
+
 TABLE: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", "/v1/chat/completions"): Rule("chat", CHAT),
     ("POST", "/v1/responses"): Rule("responses", {"model": "petit", "input": "Bonjour"}),
@@ -105,6 +127,16 @@ TABLE: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/v1/batches"): Rule("batches", suspended=200),
     ("GET", "/v1/batches/{id}"): Rule("batches", None, 200, 404, 200, batched),
     ("POST", "/v1/batches/{id}/cancel"): Rule("batches", {}, 200, 404, 200, batched),
+    ("GET", "/v1/tasks"): Rule("admin", suspended=200),
+    ("GET", "/v1/tasks/{id}"): Rule("admin", None, 200, 404, 200, asked),
+    ("POST", "/v1/tasks/{id}/claim"): Rule("admin", {}, 200, 404, 200, asked),
+    ("POST", "/v1/tasks/{id}/release"): Rule("admin", {}, 409, 404, 409, asked),
+    ("POST", "/v1/tasks/{id}/comments"): Rule("admin", {"text": "Vu"}, 200, 404, 200, asked),
+    ("POST", "/v1/tasks/{id}/decide"): Rule("admin", {"decision": {"decision": "approve"}}, 200, 404, 200, asked),
+    ("POST", "/v1/tasks/{id}/hand-off"): Rule("admin", {"to": "group:public", "note": "Vu"}, 200, 404, 200, asked),
+    ("GET", "/v1/absences"): Rule("admin", suspended=200),
+    ("POST", "/v1/absences"): Rule("admin", AWAY, suspended=200),
+    ("DELETE", "/v1/absences/{id}"): Rule("admin", None, 200, 404, 404, away),
     ("GET", "/healthz"): Rule(),
     ("GET", "/readyz"): Rule(),
     # A key without a list of surfaces is one for models: figures of every project are asked for by name.

@@ -26,6 +26,7 @@ from metier.api.rerank import Rerank
 from metier.api.resources import Alive, Ready
 from metier.api.responses import Responding, Responses
 from metier.api.surface import Door, Surface
+from metier.api.tasks import task_routes
 from metier.api.traced import Traced
 from metier.api.transcription import Transcriptions
 from metier.api.transfer import Transfer
@@ -33,6 +34,7 @@ from metier.batches import Batches
 from metier.catalog import Catalog
 from metier.gateway import Gateway
 from metier.record.responses import StoredResponses
+from metier.workflow.review import Review
 
 __all__ = ["AppServices", "Watch", "application", "routes"]
 
@@ -58,6 +60,11 @@ class AppServices(Protocol):
     @property
     def batches(self) -> Batches:
         """Files, and the batches made of them."""
+        ...
+
+    @property
+    def review(self) -> Review:
+        """The tasks that wait for people."""
         ...
 
     @property
@@ -108,6 +115,7 @@ def routes(app: AppServices, watch: Watch | None = None) -> list[BaseRoute]:
         Route("/v1/audio/transcriptions", Endpoint(Surface(app.keys, "audio"), sounds.answer), methods=["POST"]),
         Route("/v1/images/generations", Endpoint(Surface(app.keys, "images"), images.answer), methods=["POST"]),
         *_batch_routes(app),
+        *task_routes(app),
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{name:path}", models, methods=["GET"]),
         Route("/healthz", Alive(), methods=["GET"]),
