@@ -304,7 +304,6 @@ class _Sqlite:
                 f"{self._file.absolute().as_uri()}?mode={mode}", uri=True, timeout=_BUSY_MS / 1000,
                 check_same_thread=False,
             )  # fmt: skip
-            made.enable_load_extension(False)
         except sqlite3.OperationalError:
             raise ConfigError(
                 f"the file {str(self._file)!r} of {self._name!r} cannot be opened: check `file:`"

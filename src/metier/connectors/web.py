@@ -150,7 +150,7 @@ class Web:
             else:
                 wait = reply.wait_s if reply.wait_s is not None else pause
                 late = reply.status in _BUSY | _ODD
-                if not late or left == 0 or wait > self._bounds.longest_wait_s:
+                if not late or left == 0 or (reply.wait_s or 0) > self._bounds.longest_wait_s:
                     return reply
             left, pause = left - 1, pause * 2
             await self._sleep(min(wait, self._bounds.longest_wait_s))
