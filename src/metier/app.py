@@ -20,7 +20,7 @@ from metier import gauges
 from metier.admitting import admitting
 from metier.background import every, kept_going
 from metier.batches import Batches
-from metier.calls import Call, Origin, Principal, new_id
+from metier.calls import Call, Origin, Principal, Purpose, new_id
 from metier.catalog import Catalog
 from metier.connectors.customers import Customers
 from metier.connectors.deliveries import Deliveries
@@ -33,7 +33,7 @@ from metier.governance.erasure import reach
 from metier.governance.register import ADMITTED, Register
 from metier.guardrails.base import Chain, Guardrail
 from metier.guardrails.pii import PersonalData
-from metier.knowledge.embedding import Embed, Embedder, Purpose, Vectors
+from metier.knowledge.embedding import Embed, Embedder, Vectors
 from metier.knowledge.ingest import Ingest
 from metier.knowledge.retrieve import Retrieve
 from metier.policy.admission import Admission
@@ -134,8 +134,8 @@ class App:
         model = self.roles["embedder"]
 
         async def embed(texts: Sequence[str], purpose: Purpose) -> Vectors:
-            inputs = tuple(f"{purpose}: {text}" for text in texts)
-            answer = await self.gateway.collect(Call(principal, model, operation="embed", inputs=inputs, origin=origin))
+            call = Call(principal, model, operation="embed", inputs=tuple(texts), purpose=purpose, origin=origin)
+            answer = await self.gateway.collect(call)
             return np.array(answer.vectors, dtype=np.float32)
 
         return embed

@@ -31,6 +31,7 @@ __all__ = [
     "Part",
     "Principal",
     "ProjectId",
+    "Purpose",
     "Range",
     "Reasoning",
     "ReasoningDelta",
@@ -62,6 +63,8 @@ Role = Literal["system", "user", "assistant", "tool"]
 Operation = Literal["chat", "embed", "rerank", "transcribe", "image"]
 Effort = Literal["none", "minimal", "low", "medium", "high"]
 """How much a reasoning model may think before it answers."""
+Purpose = Literal["query", "passage"]
+"""A question, or a text in which answers are looked for."""
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Reuse = Literal["usual", "off", "refresh", "only"]
 """Kept answers as the rules of the system say, not for this call, made anew by it, or nothing but them."""
@@ -258,6 +261,8 @@ class Call:
     """For an image to make: width x height, such as 1024x1024."""
     dimensions: int | None = None
     """Length wanted of each vector, where the model can shorten them."""
+    purpose: Purpose | None = None
+    """What texts to embed are for; told to models that treat questions and passages differently, ignored by others."""
     tools: tuple[Tool, ...] = ()
     tool_choice: str | None = None
     """"auto", "none", "required", or the name of one tool."""

@@ -29,7 +29,7 @@ def cache(
         if name not in gateway.ways.catalog:
             return None
         model = gateway.ways.catalog.model(name)
-        asked = Call(call.principal, name, "embed", inputs=(f"query: {question}",), origin=call.origin)
+        asked = Call(call.principal, name, "embed", inputs=(question,), purpose="query", origin=call.origin)
         answer = await gateway.collect(asked)
         behind = ",".join(f"{one.provider}/{one.model_id}/{one.version}" for one in model.deployments)
         return f"{name}: {behind}", answer.vectors[0]

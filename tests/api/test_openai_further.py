@@ -241,6 +241,20 @@ async def test_vectors_may_be_shortened_and_an_end_user_named(door: Door, provid
     assert (provider.calls[0].dimensions, provider.calls[0].end_user) == (2, "u1")
 
 
+@pytest.mark.parametrize(
+    ("told", "meant"),
+    [("query", "query"), ("search_query", "query"), ("search_document", "passage"), (None, None)],
+)
+async def test_what_a_text_to_embed_is_for_may_be_said(
+    door: Door, provider: ScriptedProvider, told: str | None, meant: str | None
+) -> None:
+    asked = {"model": "vecteurs", "input": "a", "input_type": told}
+    assert (await door.post("/v1/embeddings", asked)).status == 200
+    assert provider.calls[0].purpose == meant
+    refused = await door.post("/v1/embeddings", {**asked, "input_type": "classification"})
+    assert (refused.status, refused.json["error"]["param"]) == (422, "input_type")
+
+
 async def test_models_have_the_names_of_their_providers_too(door: Door, provider: ScriptedProvider) -> None:
     headers = {"api-key": door.here.secret}
     listed = [model["id"] for model in (await ask(door.app, "/v1/models", headers=headers)).json["data"]]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from metier.calls import Purpose
 from metier.knowledge.closest import Asked, Passage, closest, sentences
-from metier.knowledge.embedding import Embedder, Purpose, Vectors
+from metier.knowledge.embedding import Embedder, Vectors
 
 TEXT = "Le colis reste 10 jours au point relais. La carte est débitée à l'envoi. Le joint coûte 16,50 €."
 

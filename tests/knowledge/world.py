@@ -11,8 +11,9 @@ import numpy as np
 import openpyxl
 from fpdf import FPDF
 
+from metier.calls import Purpose
 from metier.knowledge.analyser import Analyser
-from metier.knowledge.embedding import Embedder, Purpose, Vectors
+from metier.knowledge.embedding import Embedder, Vectors
 
 PARAGRAPH = "La livraison prend quatorze jours ouvrés en France métropolitaine, et trente jours ailleurs. "
 

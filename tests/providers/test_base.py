@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from metier.calls import Call
 from metier.errors import ProviderUnavailable
-from metier.providers.base import failure, retry_after_s
+from metier.providers.base import failure, retry_after_s, texts_of
 from metier.providers.openai import OpenAIProvider
-from tests.providers.deployments import ask, deployment
+from tests.providers.deployments import WHO, ask, deployment
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,14 @@ async def test_an_address_is_shown_without_what_it_carries() -> None:
         await ask(provider, deployment("http://metier:sk-hidden@127.0.0.1:9/v1?key=sk-hidden", api_key=None))
     await provider.close()
     assert "sk-hidden" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [("intfloat/multilingual-e5-large", "query: où ?"), ("multilingual-e5-small", "query: où ?"), ("bge-m3", "où ?"),
+     ("e50-vectors", "où ?")],
+)  # fmt: skip
+def test_models_of_one_family_are_told_in_words_what_a_text_is_for(model: str, given: str) -> None:
+    asked = Call(WHO, "vectors", "embed", inputs=("où ?",), purpose="query")
+    assert texts_of(asked, model) == (given,)
+    assert texts_of(replace(asked, purpose=None), model) == ("où ?",)

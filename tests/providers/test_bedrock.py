@@ -275,6 +275,14 @@ async def test_cohere_embeds_many_texts_a_request(shape: str) -> None:
         (chunk,) = await gathered(provider, server, call, model_id="cohere.embed-multilingual-v3")
     assert (len(chunk.vectors), chunk.usage) == (98, Usage(98))
     assert sorted(len(r["texts"]) for r in server.requests) == [2, 96]
+    assert {r["input_type"] for r in server.requests} == {"search_document"}
+
+
+async def test_cohere_is_told_that_a_text_is_a_question() -> None:
+    call = Call(WHO, "cohere", "embed", inputs=("où ?",), purpose="query")
+    async with serving(Reply([b'{"embeddings": [[0.5, 1]]}'])) as (provider, server):
+        await gathered(provider, server, call, model_id="cohere.embed-multilingual-v3")
+    assert server.requests[0]["input_type"] == "search_query"
 
 
 @pytest.mark.parametrize(

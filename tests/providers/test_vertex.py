@@ -11,11 +11,12 @@ from typing import Any
 import orjson
 import pytest
 
-from metier.calls import Call, Chunk, Usage
+from metier.calls import Call, Chunk, Purpose, Usage
 from metier.catalog import Deployment
 from metier.errors import ProviderUnavailable
 from metier.providers.exchange import Exchange
 from metier.providers.gemini import VertexProvider
+from metier.providers.gemini_format import batch_embed_bodies, predict_bodies
 from metier.providers.google_auth import GoogleTokens
 from tests.providers.google import KEY, Google, Reply, account, google, said
 from tests.providers.test_gemini import CALL, WHO
@@ -237,6 +238,16 @@ async def test_embeddings_are_predictions_with_their_tokens() -> None:
             }
         ]
         assert it.server.paths[0].endswith("/publishers/google/models/text-multilingual-embedding-002:predict")
+
+
+@pytest.mark.parametrize(("purpose", "task"), [("query", "RETRIEVAL_QUERY"), ("passage", "RETRIEVAL_DOCUMENT")])
+def test_what_texts_are_for_is_told_in_googles_words(purpose: Purpose, task: str) -> None:
+    call = Call(WHO, "e", "embed", inputs=("un",), purpose=purpose)
+    own: Any = batch_embed_bodies(call, gemini("http://127.0.0.1:1"))
+    vertex: Any = predict_bodies(call, gemini("http://127.0.0.1:1", provider="vertex"))
+    assert own[0]["requests"][0]["taskType"] == task and vertex[0]["instances"] == [
+        {"content": "un", "task_type": task}
+    ]
 
 
 def test_secrets_are_not_shown() -> None:

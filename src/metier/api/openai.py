@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from metier.api import answers, chat_body, relay
 from metier.api.exchange import Exchange
 from metier.api.parsing import fit, load, refuse_unknown
-from metier.calls import Call, ConversationId, Principal
+from metier.calls import Call, ConversationId, Principal, Purpose
 from metier.catalog import Catalog, Model
 from metier.errors import Invalid, NotFound
 from metier.gateway import Gateway
@@ -19,6 +19,10 @@ from metier.gateway import Gateway
 __all__ = ["ChatCompletions", "Embeddings", "Models", "embedding_call"]
 
 _MOST_INPUTS = 2048
+_PURPOSES: Final[Mapping[str, Purpose]] = {
+    "query": "query", "search_query": "query", "passage": "passage", "search_document": "passage",
+}  # fmt: skip
+"""What a client says a text is for, in the words of E5 and of Cohere."""
 
 
 class ChatCompletions:
@@ -72,6 +76,7 @@ def embedding_call(data: bytes, principal: Principal, conversation: Conversation
         "embed",
         inputs=texts,
         dimensions=body.dimensions,
+        purpose=None if body.input_type is None else _PURPOSES[body.input_type],
         end_user=body.user or None,
         conversation=conversation,
     )
@@ -108,6 +113,7 @@ class _EmbeddingBody(BaseModel):
     input: str | list[str]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(gt=0, le=65_536)] | None = None
+    input_type: Literal["query", "passage", "search_query", "search_document"] | None = None
     user: Annotated[str, StringConstraints(max_length=512)] | None = None
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metier.calls import Purpose
 from metier.errors import Broken
 
-__all__ = ["Embed", "Embedder", "Purpose", "Vectors", "embed", "literal"]
+__all__ = ["Embed", "Embedder", "Vectors", "embed", "literal"]
 
-Purpose = Literal["query", "passage"]
 Vectors: TypeAlias = NDArray[np.float32]
 Embed: TypeAlias = Callable[[Sequence[str], Purpose], Awaitable[Vectors]]
 """Gives one vector for each text; the model may treat questions and passages differently."""

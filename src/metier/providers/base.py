@@ -13,7 +13,7 @@ from metier.calls import Call, Chunk
 from metier.catalog import Deployment
 from metier.errors import Invalid, MetierError, ProviderTimeout, ProviderUnavailable
 
-__all__ = ["Counter", "Provider", "failure", "retry_after_s", "told_by_deployment"]
+__all__ = ["Counter", "Provider", "failure", "retry_after_s", "texts_of", "told_by_deployment"]
 
 _TIMEOUTS = frozenset({408, 504, 524})
 _OUR_CREDENTIAL = frozenset({401, 403})
@@ -28,6 +28,7 @@ _SECRETS = ("client_secret", "access_key_id", "secret_access_key", "session_toke
 _LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _LONGEST_WAIT_S = 86_400.0
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{6,}")
+_E5 = re.compile(r"(?<![a-z0-9])e5(?![a-z0-9])")
 _CODE = re.compile(r"\[\[[A-Z][A-Z_0-9]*[a-z]*\]{0,2}")
 """A placeholder for personal data, or its beginning."""
 
@@ -84,6 +85,13 @@ def failure(status: int, message: str, deployment: Deployment, wait_s: float | N
 def told_by_deployment(error: BaseException) -> bool:
     """Tell a refusal that came from a deployment from one made here, before it was asked."""
     return "answered" in vars(error)
+
+
+def texts_of(call: Call, model_id: str) -> tuple[str, ...]:
+    """Give the texts to embed: models of the E5 family are told in words, before each, what it is for."""
+    if call.purpose is None or not _E5.search(model_id.lower()):
+        return call.inputs
+    return tuple(f"{call.purpose}: {text}" for text in call.inputs)
 
 
 def retry_after_s(error: BaseException) -> float | None:

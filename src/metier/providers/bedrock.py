@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from metier.calls import JSON, Call, Chunk, Usage
+from metier.calls import JSON, Call, Chunk
 from metier.catalog import Deployment
 from metier.errors import Invalid, MetierError, ProviderUnavailable
 from metier.providers.base import failure
@@ -22,6 +21,7 @@ from metier.providers.bedrock_answer import Reading
 from metier.providers.bedrock_format import converse_body
 from metier.providers.exchange import Exchange, wait_s
 from metier.providers.sigv4 import Credentials, sign
+from metier.providers.vectors import Part, gather
 
 __all__ = ["BedrockProvider", "address"]
 
@@ -29,8 +29,8 @@ _STREAM: Final = "application/vnd.amazon.eventstream"
 _SERVICE: Final = "bedrock"
 _SKEW_S: Final = 240
 """Amazon refuses signatures five minutes old; a clock this far off is named as the cause."""
-_SENDS_AT_ONCE: Final = 8
 _COHERE_TEXTS: Final = 96
+_COHERE_TYPES: Final = {"query": "search_query", "passage": "search_document"}
 # A limit of the account is told as a fault of the request; waiting or asking Amazon for more helps, rewriting does not.
 _QUOTA: Final = "ServiceQuotaExceededException"
 
@@ -95,28 +95,13 @@ class BedrockProvider:
         return await self._exchange.post(URL(url, encoded=True), body, headers, deployment)
 
     async def _embed(self, call: Call, deployment: Deployment) -> Chunk:
-        bodies = _embed_bodies(call, deployment)
-        turn = asyncio.Semaphore(_SENDS_AT_ONCE)
+        async def one(body: JSON) -> Part:
+            with self._exchange.guard(deployment):
+                return await self._embed_one(body, deployment)
 
-        async def one(body: JSON) -> tuple[tuple[tuple[float, ...], ...], int | None]:
-            async with turn:
-                with self._exchange.guard(deployment):
-                    return await self._embed_one(body, deployment)
+        return await gather(call, deployment, _embed_bodies(call, deployment), one)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(body)) for body in bodies]
-        except ExceptionGroup as errors:
-            raise _first(errors) from errors
-        parts = [task.result() for task in tasks]
-        vectors = tuple(vector for found, _ in parts for vector in found)
-        if len(vectors) != len(call.inputs):
-            raise _misfit(deployment, f"sent {len(vectors)} vectors for {len(call.inputs)} texts")
-        counts = [count for _, count in parts if count is not None]
-        usage = Usage(input_tokens=sum(counts)) if len(counts) == len(parts) else None
-        return Chunk(vectors=vectors, usage=usage)
-
-    async def _embed_one(self, body: JSON, deployment: Deployment) -> tuple[tuple[tuple[float, ...], ...], int | None]:
+    async def _embed_one(self, body: JSON, deployment: Deployment) -> Part:
         async with await self._post("invoke", orjson.dumps(body), deployment) as response:
             if response.status >= 300:
                 raise self._refusal(response, await self._exchange.refusal(response, deployment), deployment)
@@ -190,7 +175,7 @@ def _embed_bodies(call: Call, deployment: Deployment) -> list[JSON]:
     if "cohere.embed" in name:
         if size is not None and "embed-v4" not in name:
             raise _cannot(deployment, "'dimensions' for this model", "dimensions")
-        more = {"input_type": "search_document", "embedding_types": ["float"]}
+        more = {"input_type": _COHERE_TYPES[call.purpose or "passage"], "embedding_types": ["float"]}
         if size is not None:
             more["output_dimension"] = size
         texts = call.inputs
@@ -204,11 +189,6 @@ def _vectors(found: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
         return (tuple(map(float, found["embedding"])),)
     rows = found["embeddings"]
     return tuple(tuple(map(float, row)) for row in (rows["float"] if isinstance(rows, dict) else rows))
-
-
-def _first(errors: ExceptionGroup[Exception]) -> Exception:
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 def _cannot(deployment: Deployment, what: str, param: str) -> Invalid:

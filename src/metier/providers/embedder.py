@@ -17,6 +17,7 @@ from metier import weights
 from metier.calls import Call, Chunk, Usage
 from metier.catalog import Deployment
 from metier.errors import ConfigError, Invalid, ProviderTimeout, ProviderUnavailable
+from metier.providers.base import texts_of
 from metier.providers.embedder_frames import LENGTH, VECTORS
 
 __all__ = ["Embedder"]
@@ -40,13 +41,14 @@ class Embedder:
         if not call.inputs:
             raise Invalid("embedding needs at least one text: `input` is empty", param="input")
         child = self._child(deployment)
+        texts = texts_of(call, deployment.model_id)
         parts: list[NDArray[np.float32]] = []
         tokens = 0
         try:
             async with asyncio.timeout(deployment.timeout_s):
                 # In short requests, so that a question does not wait behind a whole document.
-                for start in range(0, len(call.inputs), _REQUEST_TEXTS):
-                    vectors, read = await child.embed(call.inputs[start : start + _REQUEST_TEXTS])
+                for start in range(0, len(texts), _REQUEST_TEXTS):
+                    vectors, read = await child.embed(texts[start : start + _REQUEST_TEXTS])
                     parts.append(vectors)
                     tokens += read
         except TimeoutError as error:

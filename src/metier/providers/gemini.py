@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -11,19 +10,19 @@ from urllib.parse import quote
 
 import orjson
 
-from metier.calls import JSON, Call, Chunk, Usage
+from metier.calls import JSON, Call, Chunk
 from metier.catalog import Deployment
 from metier.errors import Invalid, ProviderUnavailable
 from metier.providers.exchange import Exchange, wait_s
 from metier.providers.gemini_answer import Reading, embedded, refused
 from metier.providers.gemini_format import batch_embed_bodies, content_body, model_path, predict_bodies
 from metier.providers.google_auth import GoogleTokens
+from metier.providers.vectors import Part, gather
 
 __all__ = ["GeminiProvider", "VertexProvider"]
 
 _GEMINI: Final = "https://generativelanguage.googleapis.com/v1beta"
 _REGION = re.compile(r"[a-z0-9-]+")
-_SENDS_AT_ONCE: Final = 8
 
 
 class GeminiProvider:
@@ -85,33 +84,18 @@ class GeminiProvider:
         action, bodies = self._embed_requests(call, deployment)
         url = f"{self._model(deployment)}:{action}"
         headers = await self._headers(deployment)
-        turn = asyncio.Semaphore(_SENDS_AT_ONCE)
 
-        async def one(body: JSON) -> tuple[tuple[tuple[float, ...], ...], int | None]:
-            async with turn:
-                with self._exchange.guard(deployment):
-                    sending = self._exchange.post(url, orjson.dumps(body), headers, deployment)
-                    async with await sending as response:
-                        if response.status >= 300:
-                            self._refused(response.status, deployment)
-                            data = await self._exchange.refusal(response, deployment)
-                            raise refused(response.status, data, deployment, wait_s(response))
-                        return embedded(await self._exchange.read(response, deployment), deployment)
+        async def one(body: JSON) -> Part:
+            with self._exchange.guard(deployment):
+                sending = self._exchange.post(url, orjson.dumps(body), headers, deployment)
+                async with await sending as response:
+                    if response.status >= 300:
+                        self._refused(response.status, deployment)
+                        data = await self._exchange.refusal(response, deployment)
+                        raise refused(response.status, data, deployment, wait_s(response))
+                    return embedded(await self._exchange.read(response, deployment), deployment)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(body)) for body in bodies]
-        except ExceptionGroup as errors:
-            raise _first(errors) from errors
-        parts = [task.result() for task in tasks]
-        vectors = tuple(vector for found, _ in parts for vector in found)
-        if len(vectors) != len(call.inputs):
-            raise ProviderUnavailable(
-                f"deployment {deployment.id!r} sent {len(vectors)} vectors for {len(call.inputs)} texts; try again, "
-                "or check what serves that address"
-            )
-        counts = [count for _, count in parts if count is not None]
-        return Chunk(vectors=vectors, usage=Usage(sum(counts)) if len(counts) == len(parts) else None)
+        return await gather(call, deployment, bodies, one)
 
 
 class VertexProvider(GeminiProvider):
@@ -174,8 +158,3 @@ class VertexProvider(GeminiProvider):
 
     def _embed_requests(self, call: Call, deployment: Deployment) -> tuple[str, list[JSON]]:
         return "predict", predict_bodies(call, deployment)
-
-
-def _first(errors: ExceptionGroup[Exception]) -> Exception:
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, ExceptionGroup) else first

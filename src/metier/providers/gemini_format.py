@@ -24,6 +24,7 @@ _UNSIGNED: Final = "skip_thought_signature_validator"
 """What Google documents for a tool call that another model made."""
 _TOKENS: Mapping[Effort, int] = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576}
 _BATCH_TEXTS: Final = 100
+_TASKS: Final = {"query": "RETRIEVAL_QUERY", "passage": "RETRIEVAL_DOCUMENT"}
 _PREDICT_TEXTS: Final = 250
 _PREDICT_CHARACTERS: Final = 30_000
 
@@ -48,6 +49,8 @@ def batch_embed_bodies(call: Call, deployment: Deployment) -> list[JSON]:
     """Write the requests for embeddings at Google's own address."""
     model = model_path(deployment)
     more: dict[str, JSON] = {} if call.dimensions is None else {"outputDimensionality": call.dimensions}
+    if call.purpose is not None:
+        more["taskType"] = _TASKS[call.purpose]
     rows: list[JSON] = [{"model": model, "content": {"parts": [{"text": text}]}, **more} for text in call.inputs]
     return [{"requests": rows[start : start + _BATCH_TEXTS]} for start in range(0, len(rows), _BATCH_TEXTS)]
 
@@ -58,13 +61,14 @@ def predict_bodies(call: Call, deployment: Deployment) -> list[JSON]:
     parameters: dict[str, JSON] = {"autoTruncate": False}
     if call.dimensions is not None:
         parameters["outputDimensionality"] = call.dimensions
+    task: dict[str, JSON] = {} if call.purpose is None else {"task_type": _TASKS[call.purpose]}
     batches: list[list[JSON]] = []
     room = 0
     for text in call.inputs:
         if not batches or len(batches[-1]) == most or len(text) > room:
             batches.append([])
             room = _PREDICT_CHARACTERS
-        batches[-1].append({"content": text})
+        batches[-1].append({"content": text, **task})
         room -= len(text)
     return [{"instances": batch, "parameters": parameters} for batch in batches]
 

@@ -13,6 +13,7 @@ import aiohttp
 from metier.calls import JSON, Call, Media, Message, Text, ToolCall
 from metier.catalog import Deployment
 from metier.errors import Invalid
+from metier.providers.base import texts_of
 
 __all__ = [
     "OPENAI",
@@ -268,7 +269,7 @@ def embed_body(call: Call, deployment: Deployment, words: Words | None = None) -
     words = words or words_of(deployment)
     body: dict[str, JSON] = {
         "model": deployment.model_id,
-        "input": list(call.inputs),
+        "input": list(texts_of(call, deployment.model_id)),
         "encoding_format": "float",
     }
     if call.dimensions is not None:
