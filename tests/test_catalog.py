@@ -107,9 +107,10 @@ def test_the_known_list_claims_no_more_than_a_day_and_a_source() -> None:
     ("data", "said"),
     [
         ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "price": {"input": -1, "output": 1}}]}},
-         "models.m.deployments.0.price.input: Input should be greater than or equal to 0"),
-        ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "prise": 1}]}}, "models.m.deployments.0.prise"),
-        ({"m": {"deployments": [{"provider": "azur", "model_id": "x"}]}}, "deployments.0: Value error, `provider`"),
+         "metier.yaml: models.m.deployments[0].price.input must be greater than or equal to 0"),
+        ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "prise": 1}]}},
+         "models.m.deployments[0].prise is no entry that is known"),
+        ({"m": {"deployments": [{"provider": "azur", "model_id": "x"}]}}, "deployments[0] cannot be used: `provider`"),
         ({"m": {"deployments": [{"provider": "bedrock", "model_id": "x"}]}}, "needs options: region"),
         ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "options": {"regoin": "y"}}]}}, "not 'regoin'"),
         ({"m": {"deployments": []}}, "models.m.deployments"),
@@ -119,7 +120,7 @@ def test_the_known_list_claims_no_more_than_a_day_and_a_source() -> None:
          "price.input"),
         ({"m": {"deployments": [{"provider": "openai", "model_id": "x", "base_url": "file:///etc"}]}}, "base_url"),
         ({"a name": {"deployments": [{"provider": "local", "model_id": "x"}]}}, "models.a name"),
-        (["m"], "models: Input should be a valid dictionary"),
+        (["m"], "models must be entries of the form `name: value`"),
         ({"m": {"deployments": [{"provider": "local", "model_id": "x", "id": "i"}] * 2}}, "the id 'i' is already used"),
     ],
 )  # fmt: skip

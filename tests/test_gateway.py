@@ -135,7 +135,9 @@ async def test_when_every_deployment_fails_the_last_failure_is_told(
     store: Store, vault: Vault, tmp_path: pathlib.Path, status: int, kind: type[MetierError]
 ) -> None:
     async with world(store, vault, tmp_path, ScriptedProvider(fails(status))) as here:
-        with pytest.raises(kind):
+        with pytest.raises(
+            kind, match=r"deployments of 'petit' are down: 'petit-a' \(failed 1 times in a row, last \d+ s ago\)"
+        ):
             await here.gateway.collect(here.call())
         [row] = await here.rows()
         assert (row["outcome"], row["cost_eur"]) == ("failed", 0)

@@ -35,6 +35,26 @@ from metier.known_models import Found, Known, KnownModels
 __all__ = ["read"]
 
 _DEEPEST = 5
+_WORDS: Mapping[str, str] = {
+    "missing": "is missing: add it",
+    "extra_forbidden": "is no entry that is known there: check how it is spelt and how far it is indented",
+    "dict_type": "must be entries of the form `name: value`, one a line",
+    "mapping_type": "must be entries of the form `name: value`, one a line",
+    "model_type": "must be entries of the form `name: value`, one a line",
+    "list_type": "must be a list: lines that begin with `-`",
+    "tuple_type": "must be a list: lines that begin with `-`",
+    "string_type": "must be a text: put it in quotes",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "decimal_type": "must be a number",
+    "decimal_parsing": "must be a number",
+    "finite_number": "must be a number that has an end",
+}
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -220,7 +240,17 @@ def _energy(entry: DeploymentEntry, facts: Known | None) -> EnergyCard | None:
 def _explain(error: ValidationError) -> str:
     lines = []
     for fault in error.errors(include_url=False, include_context=False):
-        path = ".".join(str(part) for part in fault["loc"])
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
         # The rejected value is left out: it may be a credential in the wrong place.
-        lines.append(f"metier.yaml: {path}: {fault['msg']}")
+        lines.append(f"metier.yaml: {path} {_plainly(fault['type'], fault['msg'])}")
     return "; ".join(lines)
+
+
+def _plainly(kind: str, said: str) -> str:
+    """Say a fault in the words of who writes the file, not in those of a program."""
+    known = _WORDS.get(kind)
+    if known is not None:
+        return known
+    if said.startswith("Value error, "):
+        return f"cannot be used: {said.removeprefix('Value error, ')}"
+    return said.replace("Input should be", "must be").replace("String should", "must").replace("List should", "must")

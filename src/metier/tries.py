@@ -97,7 +97,28 @@ class Tries:
                     health.left(flight, clock())
                 if isinstance(chunks, AsyncGenerator):
                     await chunks.aclose()
-        raise failure or refusal or NoDeployment(f"no deployment of model {way.model.name!r} can take the call")
+        if failure is not None:
+            raise self._together(failure, way, clock())
+        raise refusal or NoDeployment(f"no deployment of model {way.model.name!r} can take the call")
+
+    def _together(self, failure: Unavailable, way: Way, now: float) -> Unavailable:
+        """Say of the last failure which deployments fail beside it, and for how long, where there are several."""
+        told = []
+        every = {deployment.id: deployment for group in way.groups for deployment in group.deployments}
+        for deployment in every.values():
+            times, ago_s = self.health.failing(deployment, now)
+            if times:
+                told.append(f"{deployment.id!r} (failed {times} times in a row, last {ago_s:.0f} s ago)")
+        if len(every) < 2 or len(told) < 2:
+            return failure
+        joined = type(failure)(
+            f"{failure.message}; {len(told)} of the {len(every)} deployments of {way.model.name!r} are down: "
+            f"{', '.join(told)}",
+            param=failure.param,
+        )
+        vars(joined).update({name: value for name, value in vars(failure).items() if name not in ("message", "param")})
+        joined.__cause__ = failure.__cause__
+        return joined
 
     def _may_try_again(self, way: Way, tried: int, waited_s: float) -> bool:
         """A call tries a few times, within the patience of its first deployment and the retries its model has left."""

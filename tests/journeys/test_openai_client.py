@@ -105,7 +105,7 @@ async def test_refusals_are_the_clients_own_exceptions(store: Store, vault: Vaul
             await ai.with_options(api_key="sk-mt-abc-def").chat.completions.create(model="petit", messages=HELLO)
         await here.admission.set_budget(here.principal.project, Decimal("0.000001"))
         before = len(await here.rows())
-        with pytest.raises(openai.RateLimitError, match="raise the limit"):
+        with pytest.raises(openai.RateLimitError, match="have the limit raised"):
             await ai.chat.completions.create(model="petit", messages=HELLO)
         assert len(await here.rows()) == before + 1, "a spent budget is not tried again"
         assert provider.calls == []

@@ -85,7 +85,7 @@ async def test_a_month_of_tokens_and_money_is_charged_as_it_was_used(store: Stor
     )  # fmt: skip
     await here.spend(output=10, asked=15)
     await here.spend(output=12, asked=15)
-    with pytest.raises(BudgetExceeded, match="system 'system_"):
+    with pytest.raises(BudgetExceeded, match="system 'Assistant'"):
         await here.spend(output=10, asked=15)
     assert await here.spent() == {
         ("organisation", "money"): Decimal("0.022"), ("project", "money"): Decimal("0.022"),

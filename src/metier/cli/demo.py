@@ -74,6 +74,8 @@ def command(everything: bool, approve: bool, as_json: bool) -> None:
     E-mails arrive, are classified, routed by rules, answered from the company's documents with checked citations,
     judged and improved, and wait for a person; with --approve, verified answers are sent to a mail server of the
     demonstration, on this machine. Personal data never reaches the model in clear.
+
+    Example: metier demo --approve
     """
     terminal = Terminal(as_json)
     guarded(lambda: _demo(terminal, everything, approve), terminal)

@@ -21,16 +21,24 @@ __all__ = ["command"]
 
 _SERVERS = {"ollama": "http://127.0.0.1:11434/v1", "vllm": "http://127.0.0.1:8000/v1"}
 _HOSTED: dict[str, dict[str, Any]] = {
-    "openai": {"key": "OPENAI_API_KEY", "url": "https://api.openai.com/v1", "chat": "gpt-4o-mini", "country": "US"},
+    "openai": {
+        "provider": "openai", "key": "OPENAI_API_KEY", "url": "https://api.openai.com/v1", "chat": "gpt-4o-mini",
+        "country": "US",
+    },
+    "anthropic": {
+        "provider": "anthropic", "key": "ANTHROPIC_API_KEY", "url": "https://api.anthropic.com/v1",
+        "chat": "claude-haiku-4-5", "country": "US",
+    },
     "mistral": {
-        "key": "MISTRAL_API_KEY", "url": "https://api.mistral.ai/v1", "chat": "mistral-small-latest", "country": "FR",
+        "provider": "openai", "key": "MISTRAL_API_KEY", "url": "https://api.mistral.ai/v1",
+        "chat": "mistral-small-latest", "country": "FR",
     },
 }  # fmt: skip
 
 
 @click.command()
 @click.option(
-    "--model", "choice", type=click.Choice(["local", "openai", "mistral", "ollama", "vllm"]),
+    "--model", "choice", type=click.Choice(["local", "openai", "anthropic", "mistral", "ollama", "vllm"]),
     help="Where models come from; asked when it is not given and there is a choice.",
 )  # fmt: skip
 @click.option("--key/--no-key", default=True, show_default=True, help="Issue a first virtual key.")
@@ -39,7 +47,14 @@ _HOSTED: dict[str, dict[str, Any]] = {
 def command(choice: str | None, key: bool, dry_run: bool, as_json: bool) -> None:
     """Prepare this machine: find a model, write metier.yaml, start the database, make the first system and key.
 
-    It can be run again: what exists is kept.
+    It can be run again: what exists is kept. Models of other providers (Azure, Bedrock, Gemini, Vertex AI) are declared
+    in metier.yaml.
+
+    Examples: metier init
+
+    metier init --model anthropic
+
+    metier init --model local --dry-run
     """
     terminal = Terminal(as_json)
     guarded(lambda: _init(terminal, choice, key, dry_run), terminal)
@@ -49,8 +64,11 @@ async def _init(terminal: Terminal, choice: str | None, key: bool, dry_run: bool
     settings = configuration.load()
     quiet(settings)
     found = await _found()
-    if "ANTHROPIC_API_KEY" in configuration.found_provider_keys():
-        terminal.say("ANTHROPIC_API_KEY is set: Anthropic's own interface is not spoken yet, so it is not proposed.")
+    for name, models_there in found.items():
+        where = _HOSTED[name]["key"] if name in _HOSTED else f"a server at {_SERVERS[name]}"
+        terminal.say(f"Found {name} ({where}): {', '.join(models_there[:5]) or 'no model yet'}")
+    if not found:
+        terminal.say(f"Found no key of a provider ({', '.join(h['key'] for h in _HOSTED.values())}), no model server.")
     models = settings.config.get("models")
     if models and choice is None:
         terminal.say(f"{settings.config_path} already declares {', '.join(models)}: kept.")
@@ -88,7 +106,11 @@ async def _first(app: App, terminal: Terminal, key: bool) -> None:
     terminal.data({"home": str(app.settings.home), "models": app.catalog.names(), "system": system, "key": secret})
     if secret:
         terminal.say(f"\nYour key, shown this once: [bold]{secret}[/bold]")
-    terminal.say(f"\nNext: metier serve, then point any OpenAI client at http://127.0.0.1:{app.settings.port}/v1")
+    base = f"http://127.0.0.1:{app.settings.port}/v1"
+    terminal.say(
+        f"\nNext: `metier serve`, then point any OpenAI client at {base} with that key, model 'writer'. "
+        "`metier demo` shows the main job; `metier models list` what may be called."
+    )
 
 
 async def _found() -> dict[str, list[str]]:
@@ -114,8 +136,6 @@ def _ask(found: dict[str, list[str]], terminal: Terminal) -> str:
     usable = [name for name, models in found.items() if models]
     if not usable or terminal.as_json or not terminal.out.is_terminal:
         return usable[0] if usable else "local"
-    for name in usable:
-        terminal.say(f"Found {name}: {', '.join(found[name][:5])}")
     return str(click.prompt("Which models", type=click.Choice([*usable, "local"]), default=usable[0]))
 
 
@@ -128,8 +148,8 @@ def _models(chosen: str, found: dict[str, list[str]]) -> dict[str, Any]:
         if chosen not in found:
             raise ConfigError(f"{host['key']} is not set: set it, then run `metier init --model {chosen}` again")
         deployment = {
-            "provider": "openai", "base_url": host["url"], "model_id": host["chat"], "api_key": f"env/{host['key']}",
-            "hosting": "public", "country": host["country"],
+            "provider": host["provider"], "base_url": host["url"], "model_id": host["chat"],
+            "api_key": f"env/{host['key']}", "hosting": "public", "country": host["country"],
         }  # fmt: skip
     else:
         if not found.get(chosen):

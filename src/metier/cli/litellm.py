@@ -60,9 +60,17 @@ def translate(text: str, source: str) -> Migration:
     reader.settings(data)
     migration = reader.migration
     try:
-        Catalog.from_yaml(migration.config.get("models") or {})
+        catalog = Catalog.from_yaml(migration.config.get("models") or {})
     except ConfigError as error:
         raise Invalid(f"what was read of {source} does not make a catalogue: {error.message}") from error
+    for model in catalog.models():
+        without = [one.id for one in model.deployments if one.price is None and not one.allow_unpriced]
+        if without and not model.rules:
+            told = (
+                f"no price is known for {', '.join(without)}, so calls are refused: add `price: {{input, output}}` per "
+                "million tokens in metier.yaml, or `allow_unpriced: true`"
+            )
+            migration.notes.append(Note(0, f"models.{model.name}", "by hand", told))
     migration.notes.sort(key=lambda note: note.line)
     return migration
 

@@ -43,6 +43,10 @@ def command(workers: int, host: str | None, port: int | None, notice: float, pat
 
     Clients speak the OpenAI API with a virtual key: base URL http://HOST:PORT/v1. The review page is at /review; it is
     opened with a key too. SIGHUP reads metier.yaml again; with several workers it replaces them one after the other.
+
+    Examples: metier serve
+
+    metier serve --host 0.0.0.0 --workers 4 --behind-proxy
     """
     # Given by name to keep the list of parameters short; the names are those of the fields.
     fields = {name: value for name, value in given.items() if value is not None}

@@ -37,6 +37,10 @@ def command(by: tuple[Any, ...], since: Any, until: Any, project: str | None, vi
     Energy and carbon are ranges; calls whose footprint is unknown are counted apart, never as zero. Everything is read
     from totals per hour, which stay when records of calls are deleted. End users are known by a digest alone, and are
     in no total.
+
+    Examples: metier usage --by project --by day --since 2026-01-01
+
+    metier usage --keys
     """
 
     async def work(app: App, terminal: Terminal) -> None:

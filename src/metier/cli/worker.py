@@ -22,6 +22,8 @@ def command(as_json: bool) -> None:
 
     A worker that dies loses nothing: its runs are picked up by another one, or at the next start, from their last
     journalled step.
+
+    Example: metier worker
     """
 
     async def work(app: App, terminal: Terminal) -> None:

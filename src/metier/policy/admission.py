@@ -20,7 +20,7 @@ from metier.policy.alerts import Alerts
 from metier.policy.estimate import Expected, Footprint, Outputs, expected
 from metier.policy.hold import Entry, Hold, Meter
 from metier.policy.leases import Leases
-from metier.policy.limits import UNITS, Limit, Limits, Measure, Period, Scope, period_end, period_start
+from metier.policy.limits import UNITS, Limit, Limits, Measure, Period, Scope, period_end, period_start, rounded
 from metier.policy.mirror import Mirror
 from metier.policy.rates import Rate, Rates, Wait
 from metier.store import Row, Store, Tx
@@ -322,11 +322,18 @@ class Admission:
         if not rows:
             return BudgetExceeded(f"a limit of {limit.whose} was removed just now: send the call again")
         (row,) = rows
-        unit = UNITS[limit.measure]
-        standing = f", of which {row['spent']:f} {unit} are spent and {row['held']:f} held" if not member else ""
+        unit, start = UNITS[limit.measure], period_start(limit.period, self._today())
+        current = row["starts_on"] == start
+        spent, held = (rounded(row[name] if current else Decimal(0)) for name in ("spent", "held"))
+        standing = (
+            f", of which {spent} {unit} are spent and {held} {unit} held by calls under way" if not member else ""
+        )
+        end = period_end(limit.period, start)
+        wait = "" if end is None else f", or wait until {end.isoformat()} (UTC)"
         return BudgetExceeded(
-            f"the call may use {need:f} {unit} but {limit.whose} has {row['amount']:f} {unit} per {limit.period}"
-            f"{standing}: raise the limit or ask for fewer output tokens"
+            f"the call may use {rounded(need)} {unit} but {await self.limits.called(limit)} has "
+            f"{rounded(limit.amount)} {unit} per {limit.period}{standing}: have the limit raised, ask for fewer output "
+            f"tokens{wait}"
         )
 
 

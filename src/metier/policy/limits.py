@@ -26,6 +26,7 @@ __all__ = [
     "amount_text",
     "period_end",
     "period_start",
+    "rounded",
 ]
 
 Scope = Literal["organisation", "project", "system", "key", "end_user"]
@@ -129,6 +130,12 @@ class Limits:
         """Read where limits stand: what is spent and held, or what counts now against a rate."""
         return await self._queries.all("standing", {"subject": subject})
 
+    async def called(self, limit: Limit) -> str:
+        """Name what is limited as people do, for messages: by its name, and its id where it has none."""
+        row = await self._queries.one("name_of", {"subject": limit.subject})
+        whose = repr(limit.subject if row is None else row["name"])
+        return f"this end user of {whose}" if limit.scope == "end_user" else f"{limit.scope} {whose}"
+
     async def refresh(self) -> None:
         """Re-read the limits of callers seen lately; called twice a second."""
         await self._mirror.refresh()
@@ -163,6 +170,12 @@ class Limits:
 def amount_text(amount: Decimal) -> str:
     """Write an amount for people: no more digits than it has."""
     return f"{amount.normalize():f}"
+
+
+def rounded(amount: Decimal) -> str:
+    """Write an amount for people with two digits behind the point, or as many as its first two digits need."""
+    digits = max(2, 1 - amount.adjusted()) if amount else 2
+    return amount_text(round(amount, digits))
 
 
 def period_start(period: LimitPeriod, today: date) -> date:

@@ -225,6 +225,11 @@ class Health:
                 return now + min(_MINUTE_S, _MINUTE_S * tokens / deployment.tpm)
         return 0.0
 
+    def failing(self, deployment: Deployment, now: float) -> tuple[int, float]:
+        """Tell how often in a row the deployment failed, and how many seconds ago last; zeros when it is well."""
+        seen = self._seen.get(deployment.id)
+        return (seen.failures, max(0.0, now - seen.since)) if seen is not None and seen.failures else (0, 0.0)
+
     def load(self, deployment: Deployment) -> int:
         """Work under way at a deployment, in tokens of input; an answer to come counts as so many."""
         seen = self._seen.get(deployment.id)

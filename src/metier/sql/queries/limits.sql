@@ -52,3 +52,11 @@ SELECT l.id, l.scope, l.subject, l.measure, l.period, l.amount, l.action, l.degr
 FROM limits l LEFT JOIN standings s ON s.limit_id = l.id
 WHERE %(subject)s::text IS NULL OR l.subject = %(subject)s
 GROUP BY l.id ORDER BY l.scope, l.subject, l.measure, l.period, l.action;
+
+-- name_of --
+-- What people call the subject of a limit.
+SELECT name FROM organisations WHERE id = %(subject)s
+UNION ALL SELECT name FROM projects WHERE id = %(subject)s
+UNION ALL SELECT name FROM systems WHERE id = %(subject)s
+UNION ALL SELECT name FROM keys WHERE id = %(subject)s
+LIMIT 1;
