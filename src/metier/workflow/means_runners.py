@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from metier.calls import JSON, Answer, Call, Message, OutputSchema, Principal
+from metier.calls import JSON, Answer, Call, CallId, Message, OutputSchema, Principal, new_id
 from metier.catalog import Catalog
 from metier.errors import Invalid, NotFound, StepFailed
 from metier.tokens import bound, likely, shape_of
@@ -151,7 +151,7 @@ class Runners:
             value, problem = read_answer(answer.text, candidate.output)
             if problem is not None:
                 again = (Message("assistant", answer.text), Message("user", _REPAIR.format(problem=problem)))
-                answer = await self.ask(replace(call, messages=(*call.messages, *again)))
+                answer = await self.ask(replace(call, messages=(*call.messages, *again), id=CallId(new_id("call"))))
                 used.add(answer)
                 value, problem = read_answer(answer.text, candidate.output)
             if problem is not None:

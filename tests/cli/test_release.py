@@ -1,0 +1,80 @@
+"""`metier release`: versions from draft to all and back on a real house, and the conflicts people meet."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from tests.cli.house import House
+
+FLOW = """
+flow: published
+schema: 1
+inputs: {text: string}
+steps:
+  - id: language
+    code: text.language
+    with: {text: "{{ inputs.text }} NUMBER"}
+"""
+
+
+@pytest.fixture
+def place(house: House, tmp_path: pathlib.Path) -> pathlib.Path:
+    house.run("key", "project", "vitrine")
+    return tmp_path
+
+
+def written(folder: pathlib.Path, number: int) -> str:
+    (folder / "flow.yaml").write_text(FLOW.replace("NUMBER", str(number)), encoding="utf-8")
+    return str(folder)
+
+
+def test_versions_go_from_draft_to_all_and_back(house: House, place: pathlib.Path) -> None:
+    to = ("--project", "vitrine")
+    first = house.data("release", "create", written(place, 1), *to)["release"]
+    assert (first["version"], first["state"]) == (1, "draft")
+    assert "version 1 of 'published' already" in house.run("release", "create", str(place), *to, code=2)
+    house.run("release", "promote", "published", "1", *to)
+    rule = "error_rate > 5 % over 50 runs"
+    second = house.data("release", "create", written(place, 2), "--rule", rule, "--score", "1.0", *to)["release"]
+    assert second["rules"] == [rule] and second["score"] == "1.0"
+    assert "group:sav" in house.run("release", "pilot", "published", "2", "--to", "group:sav", *to)
+    canary = house.data("release", "canary", "published", "2", "--share", "10", *to)["release"]
+    assert (canary["state"], canary["share"], canary["pilots"]) == ("canary", 0.1, ["group:sav"])
+    stale = ("--seen", str(second["revision"]))
+    assert "changed meanwhile" in house.run("release", "promote", "published", "2", *stale, *to, code=2)
+    house.run("release", "promote", "published", "2", "--seen", str(canary["revision"]), *to)
+    listed = house.data("release", "list", "published", *to)["releases"]
+    assert [(one["version"], one["state"]) for one in listed] == [(2, "all"), (1, "retired")]
+    assert "was taken back" in house.run("release", "rollback", "published", "2", "--reason", "ton", *to)
+    shown = house.data("release", "show", "published", "2", *to)
+    assert [move["state"] for move in shown["moves"]] == ["rolled_back", "all", "canary", "pilot", "draft"]
+    assert "taken back when error_rate" in house.run("release", "show", "published", "2", *to)
+    apart = house.data("release", "compare", "published", "1", "2", *to)["differences"]
+    assert all("too little data" in one["told"] for one in apart)
+    assert "no run tells it" in house.run("release", "compare", "published", "1", "2", *to)
+    assert house.data("release", "watch")["taken_back"] == 0
+    assert "published@1" in house.run("release", "list")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("promote", "published", "99", "--project", "vitrine"), "no version 99"),
+        (("promote", "unknown-flow", "1"), "--project"),
+        (("pilot", "published", "1", "--to", "everybody", "--project", "vitrine"), "group:<name>"),
+        (("list", "--project", "nulle part"), "no project"),
+    ],
+)
+def test_what_is_wrong_is_told_and_changes_nothing(
+    house: House, place: pathlib.Path, arguments: tuple[str, ...], word: str
+) -> None:
+    assert word in house.run("release", *arguments, code=2)
+
+
+def test_rules_that_cannot_be_read_make_no_release(house: House, place: pathlib.Path) -> None:
+    told = house.run("release", "create", written(place, 7), "--rule", "speed > 3", "--project", "vitrine", code=2)
+    assert "cannot read the rule" in told
+    needs = house.run("release", "create", str(place), "--rule", "quality < 0.8", "--project", "vitrine", code=2)
+    assert "needs a score" in needs
