@@ -32,7 +32,7 @@ _PAGE: LiteralString = """
 SELECT to_jsonb(found) AS data, {watermark}::text AS watermark, {key}::text AS key,
        {watermark} > %(reached)s AS newer
   FROM (SELECT {columns} FROM {table}) found
- WHERE ({watermark}, {key}::text) > (%(watermark)s, %(key)s)
+ WHERE ({watermark}, {key}::text) > (%(watermark)s, %(key)s) AND {beyond}
  ORDER BY {watermark}, {key}::text LIMIT %(limit)s
 """
 _BACK: LiteralString = "SELECT greatest({start} - {overlap}, {floor})::text AS start"
@@ -95,7 +95,7 @@ class RowSource:
         start, key = await self._back(connection, kind, place), ""
         while True:
             given = {"watermark": start, "key": key, "limit": _BATCH, "reached": place["watermark"]}
-            rows = await (await connection.execute(self._page(start), given)).fetchall()
+            rows = await (await connection.execute(self._page(start, place), given)).fetchall()
             for row in rows:
                 event = _event(row, place)
                 if event.id not in self._seen:
@@ -104,16 +104,20 @@ class RowSource:
                 return
             start, key = rows[-1]["watermark"], rows[-1]["key"]
 
-    def _page(self, start: object) -> sql.Composed:
+    def _page(self, start: JSON, place: _Place) -> sql.Composed:
         rules = self._rules
         names = dict.fromkeys((*rules.columns, rules.watermark, rules.key))
         columns = sql.SQL(", ").join(map(sql.Identifier, names)) if rules.columns else sql.SQL("*")
+        watermark, floor = sql.Identifier("found", rules.watermark), place["floor"]
+        # Rows there were before the trigger: their newest value is where it began.
+        beyond = sql.SQL("true") if floor is None else sql.SQL("{} > {}").format(watermark, sql.Literal(floor))
         page: LiteralString = _PAGE if start is not None else _PAGE.replace(_ALL_PAST, "true")
         return sql.SQL(page).format(
             columns=columns,
             table=rules.table,
-            watermark=sql.Identifier("found", rules.watermark),
+            watermark=watermark,
             key=sql.Identifier("found", rules.key),
+            beyond=beyond,
         )
 
     async def _back(self, connection: _Connection, kind: int, place: _Place) -> JSON:
