@@ -64,7 +64,6 @@ Operation = Literal["chat", "embed", "rerank", "transcribe", "image"]
 Effort = Literal["none", "minimal", "low", "medium", "high"]
 """How much a reasoning model may think before it answers."""
 Purpose = Literal["query", "passage"]
-"""A question, or a text in which answers are looked for."""
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Reuse = Literal["usual", "off", "refresh", "only"]
 """Kept answers as the rules of the system say, not for this call, made anew by it, or nothing but them."""
@@ -149,7 +148,6 @@ class Media:
     """The bytes in base64."""
     name: str = ""
     cache: bool = False
-    """As for a text."""
     detail: str = ""
     """For an image: "low", "high" or "auto" where the provider knows it."""
 
@@ -262,7 +260,7 @@ class Call:
     dimensions: int | None = None
     """Length wanted of each vector, where the model can shorten them."""
     purpose: Purpose | None = None
-    """What texts to embed are for; told to models that treat questions and passages differently, ignored by others."""
+    """What texts to embed are for; models that have no word for it ignore it."""
     tools: tuple[Tool, ...] = ()
     tool_choice: str | None = None
     """"auto", "none", "required", or the name of one tool."""
@@ -295,11 +293,8 @@ class Call:
 
     @property
     def at_once(self) -> bool:
-        """Tell whether a provider may be asked for the whole answer in one piece: a short one nobody watches grow.
-
-        It costs a third of the CPU of a stream. A long answer is always streamed: a provider that hangs is noticed
-        between two pieces, and what was said before a caller leaves is known to the token.
-        """
+        """Tell whether a provider may be asked for the whole answer in one piece: a short one nobody watches grow."""
+        # A third of the CPU of a stream, whose pieces tell a provider that hangs, and what was said before one leaves.
         return self.whole and self.max_output_tokens is not None and self.max_output_tokens <= LONGEST_AT_ONCE
 
 

@@ -103,13 +103,9 @@ class Tries:
 
     def _together(self, failure: Unavailable, way: Way, now: float) -> Unavailable:
         """Say of the last failure which deployments fail beside it, and for how long, where there are several."""
-        told = []
         every = {deployment.id: deployment for group in way.groups for deployment in group.deployments}
-        for deployment in every.values():
-            times, ago_s = self.health.failing(deployment, now)
-            if times:
-                told.append(f"{deployment.id!r} (failed {times} times in a row, last {ago_s:.0f} s ago)")
-        if len(every) < 2 or len(told) < 2:
+        told = self.health.down(every.values(), now)
+        if len(told) < 2:
             return failure
         joined = type(failure)(
             f"{failure.message}; {len(told)} of the {len(every)} deployments of {way.model.name!r} are down: "

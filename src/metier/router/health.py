@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from metier.deployment import Deployment
@@ -225,10 +225,15 @@ class Health:
                 return now + min(_MINUTE_S, _MINUTE_S * tokens / deployment.tpm)
         return 0.0
 
-    def failing(self, deployment: Deployment, now: float) -> tuple[int, float]:
-        """Tell how often in a row the deployment failed, and how many seconds ago last; zeros when it is well."""
-        seen = self._seen.get(deployment.id)
-        return (seen.failures, max(0.0, now - seen.since)) if seen is not None and seen.failures else (0, 0.0)
+    def down(self, deployments: Iterable[Deployment], now: float) -> list[str]:
+        """Name those of them that fail, with how often in a row and since when, for messages."""
+        told = []
+        for deployment in deployments:
+            seen = self._seen.get(deployment.id)
+            if seen is not None and seen.failures:
+                ago = f"{max(0.0, now - seen.since):.0f} s ago"
+                told.append(f"{deployment.id!r} (failed {seen.failures} times in a row, last {ago})")
+        return told
 
     def load(self, deployment: Deployment) -> int:
         """Work under way at a deployment, in tokens of input; an answer to come counts as so many."""
