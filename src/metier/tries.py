@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 
 from metier.calls import Call, Chunk
+from metier.deployment import Deployment
 from metier.errors import Invalid, NoDeployment, ProviderTimeout, Unavailable
 from metier.providers.base import Provider, retry_after_s, told_by_deployment
 from metier.record.entry import Entry
@@ -50,10 +51,7 @@ class Tries:
         for deployment in plan(way.groups, health, clock, self._dice, call, tokens):
             provider = self._providers.get(deployment.provider)
             if provider is None:
-                failure = failure or NoDeployment(
-                    f"deployment {deployment.id!r} needs the provider {deployment.provider!r}, "
-                    "which is not installed here: install its extra or remove the deployment"
-                )
+                failure = failure or _not_installed(deployment)
                 continue
             if tried and not self._may_try_again(way, tried, clock() - began):
                 break
@@ -98,13 +96,13 @@ class Tries:
                 if isinstance(chunks, AsyncGenerator):
                     await chunks.aclose()
         if failure is not None:
-            raise self._together(failure, way, clock())
+            raise self._together(failure, way)
         raise refusal or NoDeployment(f"no deployment of model {way.model.name!r} can take the call")
 
-    def _together(self, failure: Unavailable, way: Way, now: float) -> Unavailable:
-        """Say of the last failure which deployments fail beside it, and for how long, where there are several."""
+    def _together(self, failure: Unavailable, way: Way) -> Unavailable:
+        """Say of the last failure which deployments fail beside it, and since when, where there are several."""
         every = {deployment.id: deployment for group in way.groups for deployment in group.deployments}
-        told = self.health.down(every.values(), now)
+        told = self.health.down(every.values(), self._clock())
         if len(told) < 2:
             return failure
         joined = type(failure)(
@@ -122,6 +120,13 @@ class Tries:
         if tried >= _MOST_TRIES or waited_s >= patience_s:
             return False
         return self._retries.allow(way.model.name, way.model.retry_percent, self._clock())
+
+
+def _not_installed(deployment: Deployment) -> NoDeployment:
+    return NoDeployment(
+        f"deployment {deployment.id!r} needs the provider {deployment.provider!r}, which is not installed here: "
+        "install its extra or remove the deployment"
+    )
 
 
 def _says_something(chunk: Chunk) -> bool:
