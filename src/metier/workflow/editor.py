@@ -144,6 +144,7 @@ def _agent() -> dict[str, JSON]:
         "description": _TEXT,
         "max_turns": {"type": "integer", "minimum": 1, "maximum": TURNS_MAX},
         "conversation": _TEXT,
+        "assign": _TEXT,
     }
     others: dict[str, JSON] = {"type": "array", "uniqueItems": True, "items": _NAME}
     other = _closed({**{key: found[key] for key in HANDOFF_KEYS if key in found}, "handoffs": others}, "instructions")

@@ -33,7 +33,7 @@ _TOOLS = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z_][A-Za-z0-9_-]*){0,5}(
 
 LLM_KEYS = ("model", "prompt", "temperature", "max_output_tokens", "system", "examples", "guardrails")
 HANDOFF_KEYS = ("instructions", "model", "tools", "approve", "handoffs", "description")
-AGENT_KEYS = (*HANDOFF_KEYS, "max_turns", "conversation")
+AGENT_KEYS = (*HANDOFF_KEYS, "max_turns", "conversation", "assign")
 RETRIEVE_KEYS = ("collection", "query", "top_k", "min_score")
 HUMAN_KEYS = ("assign", "title", "show", "edit", "due", "remind", "on_timeout", *PEOPLE_KEYS)
 TOP_K_MAX = 50
@@ -132,6 +132,11 @@ def _agent(node: Node, what: str) -> JSON:
     if "conversation" in entries:
         entries["conversation"].text(f"{what}.conversation")
         found["conversation"] = template(entries["conversation"])
+    if "assign" in entries:
+        assignee(entries["assign"], f"{what}.assign")
+        found["assign"] = entries["assign"].scalar
+        if "{{" in str(found["assign"]):
+            entries["assign"].fail(f"{what}.assign names who approves tool calls; write it without an expression")
     return found
 
 

@@ -9,9 +9,9 @@ from decimal import Decimal
 
 import pytest
 
-from metier.calls import JSON
+from metier.calls import JSON, Chunk, Reasoning, ReasoningDelta, ToolCallDelta
 from metier.errors import Invalid, Unavailable
-from metier.providers.scripted import ScriptedProvider, asks, breaks, fails, gives, says
+from metier.providers.scripted import Script, ScriptedProvider, asks, breaks, fails, gives, says
 from metier.store import Store
 from metier.workflow.definition import Retry
 from tests.workflow.steps.agents import desk, shop, told, turn
@@ -234,3 +234,17 @@ async def test_a_step_out_of_time_keeps_what_it_has_paid(store: Store, tmp_path:
         run = await s.play(desk(timeout_s=1.0, retry=Retry(1, "constant", 0)))
         assert await s.engine.result(run.id) == {"text": "Now.", "agent": "it"}
         assert (len(provider.calls), len(s.pay.calls)) == (3, 1)
+
+
+async def test_thoughts_and_proofs_go_back_to_the_model_unchanged(store: Store, tmp_path: pathlib.Path) -> None:
+    thought = ReasoningDelta(0, text="The order first.", signature="proof-1")
+    call = ToolCallDelta(0, "c", "shop_find", '{"number": 7}', signature="proof-2")
+    first = Script(
+        (Chunk(reasoning=(thought,)), Chunk(text="Looking."), Chunk(tool_calls=(call,)), Chunk(finish="tool_calls"))
+    )
+    provider = ScriptedProvider(first, says("Sent."))
+    async with shop(store, tmp_path, provider) as s:
+        await s.give(desk())
+    message = provider.calls[1].messages[2]
+    assert (message.content, message.tool_calls[0].signature) == ("Looking.", "proof-2")
+    assert message.reasoning == (Reasoning("The order first.", "proof-1"),)

@@ -40,6 +40,7 @@ async def test_the_desk_looks_up_and_hands_over_what_must_be_written(
         run = await s.play(FLOW, inputs)
         assert (run.status, send.calls) == ("parked", [])
         (task,) = await s.review.of_run(run.id)
+        assert task.assignee == "group:sav"
         assert (task.show["agent"], task.show["why"]) == ("correspondent", "She asks for it in writing.")
         changed = {**LETTER, "body": "Elle est livrée depuis lundi."}
         run = await s.decide(run, {"decision": "approve", "edited": changed})

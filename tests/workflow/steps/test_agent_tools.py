@@ -186,3 +186,13 @@ async def test_nothing_leaves_but_by_the_road(
 def _here(place: object) -> bool:
     host = place[0] if isinstance(place, tuple) else place
     return host in ("127.0.0.1", "::1", "localhost", None) or str(host).startswith("/")
+
+
+async def test_without_the_extra_the_step_says_what_to_install(
+    store: Store, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = ScriptedProvider(says("?"))
+    async with shop(store, tmp_path, provider) as s:
+        monkeypatch.setitem(sys.modules, "agents", None)
+        code, message = await s.fail(desk())
+    assert (code, "metier[agents]" in message, provider.calls) == ("config_error", True, [])
