@@ -30,9 +30,9 @@ from metier.router import Health
 from metier.store import Store
 from metier.tries import Tries
 from metier.vault import Vault
+from metier.ways import Ways
 from metier.workflow.engine import Engine
 from metier.workflow.review import Review
-from metier.ways import Ways
 
 __all__ = ["MODELS", "World", "serve", "world"]
 
@@ -117,7 +117,8 @@ async def world(
     principal = await keys.authenticate(issued.secret)
     made = World(
         store, register, keys, catalog, admission, ledger, gateway, StoredResponses(store, vault),
-        Batches.built(store, vault, None), Review(store, vault, Engine(store, vault, {})), issued.secret, principal, health,
+        Batches.built(store, vault, None), Review(store, vault, Engine(store, vault, {})),
+        issued.secret, principal, health,
     )  # fmt: skip
     try:
         yield made

@@ -21,6 +21,7 @@ from tests.console.desk import Office, approval
 FOLDER = pathlib.Path(metier.console.__file__).parent
 TEMPLATES = sorted((FOLDER / "templates").glob("*.html"))
 BUILT = {
+    "link.": ("used", "expired", "over", "done"),
     "bar.": ("self", "named", "reader"),
     "event.": (*get_args(EventKind), "to", "platform"),
     "sign_in.": ("ended", "wrong", "slow"),
@@ -77,6 +78,7 @@ def test_every_string_is_used() -> None:
         "said.",
         "settlement.",
         "bar.",
+        "link.",
         "event.",
         "problem.",
     )

@@ -157,6 +157,8 @@ PAGES: Final[Mapping[tuple[str, str], str]] = {
     ("POST", "/review/tasks/{task}/decide"): MEMBER,
     ("POST", "/review/tasks/{task}/comment"): MEMBER,
     ("POST", "/review/tasks/{task}/hand-off"): MEMBER,
+    ("GET", "/review/links/{link}"): GUEST,
+    ("POST", "/review/links/{link}"): GUEST,
     ("GET", "/review/absences"): MEMBER,
     ("POST", "/review/absences"): MEMBER,
     ("POST", "/review/absences/{absence}/end"): MEMBER,

@@ -24,6 +24,7 @@ MAX = Reviewer("max", frozenset({"sav"}), "key_m")
 IDA = Reviewer("ida", frozenset({"sav"}), "key_i")
 EVE = Reviewer("eve", frozenset({"compta"}), "key_e")
 STARTER = Reviewer("robot", frozenset({"sav"}), WHO.key_id)
+NOBODY: dict[str, JSON] = {"not": ["{{ lower(inputs.who) }}", "user:max"]}
 ROOT = Reviewer("root", id="local", everywhere=True)
 
 DECISION: dict[str, JSON] = {
@@ -86,7 +87,7 @@ async def test_who_started_the_run_does_not_decide_it_unless_the_step_lets_them(
 
 
 async def test_a_workflow_names_people_who_may_not_decide(office: Office) -> None:
-    task = await office.park(**{"not": ["{{ lower(inputs.who) }}", "user:max"]})
+    task = await office.park(**NOBODY)
     with pytest.raises(NotAllowed, match="'max'"):
         await office.review.decide(task.id, MAX, {"decision": "approve"})
     assert await office.review.bar(task.id, Reviewer("zoé", frozenset({"sav"}))) == "named"

@@ -18,6 +18,7 @@ from metier.console.visit import Visit
 from metier.errors import MetierError, NotAllowed, NotAuthenticated, Unavailable
 from metier.policy.keys import Keys
 from metier.policy.mirror import UNREACHABLE
+from metier.workflow.links import Links
 from metier.workflow.review import Reviewer
 
 __all__ = ["Action", "Door"]
@@ -28,6 +29,7 @@ Action: TypeAlias = Callable[[Visit], Awaitable[Response]]
 """Does the work of one page: what it sees is a visitor already recognised."""
 
 _SURFACE = "admin"
+_LINK = "link_"
 _SESSION = "metier_session"
 _GUEST = "metier_guest"
 _LANGUAGE = "metier_language"
@@ -47,8 +49,9 @@ _HEADERS: Mapping[str, str] = {
 class Door:
     """Lets visitors in to actions, and answers those who may not come in."""
 
-    def __init__(self, keys: Keys, sessions: Sessions, renderer: Renderer, language: str) -> None:
+    def __init__(self, keys: Keys, links: Links, sessions: Sessions, renderer: Renderer, language: str) -> None:
         self._keys = keys
+        self._links = links
         self._sessions = sessions
         self._renderer = renderer
         self._language = language
@@ -64,6 +67,11 @@ class Door:
                 return self._finish(visit, self._fault(visit, error))
             if visit.reviewer is None:
                 return self._finish(visit, self._unknown(visit))
+            if visit.only is not None and request.path_params.get("task") != visit.only:
+                if request.url.path == "/review":
+                    return self._finish(visit, self._came_by_link(visit))
+                if request.url.path != "/review/sign-out":
+                    return self._finish(visit, self._unknown(visit))
             return self._finish(visit, await self._run(visit, action))
 
         return answer
@@ -96,6 +104,11 @@ class Door:
         session = self._sessions.read(request.cookies.get(_SESSION))
         if session is None or not session.key_id:
             return self._guest(request)
+        if session.key_id.startswith(_LINK):
+            link = await self._links.visiting(session.key_id)
+            if link is None:
+                return self._guest(request)
+            return Visit(request, self._words(request), session, link.reviewer, only=link.task)
         try:
             principal = await self._keys.principal(KeyId(session.key_id))
         except NotAuthenticated:
@@ -132,7 +145,13 @@ class Door:
         elsewhere = visit.request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
         if elsewhere or not self._sessions.fits(visit.session, sent.get("token", "")):
             raise NotAllowed("the form carries no token of this session: open its page again")
-        return Visit(visit.request, visit.words, visit.session, visit.reviewer, sent)
+        return Visit(visit.request, visit.words, visit.session, visit.reviewer, sent, visit.only)
+
+    def _came_by_link(self, visit: Visit) -> Response:
+        """What somebody sees beyond the one task of their link: that it is done, and nothing else."""
+        said = visit.request.query_params.get("said") == "decided"
+        state = "done" if said else "over"
+        return self._renderer.page(visit, "link.html", state=state, task=None, fields=(), choice="")
 
     def _unknown(self, visit: Visit) -> Response:
         request = visit.request

@@ -23,6 +23,7 @@ from metier.console.task_claim import TaskClaim
 from metier.console.task_comment import TaskComment
 from metier.console.task_decide import TaskDecide
 from metier.console.task_hand_off import TaskHandOff
+from metier.console.task_link import TaskLink
 from metier.console.task_list import TaskList
 from metier.console.task_release import TaskRelease
 from metier.console.task_show import TaskShow
@@ -34,10 +35,11 @@ def pages(app: ConsoleServices, *, now: Callable[[], float] = time.time) -> list
     """List the pages where people sign in, read tasks and decide them; they work without JavaScript."""
     sessions = Sessions(app.vault, now)
     renderer = Renderer(sessions, lambda: datetime.fromtimestamp(now(), UTC))
-    door = Door(app.keys, sessions, renderer, app.settings.lang)
+    door = Door(app.keys, app.review.links, sessions, renderer, app.settings.lang)
     show = TaskShow(app.review, app.ledger, renderer)
     task, members, guests = "/review/tasks/{task}", door.members, door.guests
     delivery = "/review/deliveries/{delivery}"
+    link = TaskLink(app.review, app.review.links, door, renderer)
     sign_in = SignIn(app.keys, door, renderer, Attempts(now))
     return [
         Route("/review", members(TaskList(app.review, app.deliveries, renderer)), methods=["GET"]),
@@ -48,6 +50,7 @@ def pages(app: ConsoleServices, *, now: Callable[[], float] = time.time) -> list
         Route(f"{delivery}/settle", members(DeliverySettle(app.deliveries, renderer)), methods=["POST"]),
         Route("/review/absences", members(AbsencePage(app.review, renderer)), methods=["GET", "POST"]),
         Route("/review/absences/{absence}/end", members(AbsenceEnd(app.review, renderer)), methods=["POST"]),
+        Route("/review/links/{link}", guests(link), methods=["GET", "POST"]),
         Route(task, members(show), methods=["GET"]),
         Route(f"{task}/claim", members(TaskClaim(app.review, renderer)), methods=["POST"]),
         Route(f"{task}/comment", members(TaskComment(app.review, show, renderer)), methods=["POST"]),

@@ -25,6 +25,8 @@ class Visit:
     """The one its forms are bound to; before signing in it names no key."""
     reviewer: Reviewer | None = None
     form: Mapping[str, str] = field(default_factory=dict)
+    only: TaskId | None = None
+    """The one task somebody may see who came by the link of an e-mail."""
 
     @property
     def who(self) -> Reviewer:

@@ -14,6 +14,7 @@ from metier.workflow.context import Clock, utc
 from metier.workflow.corrections import Corrections
 from metier.workflow.desk import TaskDesk
 from metier.workflow.engine import Engine
+from metier.workflow.links import Links
 from metier.workflow.reviewer import Reviewer, known_as
 from metier.workflow.settling import Settling
 from metier.workflow.sweeping import Sweep, Swept
@@ -58,6 +59,7 @@ class Review:
 
     def __init__(self, store: Store, vault: Vault, engine: Engine, *, clock: Clock = utc) -> None:
         self.absences = Absences(store, clock=clock)
+        self.links = Links(store, vault, clock=clock)
         self.corrections = Corrections(store, vault, clock=clock)
         self._store = store
         self._vault = vault
