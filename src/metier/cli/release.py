@@ -47,12 +47,12 @@ def _moving(function: Any) -> Any:
     return click.argument("flow")(click.argument("version", type=click.IntRange(min=1))(function))
 
 
-@command.command()
+@command.command(name="create")
 @click.argument("flow")
 @click.option("--score", help="CEL over output, outcome, status, cost_eur and seconds: the quality of a run.")
 @click.option("--rule", "rules", multiple=True, help="Take it back when broken: 'error_rate > 5 % over 50 runs'.")
 @_placed
-def create(flow: str, score: str | None, rules: tuple[str, ...], project: str | None, as_json: bool) -> None:
+def _create(flow: str, score: str | None, rules: tuple[str, ...], project: str | None, as_json: bool) -> None:
     """Keep FLOW, a template's name or a path, as its next version: a draft, which nobody gets yet.
 
     Example: metier release create support-reply --rule 'error_rate > 5 %' --rule 'cost > 1.5x'
@@ -67,10 +67,10 @@ def create(flow: str, score: str | None, rules: tuple[str, ...], project: str | 
     administer(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="pilot")
 @click.option("--to", "pilots", multiple=True, required=True, help="user:NAME or group:NAME; may be given again.")
 @_moving
-def pilot(
+def _pilot(
     flow: str, version: int, pilots: tuple[str, ...], seen: int | None, project: str | None, as_json: bool
 ) -> None:
     """Give VERSION of FLOW to named users and groups.
@@ -85,10 +85,10 @@ def pilot(
     administer(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="canary")
 @click.option("--share", type=click.FloatRange(0, 100, min_open=True, max_open=True), required=True, help="Percent.")
 @_moving
-def canary(flow: str, version: int, share: float, seen: int | None, project: str | None, as_json: bool) -> None:
+def _canary(flow: str, version: int, share: float, seen: int | None, project: str | None, as_json: bool) -> None:
     """Give VERSION of FLOW to a share of the runs, always the same keys, and to its pilots.
 
     Example: metier release canary support-reply 2 --share 10
@@ -101,9 +101,9 @@ def canary(flow: str, version: int, share: float, seen: int | None, project: str
     administer(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="promote")
 @_moving
-def promote(flow: str, version: int, seen: int | None, project: str | None, as_json: bool) -> None:
+def _promote(flow: str, version: int, seen: int | None, project: str | None, as_json: bool) -> None:
     """Make VERSION of FLOW the one for all; the former one is kept to go back to.
 
     Example: metier release promote support-reply 2
@@ -116,10 +116,10 @@ def promote(flow: str, version: int, seen: int | None, project: str | None, as_j
     administer(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="rollback")
 @click.option("--reason", default="", help="Why, for those who look later.")
 @_moving
-def rollback(flow: str, version: int, reason: str, seen: int | None, project: str | None, as_json: bool) -> None:
+def _rollback(flow: str, version: int, reason: str, seen: int | None, project: str | None, as_json: bool) -> None:
     """Take VERSION of FLOW back; from all, the version before it is for all again.
 
     Example: metier release rollback support-reply 2 --reason "tone of the letters"
@@ -135,7 +135,7 @@ def rollback(flow: str, version: int, reason: str, seen: int | None, project: st
 @command.command(name="list")
 @click.argument("flow", required=False)
 @_placed
-def list_(flow: str | None, project: str | None, as_json: bool) -> None:
+def _list(flow: str | None, project: str | None, as_json: bool) -> None:
     """List the releases of FLOW, or of every flow.
 
     Example: metier release list support-reply
@@ -162,11 +162,11 @@ def list_(flow: str | None, project: str | None, as_json: bool) -> None:
     administer(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="show")
 @click.argument("flow")
 @click.argument("version", type=click.IntRange(min=1))
 @_placed
-def show(flow: str, version: int, project: str | None, as_json: bool) -> None:
+def _show(flow: str, version: int, project: str | None, as_json: bool) -> None:
     """Show VERSION of FLOW: its rules, its figures, and what was done with it.
 
     Example: metier release show support-reply 2
@@ -188,12 +188,12 @@ def show(flow: str, version: int, project: str | None, as_json: bool) -> None:
     administer(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="compare")
 @click.argument("flow")
 @click.argument("first", type=click.IntRange(min=1))
 @click.argument("second", type=click.IntRange(min=1))
 @_placed
-def compare(flow: str, first: int, second: int, project: str | None, as_json: bool) -> None:
+def _compare(flow: str, first: int, second: int, project: str | None, as_json: bool) -> None:
     """Compare two versions of FLOW on quality, cost, errors and duration, with intervals.
 
     Example: metier release compare support-reply 1 2
@@ -208,9 +208,9 @@ def compare(flow: str, first: int, second: int, project: str | None, as_json: bo
     administer(work, as_json=as_json)
 
 
-@command.command()
+@command.command(name="watch")
 @as_json_option
-def watch(as_json: bool) -> None:
+def _watch(as_json: bool) -> None:
     """Look once at the rules of every release, and take back the versions that break one; workers do it by themselves.
 
     Example: metier release watch

@@ -271,7 +271,8 @@ class _Planner:
         return 0.0
 
     def line(self, workflow: Workflow, step: Step, expected: float, most: float) -> StepPlan:
-        one, seen = self.costs(workflow, step), self.history.get(step.id)
+        one = self.costs(workflow, step)
+        seen = self.history.get(step.id) if self.depth == 0 else None  # a child may use the same ids
         likely = one.expected.times(expected) if seen is None else seen.per_run
         return StepPlan(
             id=step.id,
