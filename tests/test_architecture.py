@@ -62,7 +62,7 @@ OWNERS = {
     "pseudonyms": {"conversations", "pseudonyms"},
     "ingest": {"collections", "documents", "chunks", "terms"},
     "retrieve": set(),
-    "engine": {"definitions", "runs"},
+    "engine": {"definitions", "events", "item_groups", "kept_results", "runs", "waits"},
     "journal": {"journal", "blobs"},
     "conversation": {"agent_exchanges"},
     "dispatch": set(),

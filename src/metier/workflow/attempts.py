@@ -67,6 +67,8 @@ def attempted(ground: Ground, step: Step, path: str, scope: Scope, make: Callabl
             if not isinstance(found, Park):
                 return found
             yield found
+        elif isinstance(command, Sleep | Under):
+            yield command
         elif isinstance(last, Entry) and step.retry is not None and not ground.decided(path, attempt - 1):
             yield WaitUntil(last.at + _pause(step.retry, attempt - 1), command)
         else:

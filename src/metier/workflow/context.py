@@ -40,6 +40,8 @@ class Asked(BaseException):
         """Of the decision in the journal, with its `!`."""
         self.task = dict(task)
         self.schema = schema
+        self.also: tuple[Asked, ...] = ()
+        """What the step asks at the same time."""
 
 
 @dataclass(slots=True)

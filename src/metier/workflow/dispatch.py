@@ -42,13 +42,13 @@ class Pace:
     """How often workers report, look and give up; a dead worker's runs move again within stall_s + recover_s."""
 
     heartbeat_s: float = 5.0
-    stall_s: float = 30.0
+    stall_s: float = 20.0
     """A worker silent for this long is taken for dead."""
-    recover_s: float = 10.0
+    recover_s: float = 5.0
     """Between two looks for stalled runs."""
     poll_s: float = 2.0
     """Between two looks for segments whose time has come; new ones are told at once."""
-    grace_s: float = 20.0
+    grace_s: float = 15.0
     """Given to running steps when a worker is asked to stop; keep it below stall_s."""
     concurrency: int = 10
     """Runs one worker moves at once."""
@@ -89,6 +89,11 @@ class Dispatch:
         with contextlib.suppress(AlreadyEnqueued):
             async with tx.transaction():
                 await task.defer_async(run=run)
+
+    async def hasten(self, tx: Tx, run: RunId) -> None:
+        """Make a segment of the run due now, also where one is due later."""
+        await self._queries.all("hasten", {"run": run, "queue": self._queue}, tx)
+        await self.defer(tx, run)
 
     async def abort(self, tx: Tx, run: RunId) -> None:
         """Stop what is due or in progress for a run."""

@@ -6,22 +6,23 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import orjson
 
-from metier.calls import JSON, Principal, RunId, new_id
-from metier.errors import Broken, Conflict, Invalid, NotFound
-from metier.store import Row, Store, Tx
+from metier.calls import JSON, Principal, ProjectId, RunId, new_id
+from metier.errors import Broken, Conflict, NotFound
+from metier.store import Store, Tx
 from metier.vault import Vault
-from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, EntryKind, Failure, Key
+from metier.workflow.children import Flows, pin, rights_of
+from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, EntryKind, Failure, Finish, Key
 from metier.workflow.context import Clock, StepContext, StepFunction, fits, plain, utc
-from metier.workflow.definition import Kind, Workflow, accept, to_data
+from metier.workflow.definition import Kind, Workflow, accept
 from metier.workflow.dispatch import Chore, Dispatch, Pace
-from metier.workflow.interpreter import given
-from metier.workflow.journal import CHANNEL, opened, sealed, unsealed
+from metier.workflow.events import Heard
+from metier.workflow.journal import CHANNEL, Line, sealed
+from metier.workflow.looking import OVER, Looking, Run, RunStatus, StepRecord
 from metier.workflow.segment import Desk, Opening, Segments
 
 __all__ = [
@@ -37,57 +38,6 @@ __all__ = [
     "fits",
 ]
 
-RunStatus: TypeAlias = Literal["pending", "running", "waiting", "parked", "done", "failed", "cancelled", "dead"]
-
-_OVER = ("done", "failed", "cancelled", "dead")
-_PAGE_MAX = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One execution of a workflow, as people look at it."""
-
-    id: RunId
-    workflow: str
-    definition: str
-    """Hash of the definition it is pinned to."""
-    status: RunStatus
-    outcome: str | None
-    """"done", or the status an end step gave; None while it is not done."""
-    key_id: str
-    project: str
-    system: str
-    dedupe: str | None
-    parked_on: str | None
-    wake_at: datetime | None
-    cost_eur: Decimal
-    failure: Failure | None
-    created_at: datetime
-    updated_at: datetime
-    finished_at: datetime | None
-
-    @property
-    def over(self) -> bool:
-        """Whether it goes no further by itself."""
-        return self.status in _OVER
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """One line of the journal, as people look at it."""
-
-    path: str
-    attempt: int
-    name: str
-    kind: EntryKind
-    value: JSON
-    given: dict[str, JSON] | None
-    """What the step was given, where it ended with a result."""
-    cost_eur: Decimal
-    calls: int
-    started_at: datetime | None
-    ended_at: datetime
-
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -101,7 +51,7 @@ class Event:
     kind: EntryKind | None = None
 
 
-class Engine:
+class Engine(Looking):
     """The port through which everything else starts and steers runs; it knows no model and no connector."""
 
     def __init__(
@@ -115,26 +65,23 @@ class Engine:
         clock: Clock = utc,
         max_strikes: int = 5,
     ) -> None:
-        self._store = store
-        self._vault = vault
-        self._queries = store.queries("engine")
         self._desk = desk
         self._dispatch = Dispatch(store, pace)
-        self._segments = Segments(store, vault, self._dispatch, steps, desk, clock=clock, max_strikes=max_strikes)
-        self._journal = self._segments.journal
+        segments = Segments(store, vault, self._dispatch, steps, desk, clock=clock, max_strikes=max_strikes)
+        super().__init__(store, vault, segments)
 
     async def start(
-        self, workflow: Workflow, inputs: Mapping[str, JSON], principal: Principal, *, dedupe: str | None = None
+        self,
+        workflow: Workflow,
+        inputs: Mapping[str, JSON],
+        principal: Principal,
+        *,
+        dedupe: str | None = None,
+        priority: int = 0,
     ) -> RunId:
         """Start a run, pinned to this definition; the same `dedupe` gives the run it has already started."""
         clear = accept(workflow, plain(dict(inputs)))
         run = RunId(new_id("run"))
-        rights: dict[str, JSON] = {
-            "name": principal.name,
-            "groups": [*sorted(principal.groups)],
-            "organisation": principal.organisation,
-            "models": None if principal.models is None else [*sorted(principal.models)],
-        }
         row = {
             "id": run,
             "workflow": workflow.name,
@@ -142,12 +89,13 @@ class Engine:
             "key_id": principal.key_id,
             "project": principal.project,
             "system": principal.system,
-            "rights": sealed(self._vault, run, "rights", rights),
+            "rights": sealed(self._vault, run, "rights", rights_of(principal)),
             "dedupe": dedupe,
             "inputs": sealed(self._vault, run, "inputs", clear),
+            "priority": priority,
         }
         async with self._store.transaction() as tx:
-            await self._pin(tx, workflow)
+            await pin(self._queries.run, tx, workflow)
             if await self._queries.one("create", row, tx) is not None:
                 await self._dispatch.defer(tx, run)
                 return run
@@ -157,16 +105,32 @@ class Engine:
             raise Broken(f"run {run!r} of {workflow.name!r} was neither made nor found under {dedupe!r}")
         return RunId(known["id"])
 
+    async def emit(self, tx: Tx | None, project: ProjectId, event: str, key: str, data: JSON, *, id: str) -> bool:
+        """Tell an event to the runs that wait for it, once for each id; say whether it was the first time."""
+        if tx is not None:
+            return await self._segments.events.emit(tx, project, event, key, plain(data), id=id)
+        async with self._store.transaction() as own:
+            return await self._segments.events.emit(own, project, event, key, plain(data), id=id)
+
+    def wire(self, *, flows: Flows | None = None, heard: Heard | None = None) -> None:
+        """Hand in what is built after the engine: where released flows are, and who starts flows by events."""
+        self._segments.children.flows = flows or self._segments.children.flows
+        self._segments.events.heard = heard or self._segments.events.heard
+
     async def signal(self, tx: Tx, run: RunId, key: Key, value: JSON) -> None:
-        """Record a decision a parked run waits for, and make the run go on, in the transaction given."""
+        """Record a decision a run waits for, and make the run go on, in the transaction given."""
         row = await self._queries.one("lock", {"id": run}, tx)
         if row is None:
             raise NotFound(f"no run {run!r}: it may have been erased")
-        if row["status"] != "parked":
-            raise Conflict(f"run {run!r} is {row['status']!r} and waits for no decision: look at it again")
-        await self._journal.decide(tx, run, key, value)
-        await self._queries.run("revive", {"id": run}, tx)
-        await self._dispatch.defer(tx, run)
+        path, attempt, name = key
+        place = {"run": run, "path": path, "attempt": attempt, "name": name}
+        line = Line(path, attempt, "decision", value, utc(), name=name)
+        if (
+            row["status"] in OVER
+            or await self._queries.one("settle", place, tx) is None
+            or not await self._segments.events.tell(tx, run, line)
+        ):
+            raise Conflict(f"run {run!r} is {row['status']!r} and does not wait for this decision: look at it again")
 
     async def resume(self, run: RunId) -> None:
         """Let a failed run try its failed step once more, and a dead one go on where it stopped."""
@@ -188,84 +152,31 @@ class Engine:
             broke = failure.code == "run_budget_exceeded"
             key = (failure.path, failure.attempt, ASK_BUDGET if broke else ASK_HUMAN)
             decision: JSON = {"decision": "continue" if broke else "retry", **(told or {})}
-            await self._journal.decide(tx, run, key, decision, replace=True)
-        await self._queries.run("revive", {"id": run}, tx)
+            await self._queries.run("revive", {"id": run}, tx)
+            line = Line(key[0], key[1], "decision", decision, utc(), name=key[2])
+            if not await self._journal.tell(tx, run, line, replace=True):
+                raise Conflict(f"{key[0]!r} of run {run!r} was decided in the meantime: look at it again")
+        else:
+            await self._queries.run("revive", {"id": run}, tx)
         await self._dispatch.defer(tx, run)
         return True
 
     async def cancel(self, run: RunId) -> None:
         """End a run whatever it does; the step in progress is interrupted and can write nothing more."""
         async with self._store.transaction() as tx:
-            if not await self._queries.run("cancel", {"id": run}, tx):
+            family = await self._queries.one("cancel", {"id": run}, tx)
+            if family is None:
                 found = await self._queries.one("get", {"id": run}, tx)
                 if found is None:
                     raise NotFound(f"no run {run!r}: list the runs to find its id")
                 raise Conflict(f"run {run!r} is already {found['status']!r}: there is nothing to cancel")
             await self._dispatch.abort(tx, run)
+            await self._queries.run("forget_waits", {"run": run}, tx)
             if self._desk is not None:
                 await self._desk.close(tx, run)
-
-    async def get(self, run: RunId) -> Run:
-        """Give a run without its contents."""
-        row = await self._queries.one("get", {"id": run})
-        if row is None:
-            raise NotFound(f"no run {run!r}: list the runs to find its id")
-        return self._run(row)
-
-    async def list(
-        self,
-        *,
-        workflow: str | None = None,
-        project: str | None = None,
-        status: RunStatus | None = None,
-        before: RunId | None = None,
-        limit: int = 50,
-    ) -> tuple[Run, ...]:
-        """Give one page of runs, newest first; the last one's id is the `before` of the next page."""
-        if not 1 <= limit <= _PAGE_MAX:
-            raise Invalid(f"cannot list {limit!r} runs: ask for 1 to {_PAGE_MAX}", param="limit")
-        filters = {"workflow": workflow, "project": project, "status": status, "before": before, "limit": limit}
-        return tuple(self._run(row) for row in await self._queries.all("page", filters))
-
-    async def steps(self, run: RunId) -> tuple[StepRecord, ...]:
-        """Give the journal of a run in order, with what each step was given; traces are left out."""
-        row = await self._contents(run)
-        inputs = opened(self._vault, run, "inputs", row["inputs"])
-        entries = await self._journal.load(run)
-        workflow = await self._segments.definition(row["definition"])
-        shown = given(workflow, inputs, entries, {"id": run})
-        return tuple(
-            StepRecord(
-                path=entry.path,
-                attempt=entry.attempt,
-                name=entry.name,
-                kind=entry.kind,
-                value=_untraced(entry.kind, entry.value),
-                given=shown.get(entry.path) if entry.kind == "result" else None,
-                cost_eur=entry.cost_eur,
-                calls=entry.calls,
-                started_at=entry.started_at,
-                ended_at=entry.at,
-            )
-            for entry in entries.values()
-        )
-
-    async def inputs(self, run: RunId) -> dict[str, JSON]:
-        """Give what a run was started with."""
-        return opened(self._vault, run, "inputs", (await self._contents(run))["inputs"])
-
-    async def result(self, run: RunId) -> JSON:
-        """Give the output of a run that is done, or raise Conflict saying where it stands."""
-        row = await self._contents(run)
-        if row["output"] is None:
-            found = await self.get(run)
-            why = f": {found.failure.message}" if found.failure else ""
-            raise Conflict(f"run {run!r} has no output, it is {found.status!r}{why}")
-        return unsealed(self._vault, run, "output", row["output"])
-
-    async def definition(self, run: RunId) -> Workflow:
-        """Give the definition a run is pinned to."""
-        return await self._segments.definition((await self._contents(run))["definition"])
+            await self._segments.children.cancel(tx, run, None if self._desk is None else self._desk.close)
+            over = Finish(failure=Failure("cancelled", "it was cancelled"))
+            await self._segments.children.ended(tx, run, family, over, Decimal(0))
 
     async def recover(self) -> int:
         """Make the runs of dead workers due again, and say how many; any worker may do it at any time."""
@@ -308,28 +219,8 @@ class Engine:
                             continue
                         told.add(key)
                     yield event
-                    if event.status in _OVER:
+                    if event.status in OVER:
                         return
-
-    async def _pin(self, tx: Tx, workflow: Workflow) -> None:
-        data = orjson.dumps(to_data(workflow)).decode()
-        await self._queries.run("pin", {"hash": workflow.hash, "name": workflow.name, "data": data}, tx)
-
-    async def _contents(self, run: RunId) -> Row:
-        row = await self._queries.one("contents", {"id": run})
-        if row is None:
-            raise NotFound(f"no run {run!r}: list the runs to find its id")
-        return row
-
-    def _failure(self, run: RunId, error: bytes | None) -> Failure | None:
-        if error is None:
-            return None
-        told: dict[str, Any] = opened(self._vault, run, "error", error)
-        return Failure(**told)
-
-    def _run(self, row: Row) -> Run:
-        fields = {key: value for key, value in row.items() if key not in ("error", "strikes")}
-        return Run(**fields, failure=self._failure(RunId(row["id"]), row["error"]))
 
 
 async def _events(run: RunId, payloads: AsyncIterator[str]) -> AsyncGenerator[Event, None]:
@@ -337,9 +228,3 @@ async def _events(run: RunId, payloads: AsyncIterator[str]) -> AsyncGenerator[Ev
         told: dict[str, Any] = orjson.loads(payload)
         if told["run"] == run:
             yield Event(**told)
-
-
-def _untraced(kind: EntryKind, value: JSON) -> JSON:
-    if kind == "error" and isinstance(value, dict):
-        return {key: part for key, part in value.items() if key != "trace"}
-    return value

@@ -12,6 +12,7 @@ from metier.errors import MetierError, NonDeterministicReplay
 from metier.workflow.commands import (
     ASK_BUDGET,
     ASK_HUMAN,
+    GATHERED,
     Entry,
     EntryKind,
     Failure,
@@ -200,7 +201,7 @@ class Purse:
 
     def add(self, entry: Entry) -> None:
         """Count a line that was not counted before."""
-        if not entry.name and entry.cost_eur:
+        if entry.name in ("", GATHERED) and entry.cost_eur:
             self.total += entry.cost_eur
             self._costs[entry.path] = self.spent(entry.path) + entry.cost_eur
         elif entry.name == ASK_BUDGET and field_of(entry, "decision", entry.path) == "continue":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from types import MappingProxyType
 
 from metier.calls import JSON
@@ -89,13 +90,13 @@ class Walk:
         run: Mapping[str, JSON] | None = None,
         *,
         expressions: Expressions | None = None,
-        shown: dict[str, dict[str, JSON]] | None = None,
         inline: bool = False,
+        around: Mapping[str, JSON] | None = None,
     ) -> None:
         self._workflow = workflow
-        self._fixed: dict[str, JSON] = {"inputs": dict(inputs), "run": dict(run or {})}
+        self._scope = _outermost(workflow, inputs, run or {}, around)
         self._expressions = expressions or Expressions()
-        self._shown = shown
+        self._shown: dict[str, dict[str, JSON]] | None = None
         self._inline = inline
         self.entries = journal
         """The journal as far as it is known; answers inside a step may be added to it without feeding them."""
@@ -121,6 +122,11 @@ class Walk:
             # It says something about what was passed already: what followed from that is thought over again.
             self._stale = True
 
+    @property
+    def spent(self) -> Decimal:
+        """What the steps have cost so far."""
+        return self._ground.purse.total
+
     def notes(self) -> tuple[Note, ...]:
         """Give what was found out since the last time, to journal before or with whatever comes next."""
         self._go()
@@ -140,6 +146,12 @@ class Walk:
                 return (held,)
             found.append(held)
         return tuple(found)
+
+    def shown(self) -> dict[str, dict[str, JSON]]:
+        """Give what each finished step was given, by path; for people who look at a run."""
+        self._shown, self._stale = {}, True
+        self._go()
+        return self._shown
 
     def _held(self, command: Open) -> Open | Finish:
         """Put a question, or the end, in the place of what would cost when the money is spent."""
@@ -163,9 +175,11 @@ class Walk:
         self._ground.strands.ready.append(Strand(self._whole()))
 
     def _whole(self) -> Way:
-        scope = Scope(self._fixed, {step.id: None for step in self._workflow.walk()})
+        scope = self._scope.fork()
         over = yield from self._ground.sequence(self._workflow.steps, "", scope)
-        return over or self._ground.end(self._workflow.output, scope)
+        if over is None or (over.failure is None and over.output is None and "index" in scope.named):
+            return self._ground.end(self._workflow.output, scope, "done" if over is None else over.outcome)
+        return over
 
     def _go(self) -> None:
         if self._stale:
@@ -192,6 +206,20 @@ def given(
     workflow: Workflow, inputs: Mapping[str, JSON], journal: Entries, run: Mapping[str, JSON] | None = None
 ) -> dict[str, dict[str, JSON]]:
     """Work out again what each finished step was given, by path; for people who look at a run."""
-    shown: dict[str, dict[str, JSON]] = {}
-    Walk(workflow, inputs, dict(journal), run, shown=shown).frontier()
-    return shown
+    return Walk(workflow, inputs, dict(journal), run).shown()
+
+
+def _outermost(
+    workflow: Workflow, inputs: Mapping[str, JSON], run: Mapping[str, JSON], around: Mapping[str, JSON] | None
+) -> Scope:
+    """Give the variables a run begins with; that of an item also knows what was known around it."""
+    values: dict[str, JSON] = {step.id: None for step in workflow.walk()}
+    if around is None:
+        return Scope({"inputs": dict(inputs), "run": dict(run)}, values)
+    before = around.get("steps")
+    return Scope(
+        {"inputs": around.get("inputs"), "run": dict(run)},
+        {**(before if isinstance(before, dict) else {}), **values},
+        around.get("loop"),
+        {"item": inputs.get("item"), "index": inputs.get("index")},
+    )

@@ -147,20 +147,40 @@ class Journal:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
 
-    async def load(self, run: RunId) -> dict[Key, Entry]:
-        """Read the whole journal of a run, opened, in the order it was written."""
-        entries = (self._entry(run, row) for row in await self._queries.all("of_run", {"run": run}))
+    async def load(self, run: RunId, after: int | None = None) -> dict[Key, Entry]:
+        """Read the journal of a run, opened, in the order it was written; or what came with signals after a count."""
+        entries = (self._entry(run, row) for row in await self._queries.all("of_run", {"run": run, "after": after}))
         return {entry.key: entry for entry in entries}
 
-    async def decide(self, tx: Tx, run: RunId, key: Key, value: JSON, *, replace: bool = False) -> None:
-        """Write what a person decided; the caller holds the row of the run in the same transaction."""
-        path, attempt, name = key
-        packed, digest, blob = self._sealed(run, key, value)
+    async def tell(self, tx: Tx, run: RunId, line: Line, *, replace: bool = False) -> bool:
+        """Write what came from outside the worker, and say if it was the first to say so.
+
+        The caller has counted the signal on the row of the run in the same transaction, and so holds it.
+        """
+        packed, digest, blob = self._sealed(run, (line.path, line.attempt, line.name), line.value)
         if blob is not None:
             await self._queries.run("keep_blob", blob, tx)
-        row = {"run": run, "path": path, "attempt": attempt, "name": name, "value": packed, "blob": digest}
-        if not await self._queries.run("decide", {**row, "replace": replace}, tx):
-            raise Conflict(f"{path!r} of run {run!r} was decided in the meantime: look at it again")
+        row = {
+            "run": run,
+            "path": line.path,
+            "attempt": line.attempt,
+            "name": line.name,
+            "kind": line.kind,
+            "value": packed,
+            "blob": digest,
+            "cost_eur": line.cost_eur,
+            "calls": line.calls,
+            "replace": replace,
+        }
+        return bool(await self._queries.run("tell", row, tx))
+
+    async def blob(self, tx: Tx, value: JSON) -> bytes:
+        """Keep a value that several runs share once, and give what it is found by."""
+        clear = orjson.dumps(value)
+        digest = self._vault.digest(_PURPOSE, clear)
+        sealed = self._vault.seal("blob", zlib.compress(clear, 1), digest.hex())
+        await self._queries.run("keep_blob", {"digest": digest, "sealed": sealed, "size": len(clear)}, tx)
+        return digest
 
     async def _write(self, hold: Hold, params: Row, blobs: Sequence[Row], tx: Tx | None) -> None:
         for blob in blobs:

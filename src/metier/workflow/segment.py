@@ -1,80 +1,52 @@
-"""One segment of a run: take it, go on from its journal as far as it can, then park, wait or finish."""
+"""One segment of a run: take it, do at once all that may be done, and leave it when only others can go on."""
 
 from __future__ import annotations
 
 import asyncio
-import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Protocol
 
 import orjson
-import psycopg
 
 from metier.calls import JSON, KeyId, OrganisationId, Principal, ProjectId, RunId, SystemId
-from metier.errors import Broken, Invalid, MetierError, RateLimited, Unavailable
-from metier.store import Row, Store, Tx
+from metier.errors import Broken
+from metier.store import Row, Store
 from metier.vault import Vault
-from metier.workflow.commands import Entry, Failure, Finish, Key, Note, Park, RunStep, WaitUntil
-from metier.workflow.context import Asked, Clock, StepContext, StepFunction, fits, plain, utc
-from metier.workflow.definition import Kind, Workflow, from_data
+from metier.workflow.children import Children
+from metier.workflow.commands import (
+    Command,
+    Failure,
+    Finish,
+    Note,
+    Park,
+    RunStep,
+    Sleep,
+    Under,
+    WaitUntil,
+)
+from metier.workflow.context import Clock, StepFunction, utc
+from metier.workflow.definition import Kind, RunBudget, Workflow, from_data
 from metier.workflow.dispatch import Dispatch
+from metier.workflow.doing import Doing, Done
+from metier.workflow.events import Events
 from metier.workflow.expressions import Expressions
-from metier.workflow.interpreter import advance
-from metier.workflow.journal import Hold, Journal, Line, LostRun, opened, sealed
+from metier.workflow.interpreter import Walk
+from metier.workflow.journal import Hold, Journal, Line, LostRun, opened, unpack
+from metier.workflow.leaving import Desk, Leaving, Opening, Round
+from metier.workflow.trying import Held, Tries
 
 __all__ = ["Desk", "Opening", "Segments"]
 
-
-_MOST_OUTAGES = 5
-"""Of one attempt: a step that meets more of them brings them about."""
-_PATIENCE_S = 60.0
-_PAUSE_S = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """A task to open: where it comes from and what it asks."""
-
-    run: RunId
-    workflow: str
-    project: ProjectId
-    park: Park
-
-
-class Desk(Protocol):
-    """Where tasks are put; whoever does it uses the transaction given, so that task and run agree."""
-
-    async def open(self, tx: Tx, opening: Opening) -> None:
-        """Open a task with the parking of its run."""
-
-    async def close(self, tx: Tx, run: RunId) -> None:
-        """Cancel the open tasks of a run that is over."""
-
-
-@dataclass(slots=True)
-class _Held:
-    """A run as one worker holds it."""
-
-    hold: Hold
-    workflow: Workflow
-    inputs: dict[str, JSON]
-    principal: Principal
-    entries: dict[Key, Entry]
-
-    def add(self, lines: Sequence[Line]) -> None:
-        for line in lines:
-            entry = line.entry()
-            self.entries[entry.key] = entry
-
-    def spent(self) -> Decimal:
-        return sum((entry.cost_eur for entry in self.entries.values() if not entry.name), start=Decimal(0))
+_WIDTH = 10
+"""Steps of one run under way at once."""
+_GLANCE_S = 1.0
+"""Between two looks for signals while steps are under way and something is waited for."""
 
 
 class Segments:
-    """Runs segments; the only place where step functions are called."""
+    """Runs segments: the only place where runs are moved."""
 
     def __init__(
         self,
@@ -88,12 +60,13 @@ class Segments:
         max_strikes: int = 5,
     ) -> None:
         self.journal = Journal(store, vault)
-        self._store = store
+        self.events = Events(store, vault, dispatch, self.journal)
+        self.children = Children(store, vault, dispatch, self.journal, self.events)
+        self._leaving = Leaving(store, vault, dispatch, self.children, desk, clock)
+        tries = Tries(store, vault, self.journal, steps, clock)
+        self._doing = Doing(store, tries, self.children, self.events, self._leaving, clock)
         self._vault = vault
         self._queries = store.queries("engine")
-        self._dispatch = dispatch
-        self._steps = steps
-        self._desk = desk
         self._clock = clock
         self._max_strikes = max_strikes
         self._definitions: dict[str, Workflow] = {}
@@ -108,12 +81,11 @@ class Segments:
             hold = Hold(run, row["epoch"])
             try:
                 held = await self._load(hold, row)
-                while await self._go_on(held):
-                    pass
+                await self._go_on(held)
             except Broken as error:
-                await self._finish(hold, Finish(failure=Failure(error.code, error.message)), None)
+                await self._leaving.finish(hold, row, Finish(failure=Failure(error.code, error.message)), None)
             except asyncio.CancelledError:
-                await asyncio.shield(self._give_back(hold))
+                await asyncio.shield(self._leaving.give_back(hold))
                 raise
         except LostRun:
             return
@@ -135,193 +107,149 @@ class Segments:
             told = (
                 f"its worker died {self._max_strikes} times in a row without finishing a step: look at it, then resume"
             )
-            await self._finish(hold, Finish(failure=Failure("dead", told)), Decimal(0), "dead")
+            await self._leaving.finish(hold, row, Finish(failure=Failure("dead", told)), Decimal(0), "dead")
             return None
         return row
 
-    async def _load(self, hold: Hold, row: Row) -> _Held:
-        return _Held(
+    async def _load(self, hold: Hold, row: Row) -> Held:
+        workflow, around = await self.definition(row["definition"]), None
+        inputs = opened(self._vault, hold.run, "inputs", row["inputs"])
+        if row["around_sealed"] is not None:
+            around = unpack(self._vault.open("blob", row["around_sealed"], bytes(row["around"]).hex()))
+        walk = Walk(
+            _bounded(workflow, row["allowance_eur"]),
+            inputs,
+            await self.journal.load(hold.run),
+            {"id": hold.run},
+            expressions=self._expressions,
+            around=around if isinstance(around, dict) else None,
+        )
+        held = Held(
             hold=hold,
-            workflow=await self.definition(row["definition"]),
-            inputs=opened(self._vault, hold.run, "inputs", row["inputs"]),
+            workflow=workflow,
+            inputs=inputs,
             principal=_principal(row, opened(self._vault, hold.run, "rights", row["rights"])),
-            entries=await self.journal.load(hold.run),
+            walk=walk,
+            row=row,
+            signals=row["signals"],
         )
+        for waiting in (
+            await self._queries.all("opened", {"run": hold.run}) if row["signals"] or row["epoch"] > 1 else ()
+        ):
+            held.opened.add((waiting["path"], waiting["attempt"], waiting["name"]))
+        return held
 
-    async def _go_on(self, held: _Held) -> bool:
-        """Do the next command of a run; say whether there may be another one now."""
-        *found, last = advance(held.workflow, held.inputs, held.entries, {"id": held.hold.run}, self._expressions)
-        now = self._clock()
-        notes = [Line(n.path, n.attempt, n.kind, n.value, now) for n in found if isinstance(n, Note)]
-        if isinstance(last, WaitUntil):
-            pause = (last.at - now).total_seconds()
-            if pause > self._dispatch.pace.poll_s:
-                await self._wait(held, last.at, notes)
-                return False
-            await asyncio.sleep(max(pause, 0))
-            last = last.then
-        match last:
-            case RunStep():
-                line = await self._attempt(held, last)
-                if isinstance(line, Park):
-                    await self._park(held, line, notes)
-                    return False
-                lines = [*notes, line]
-                await self.journal.append(held.hold, lines)
-                held.add(lines)
-                return True
-            case Park():
-                await self._park(held, last, notes)
-            case Finish():
-                await self._finish(held.hold, last, held.spent(), notes=notes)
-        return False
-
-    async def _attempt(self, held: _Held, command: RunStep) -> Line | Park:
-        """Call the step function once and turn whatever happens into a line of the journal."""
-        step, started = command.step, self._clock()
-        context = StepContext(
-            run=held.hold.run,
-            path=command.path,
-            attempt=command.attempt,
-            step=step,
-            workflow=held.workflow,
-            principal=held.principal,
-            budget_left_eur=command.budget_left_eur,
-            _hold=held.hold,
-            _entries=held.entries,
-            _journal=self.journal,
-            _clock=self._clock,
-        )
-        value: JSON
+    async def _go_on(self, held: Held) -> None:
+        """Do what may be done, side by side, until the run is over or only others can go on."""
+        under: dict[str, asyncio.Task[Done]] = {}
         try:
-            function = self._steps.get(step.kind)
-            if function is None:
-                raise Invalid(f"no step function for {step.kind!r} is installed here: {command.path!r} cannot run")
-            value = plain(await self._called(function, context, command))
-            fits(value, step.output, f"the output of {command.path!r}")
-            failed = False
-        except LostRun:
-            raise
-        except Asked as asked:
-            return Park(command.path, command.attempt, asked.name, step, asked.task, asked.schema)
-        except TimeoutError:
-            value = _error("timeout", f"{command.path!r} did not end within {step.timeout_s} s", retry=True)
-            failed = True
-        except MetierError as error:
-            value = _error(error.code, error.message, retry=isinstance(error, Unavailable | RateLimited))
-            failed = True
-        except Exception as error:  # noqa: BLE001  # edge of foreign code: recorded in the journal with its trace
-            told = f"{command.path!r} failed unexpectedly ({type(error).__name__}): its trace is in the journal"
-            value = {**_error("step_failed", told, retry=True), "trace": traceback.format_exc(limit=-20)}
-            failed = True
-        cost, calls = context.spent
-        return Line(
-            path=command.path,
-            attempt=command.attempt,
-            kind="error" if failed else "result",
-            value=value,
-            started_at=started,
-            duration_s=(self._clock() - started).total_seconds(),
-            cost_eur=cost,
-            calls=calls,
-        )
+            while True:
+                now = self._round(held, under)
+                if now.end is not None and not under:
+                    await self._leaving.over(held, now.end)
+                    return
+                for command in now.start[: _WIDTH - len(under)] if now.end is None else ():
+                    under[command.path] = asyncio.ensure_future(self._doing.do(held, command))
+                if not under and await self._leaving.left(held, now):
+                    return
+                if under and now.ask and now.end is None:
+                    await self._leaving.ask(held, now.ask)
+                if under:
+                    await self._settle(held, under, now)
+        finally:
+            for task in under.values():
+                task.cancel()
+            await asyncio.gather(*under.values(), return_exceptions=True)
 
-    async def _called(self, function: StepFunction, context: StepContext, command: RunStep) -> JSON:
-        """Call a step function; where the database went away under it, again once it is back: no attempt is spent."""
-        outages = 0
-        while True:
-            try:
-                async with asyncio.timeout(command.step.timeout_s):
-                    return await function(context, command.with_)
-            except (psycopg.OperationalError, MetierError) as error:
-                outages += 1
-                if isinstance(error, LostRun) or not _away(error) or outages > _MOST_OUTAGES:
-                    raise
-            await self._back(context.run, command.path)
+    def _round(self, held: Held, under: Mapping[str, object]) -> Round:
+        found, now = Round(), max(self._clock(), held.come) if held.come else self._clock()
+        for command in held.walk.frontier():
+            self._sort(held, command, now, found, under)
+        return found
 
-    async def _back(self, run: RunId, path: str) -> None:
-        """Wait until the database answers; where it does not for long, leave the run to whoever finds it idle."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _PATIENCE_S
-        while True:
-            try:
-                async with self._store.connection() as connection:
-                    await connection.execute("SELECT 1")
+    def _sort(self, held: Held, command: Command, now: datetime, found: Round, under: Mapping[str, object]) -> None:
+        if isinstance(command, Finish):
+            found.end = command
+        if isinstance(command, Finish | Note):
+            return
+        path = command.path
+        if path in under:
+            return
+        if isinstance(command, WaitUntil):
+            if command.at > now:
+                found.until(command.at)
                 return
-            except (psycopg.OperationalError, Unavailable) as error:
-                if loop.time() > deadline:
-                    raise LostRun(
-                        f"{path!r} of {run!r} lost the database, and it is not back within {_PATIENCE_S:g} s: "
-                        "the run goes on from its last line once it is"
-                    ) from error
-            await asyncio.sleep(_PAUSE_S)
+            command = command.then
+        questions = [park for park in held.asked if park.path == path]
+        found.ask.extend(questions)
+        asked = bool(questions) or any(key[:2] == (path, command.attempt) and key[2] for key in held.opened)
+        match command:
+            case Park():
+                found.waits.append(path)
+                if (path, command.attempt, command.name) not in held.opened:
+                    found.ask.append(command)
+            case Sleep(at=at) if at is None or at > now:
+                if at is not None:
+                    found.until(at)
+                else:
+                    found.waits.append(path)
+            case Under() if path in held.looked or not command.many:
+                found.waits.append(path)
+            case RunStep() if asked:
+                found.waits.append(path)
+            case _:
+                found.start.append(command)
 
-    async def _wait(self, held: _Held, at: datetime, notes: Sequence[Line]) -> None:
-        async with self._store.transaction() as tx:
-            await self._note(held.hold, notes, tx)
-            row = {"id": held.hold.run, "epoch": held.hold.epoch, "wake_at": at, "cost_eur": held.spent()}
-            self._kept(await self._queries.run("wait", row, tx), held.hold)
-            await self._dispatch.defer(tx, held.hold.run, at)
-
-    async def _park(self, held: _Held, park: Park, notes: Sequence[Line]) -> None:
-        if self._desk is None:
-            raise Broken(f"{park.path!r} of {held.hold.run!r} asks a person, and no desk for tasks was handed in")
-        async with self._store.transaction() as tx:
-            await self._note(held.hold, notes, tx)
-            row = {"id": held.hold.run, "epoch": held.hold.epoch, "path": park.path, "cost_eur": held.spent()}
-            self._kept(await self._queries.run("park", row, tx), held.hold)
-            await self._desk.open(tx, Opening(held.hold.run, held.workflow.name, held.principal.project, park))
-
-    async def _finish(
-        self, hold: Hold, finish: Finish, cost: Decimal | None, status: str = "failed", notes: Sequence[Line] = ()
-    ) -> None:
-        failure = finish.failure
-        error: JSON = None
-        if failure is not None:
-            error = {
-                "code": failure.code,
-                "message": failure.message,
-                "path": failure.path,
-                "attempt": failure.attempt,
-            }
-        row = {
-            "id": hold.run,
-            "epoch": hold.epoch,
-            "status": "done" if failure is None else status,
-            "output": None if failure else sealed(self._vault, hold.run, "output", finish.output),
-            "outcome": None if failure else finish.outcome,
-            "error": sealed(self._vault, hold.run, "error", error) if failure else None,
-            "cost_eur": cost,
-        }
-        async with self._store.transaction() as tx:
-            await self._note(hold, notes, tx)
-            self._kept(await self._queries.run("finish", row, tx), hold)
-
-    async def _give_back(self, hold: Hold) -> None:
-        async with self._store.transaction() as tx:
-            if await self._queries.run("give_back", {"id": hold.run, "epoch": hold.epoch}, tx):
-                await self._dispatch.defer(tx, hold.run)
-
-    async def _note(self, hold: Hold, notes: Sequence[Line], tx: Tx) -> None:
-        if notes:
-            await self.journal.append(hold, notes, tx)
-
-    def _kept(self, rows: int, hold: Hold) -> None:
-        if rows == 0:
-            raise LostRun(f"run {hold.run!r} is no longer held under epoch {hold.epoch}: this worker stops here")
-
-
-def _away(error: BaseException) -> bool:
-    """Tell a database that went away, or the error one makes of it, from one that refuses what it was asked."""
-    cause = error if isinstance(error, psycopg.Error) else error.__cause__
-    if not isinstance(cause, psycopg.OperationalError):
-        return False
-    # No state: the connection broke. 08: it cannot be made. 57P: the server stops, crashed or starts.
-    return cause.sqlstate is None or cause.sqlstate.startswith(("08", "57P"))
+    async def _settle(self, held: Held, under: dict[str, asyncio.Task[Done]], now: Round) -> None:
+        """Wait until something under way has ended, or a time has come, or it is time to look for signals."""
+        pauses = [] if now.at is None else [max((now.at - self._clock()).total_seconds(), 0.0)]
+        if held.opened or now.waits:
+            pauses.append(_GLANCE_S)
+        pause = min(pauses) if pauses else None
+        done, _ = await asyncio.wait(under.values(), timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        lines: list[Line] = []
+        written: list[Line] = []
+        parks: list[Park] = []
+        broken: BaseException | None = None
+        for path in [path for path, task in under.items() if task in done]:
+            try:
+                came = under.pop(path).result()
+            except BaseException as error:  # noqa: BLE001  # told once what the others gave is written
+                broken = broken or error
+                continue
+            match came:
+                case Line():
+                    lines.append(came)
+                case list():
+                    written.extend(came)
+                case tuple():
+                    parks.extend(came)
+        if broken is not None and (isinstance(broken, LostRun) or not lines):
+            raise broken
+        if lines:
+            lines = [*self._leaving.notes(held), *lines]
+            await self.journal.append(held.hold, lines)
+            held.notes.clear()
+        for line in (*written, *lines):
+            held.walk.feed(line.entry())
+        if broken is not None:
+            raise broken
+        if parks:
+            held.asked.extend(parks)
+        loop = asyncio.get_running_loop()
+        if (held.opened or now.waits) and loop.time() - held.glanced >= _GLANCE_S:
+            held.glanced = loop.time()
+            await self._leaving.reload(held)
 
 
-def _error(code: str, message: str, *, retry: bool) -> dict[str, JSON]:
-    return {"code": code, "message": message, "retry": retry}
+def _bounded(workflow: Workflow, allowance_eur: Decimal | None) -> Workflow:
+    """Bound a flow that was called by what its caller had left."""
+    if allowance_eur is None:
+        return workflow
+    own = workflow.budget
+    if own is None:
+        return replace(workflow, budget=RunBudget(allowance_eur, "fail"))
+    return replace(workflow, budget=replace(own, per_run_eur=min(own.per_run_eur, allowance_eur)))
 
 
 def _principal(row: Row, rights: Mapping[str, JSON]) -> Principal:

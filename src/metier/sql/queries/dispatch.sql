@@ -26,7 +26,13 @@ SELECT procrastinate_cancel_job_v1(id, true, true)
 -- Gives the runs that should move and for which nothing is deferred: their segment ended without a word.
 SELECT run.id
   FROM runs run
- WHERE run.status IN ('pending', 'running', 'waiting')
+ WHERE (run.status IN ('pending', 'running') OR run.status = 'waiting' AND run.wake_at IS NOT NULL)
    AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs job WHERE job.queueing_lock = run.id AND job.status IN ('todo', 'doing'))
  ORDER BY run.id
  LIMIT 1000
+
+-- hasten --
+-- Takes away the segment of a run that is due later.
+SELECT procrastinate_cancel_job_v1(id, false, true)
+  FROM procrastinate_jobs
+ WHERE queueing_lock = %(run)s AND queue_name = %(queue)s AND status = 'todo' AND scheduled_at > now()

@@ -8,8 +8,9 @@ SELECT data FROM definitions WHERE hash = %(hash)s
 
 -- create --
 -- Makes a run, or nothing when the same cause already started one of the project.
-INSERT INTO runs (id, workflow, definition, key_id, project, system, rights, dedupe, inputs)
-VALUES (%(id)s, %(workflow)s, %(definition)s, %(key_id)s, %(project)s, %(system)s, %(rights)s, %(dedupe)s, %(inputs)s)
+INSERT INTO runs (id, workflow, definition, key_id, project, system, rights, dedupe, inputs, priority)
+VALUES (%(id)s, %(workflow)s, %(definition)s, %(key_id)s, %(project)s, %(system)s, %(rights)s, %(dedupe)s, %(inputs)s,
+        %(priority)s)
 ON CONFLICT (project, workflow, dedupe) WHERE dedupe IS NOT NULL DO NOTHING
 RETURNING id
 
@@ -24,23 +25,25 @@ UPDATE runs
        strikes = CASE WHEN epoch > 0 AND progress = found.lines THEN strikes + 1 ELSE 1 END, progress = found.lines
   FROM (SELECT count(*) AS lines FROM journal WHERE run = %(id)s) found
  WHERE id = %(id)s AND status IN ('pending', 'running', 'waiting')
-RETURNING id, workflow, definition, epoch, strikes, key_id, project, system, rights, inputs
+RETURNING id, workflow, definition, epoch, strikes, signals, key_id, project, system, rights, inputs, parent,
+          parent_path, parent_attempt, item, allowance_eur,
+          (SELECT blobs.sealed FROM blobs WHERE blobs.digest = around) AS around_sealed, around
 
 -- give_back --
 -- Makes a run pending again when its worker stops before it is done; this is no strike.
 UPDATE runs SET status = 'pending', strikes = greatest(strikes - 1, 0), updated_at = now()
  WHERE id = %(id)s AND epoch = %(epoch)s AND status = 'running'
 
--- wait --
--- Puts a run aside until a time.
-UPDATE runs SET status = 'waiting', wake_at = %(wake_at)s, updated_at = now(), cost_eur = %(cost_eur)s
- WHERE id = %(id)s AND epoch = %(epoch)s AND status = 'running'
-RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
+-- look --
+-- Says whether a worker still holds a run, and of how many signals the run was told.
+SELECT signals FROM runs WHERE id = %(id)s AND epoch = %(epoch)s AND status = 'running'
 
 -- park --
--- Puts a run aside until somebody has decided.
-UPDATE runs SET status = 'parked', parked_on = %(path)s, updated_at = now(), cost_eur = %(cost_eur)s
- WHERE id = %(id)s AND epoch = %(epoch)s AND status = 'running'
+-- Puts a run aside until somebody decides, something happens or a time comes; not when a signal came meanwhile.
+UPDATE runs
+   SET status = CASE WHEN %(wake_at)s::timestamptz IS NULL THEN 'parked'::run_status ELSE 'waiting' END,
+       parked_on = %(path)s, wake_at = %(wake_at)s, updated_at = now(), cost_eur = %(cost_eur)s
+ WHERE id = %(id)s AND epoch = %(epoch)s AND status = 'running' AND signals = %(signals)s
 RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
 
 -- finish --
@@ -55,11 +58,24 @@ RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status
 -- Holds the row of a run for the rest of the transaction.
 SELECT status, definition, error FROM runs WHERE id = %(id)s FOR UPDATE OF runs
 
+-- told --
+-- Counts a signal to a run, and makes it pending again when it was put aside; its worker looks for itself.
+UPDATE runs
+   SET signals = signals + 1,
+       status = CASE WHEN status IN ('parked', 'waiting') THEN 'pending' ELSE status END,
+       strikes = CASE WHEN status IN ('parked', 'waiting') THEN 0 ELSE strikes END,
+       parked_on = CASE WHEN status IN ('parked', 'waiting') THEN NULL ELSE parked_on END,
+       wake_at = CASE WHEN status IN ('parked', 'waiting') THEN NULL ELSE wake_at END,
+       updated_at = now()
+ WHERE id = %(id)s AND status IN ('pending', 'running', 'parked', 'waiting')
+RETURNING signals, status,
+          pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
+
 -- revive --
 -- Makes a parked, failed or dead run pending again, without strikes.
 UPDATE runs
    SET status = 'pending', strikes = 0, epoch = epoch + 1, error = NULL, finished_at = NULL, parked_on = NULL,
-       updated_at = now()
+       wake_at = NULL, signals = signals + 1, updated_at = now()
  WHERE id = %(id)s
 RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
 
@@ -68,7 +84,8 @@ RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status
 UPDATE runs SET status = 'cancelled', epoch = epoch + 1, parked_on = NULL, wake_at = NULL,
                 updated_at = now(), finished_at = now()
  WHERE id = %(id)s AND status NOT IN ('done', 'cancelled')
-RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
+RETURNING parent, parent_path, parent_attempt, item,
+          pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
 
 -- get --
 -- Gives one run without its contents.
@@ -91,3 +108,141 @@ SELECT id, workflow, definition, status, outcome, key_id, project, system, dedup
    AND (%(before)s::text IS NULL OR id < %(before)s)
  ORDER BY id DESC
  LIMIT %(limit)s
+
+
+-- open --
+-- Notes what a run begins to wait for, for the worker that holds it.
+WITH held AS MATERIALIZED (
+    SELECT id FROM runs WHERE id = %(run)s AND epoch = %(epoch)s AND status = 'running' FOR SHARE
+)
+INSERT INTO waits (run, path, attempt, name, kind, project, event, key)
+SELECT held.id, %(path)s, %(attempt)s, %(name)s, %(kind)s, %(project)s, %(event)s, %(key)s FROM held
+ON CONFLICT (run, path, attempt, name) DO NOTHING
+RETURNING path
+
+-- opened --
+-- Gives what a run waits for.
+SELECT path, attempt, name FROM waits WHERE run = %(run)s
+
+-- settle --
+-- Takes away what a run waits for: whoever does it may say what came of it.
+DELETE FROM waits WHERE run = %(run)s AND path = %(path)s AND attempt = %(attempt)s AND name = %(name)s
+RETURNING path
+
+-- lock_event --
+-- Lets one at a time tell, or begin to wait for, an event of a name and key.
+SELECT pg_advisory_xact_lock(hashtextextended(%(project)s || '/' || %(event)s || '/' || %(key)s, 77)) IS NULL AS held
+
+-- emit --
+-- Keeps an event, once for each cause.
+INSERT INTO events (id, project, event, key, data)
+VALUES (%(id)s, %(project)s, %(event)s, %(key)s, %(data)s) ON CONFLICT (id) DO NOTHING
+
+-- awaiting --
+-- Gives the steps that wait for an event, in an order in which every teller locks their runs.
+SELECT run, path, attempt FROM waits
+ WHERE kind = 'event' AND project = %(project)s AND event = %(event)s AND key = %(key)s
+ ORDER BY run, path, attempt
+
+-- happened --
+-- Gives the first event of a name and key since a run was made that the run has not had yet.
+SELECT id, data, at FROM events
+ WHERE project = %(project)s AND event = %(event)s AND key = %(key)s
+   AND at >= (SELECT created_at FROM runs WHERE runs.id = %(run)s) AND NOT events.id = ANY(%(had)s::text[])
+ ORDER BY at, id LIMIT 1
+
+-- start_child --
+-- Makes a run for a step of another one, or nothing when there is one.
+INSERT INTO runs (id, workflow, definition, key_id, project, system, rights, inputs, parent, parent_path,
+                  parent_attempt, allowance_eur, priority)
+SELECT %(id)s, %(workflow)s, %(definition)s, run.key_id, run.project, run.system, %(rights)s, %(inputs)s, run.id,
+       %(path)s, %(attempt)s, %(allowance_eur)s, run.priority
+  FROM runs run WHERE run.id = %(parent)s
+ON CONFLICT (parent, parent_path, parent_attempt) WHERE parent IS NOT NULL AND item IS NULL DO NOTHING
+RETURNING id
+
+-- child_of --
+-- Gives the run a step has started.
+SELECT id FROM runs
+ WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s AND item IS NULL
+
+-- start_items --
+-- Makes a queued run for each of some items; those that are there already stay as they are.
+INSERT INTO runs (id, workflow, definition, status, key_id, project, system, rights, inputs, parent, parent_path,
+                  parent_attempt, item, around, allowance_eur, priority)
+SELECT line.id, %(workflow)s, %(definition)s, 'queued', run.key_id, run.project, run.system, line.rights, line.inputs,
+       run.id, %(path)s, %(attempt)s, line.item, %(around)s, %(allowance_eur)s, run.priority
+  FROM runs run,
+       unnest(%(ids)s::text[], %(rights)s::bytea[], %(inputs)s::bytea[], %(items)s::integer[])
+           AS line (id, rights, inputs, item)
+ WHERE run.id = %(parent)s
+ON CONFLICT (parent, parent_path, parent_attempt, item) WHERE item IS NOT NULL DO NOTHING
+
+-- begin_items --
+-- Notes how many items have to end before their parent goes on.
+INSERT INTO item_groups (parent, path, attempt, items_left, collects)
+VALUES (%(parent)s, %(path)s, %(attempt)s, %(items_left)s, %(collects)s)
+
+-- next_items --
+-- Makes the next queued items of a step pending.
+UPDATE runs SET status = 'pending', updated_at = now()
+ WHERE id IN (
+    SELECT id FROM runs
+     WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s AND status = 'queued'
+     ORDER BY item LIMIT %(number)s FOR UPDATE SKIP LOCKED)
+RETURNING id
+
+-- item_ended --
+-- Counts an item that is over, and says how many are left.
+UPDATE item_groups SET items_left = items_left - %(number)s
+ WHERE parent = %(parent)s AND path = %(path)s AND attempt = %(attempt)s
+RETURNING items_left, collects
+
+-- drop_items --
+-- Cancels the items that have not begun.
+UPDATE runs SET status = 'cancelled', updated_at = now(), finished_at = now()
+ WHERE id IN (
+    SELECT id FROM runs
+     WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s AND status = 'queued'
+     FOR UPDATE)
+
+-- items_left --
+-- Says how many items of a step are not over.
+SELECT items_left FROM item_groups WHERE parent = %(parent)s AND path = %(path)s AND attempt = %(attempt)s
+
+-- outcomes --
+-- Gives what the items of a step came to, in their order.
+SELECT id, item, status, output, error, cost_eur FROM runs
+ WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s AND item IS NOT NULL
+ ORDER BY item
+
+-- descendants --
+-- Cancels the runs below a run that are not over, and names those that were begun.
+WITH RECURSIVE below AS (
+    SELECT id, status FROM runs WHERE parent = %(id)s
+    UNION ALL
+    SELECT runs.id, runs.status FROM runs JOIN below ON runs.parent = below.id
+)
+UPDATE runs SET status = 'cancelled', epoch = epoch + 1, parked_on = NULL, wake_at = NULL, updated_at = now(),
+                finished_at = now()
+  FROM below
+ WHERE runs.id = below.id AND runs.status NOT IN ('done', 'failed', 'dead', 'cancelled')
+RETURNING runs.id, below.status <> 'queued' AS begun
+
+-- kept --
+-- Gives what a step gave before for the same, while it holds.
+SELECT sealed FROM kept_results WHERE digest = %(digest)s AND expires_at > now()
+
+-- keep --
+-- Keeps what a step gave, and forgets some of what no longer holds.
+WITH gone AS (
+    DELETE FROM kept_results WHERE digest IN (
+        SELECT digest FROM kept_results WHERE expires_at < now() LIMIT 100 FOR UPDATE SKIP LOCKED)
+)
+INSERT INTO kept_results (digest, sealed, expires_at)
+VALUES (%(digest)s, %(sealed)s, now() + make_interval(secs => %(for_s)s))
+ON CONFLICT (digest) DO UPDATE SET sealed = excluded.sealed, expires_at = excluded.expires_at
+
+-- forget_waits --
+-- Takes away what a run that is over waited for.
+DELETE FROM waits WHERE run = %(run)s

@@ -16,13 +16,14 @@ ON CONFLICT (run, path, attempt, name) DO UPDATE SET epoch = j.epoch WHERE j.epo
 RETURNING pg_notify('metier_runs', json_build_object(
     'run', j.run, 'path', j.path, 'attempt', j.attempt, 'name', j.name, 'kind', j.kind)::text) IS NULL AS told
 
--- decide --
--- Writes what a person decided, in the transaction that makes the run go on; replaces only an earlier decision.
-INSERT INTO journal AS j (run, path, attempt, name, kind, epoch, value, blob, started_at)
-SELECT id, %(path)s, %(attempt)s, %(name)s, 'decision', epoch, %(value)s, %(blob)s, now()
+-- tell --
+-- Writes what came from outside its worker, with the count of signals it came with; replaces only an earlier decision.
+INSERT INTO journal AS j (run, path, attempt, name, kind, epoch, value, blob, cost_eur, calls, started_at, signal)
+SELECT id, %(path)s, %(attempt)s, %(name)s, %(kind)s::journal_kind, -1, %(value)s, %(blob)s, %(cost_eur)s, %(calls)s,
+       now(), signals
   FROM runs WHERE id = %(run)s
 ON CONFLICT (run, path, attempt, name) DO UPDATE
-   SET value = excluded.value, blob = excluded.blob, epoch = excluded.epoch, started_at = excluded.started_at
+   SET value = excluded.value, blob = excluded.blob, started_at = excluded.started_at, signal = excluded.signal
  WHERE j.kind = 'decision' AND %(replace)s
 RETURNING pg_notify('metier_runs', json_build_object(
     'run', j.run, 'path', j.path, 'attempt', j.attempt, 'name', j.name, 'kind', j.kind)::text) IS NULL AS told
@@ -35,5 +36,5 @@ INSERT INTO blobs (digest, sealed, size) VALUES (%(digest)s, %(sealed)s, %(size)
 -- Gives every line of a run in the order it was written, with its blob where it has one.
 SELECT j.path, j.attempt, j.name, j.kind, j.value, j.blob, b.sealed, j.cost_eur, j.calls, j.started_at, j.duration_s
   FROM journal j LEFT JOIN blobs b ON b.digest = j.blob
- WHERE j.run = %(run)s
+ WHERE j.run = %(run)s AND (%(after)s::bigint IS NULL OR j.signal > %(after)s)
  ORDER BY j.seq

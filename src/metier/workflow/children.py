@@ -1,0 +1,231 @@
+"""Runs of runs: called flows and items of a foreach; how they begin, and what their end does to their parent."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Protocol
+
+import orjson
+
+from metier.calls import JSON, Principal, RunId, new_id
+from metier.errors import NotFound
+from metier.store import Row, Store, Tx
+from metier.vault import Vault
+from metier.workflow.commands import CHILD, GATHERED, Call, Finish, Items, Under
+from metier.workflow.context import plain
+from metier.workflow.definition import Step, Workflow, accept, embedded, to_data
+from metier.workflow.dispatch import Dispatch
+from metier.workflow.events import Events
+from metier.workflow.journal import Journal, Line, opened, sealed, unsealed
+from metier.workflow.pinned import hashed
+from metier.workflow.trying import Held, error_value
+
+__all__ = ["Children", "Flows", "item_flow", "pin", "rights_of"]
+
+_CHUNK = 500
+"""Items made in one statement."""
+
+
+class Flows(Protocol):
+    """Where released flows are found by `name@version`."""
+
+    async def find(self, name: str, principal: Principal) -> Workflow:
+        """Give a released flow, or raise NotFound or NotAllowed."""
+
+
+class Children:
+    """Starts runs for steps of other runs, and tells those when they are over."""
+
+    def __init__(
+        self,
+        store: Store,
+        vault: Vault,
+        dispatch: Dispatch,
+        journal: Journal,
+        events: Events,
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._queries = store.queries("engine")
+        self._dispatch = dispatch
+        self._journal = journal
+        self._events = events
+        self.flows: Flows | None = None
+
+    async def call(self, held: Held, command: Call) -> Line:
+        """Start the run of a called flow with the line that says so; once for each attempt."""
+        workflow = await self._flow(held, command.flow)
+        inputs = accept(workflow, plain(dict(command.with_)))
+        child = RunId(new_id("run"))
+        row: Row = {
+            "id": child,
+            "workflow": workflow.name,
+            "definition": workflow.hash,
+            "rights": sealed(self._vault, child, "rights", rights_of(held.principal)),
+            "inputs": sealed(self._vault, child, "inputs", inputs),
+            "parent": held.hold.run,
+            "path": command.path,
+            "attempt": command.attempt,
+            "allowance_eur": command.budget_left_eur,
+        }
+        async with self._store.transaction() as tx:
+            await pin(self._queries.run, tx, workflow)
+            if await self._queries.one("start_child", row, tx) is None:
+                known = await self._queries.one("child_of", row, tx)
+                child = RunId(known["id"]) if known is not None else child
+            line = _began(command.path, command.attempt, {"run": child})
+            await self._journal.append(held.hold, [line], tx)
+            await self._dispatch.defer(tx, child)
+        return line
+
+    async def begin(self, held: Held, command: Items) -> Line:
+        """Make a queued run for each item, then let the first ones go with the line that says so."""
+        body, ids = item_flow(held.workflow, command.step), [RunId(new_id("run")) for _ in command.items]
+        place: Row = {"parent": held.hold.run, "path": command.path, "attempt": command.attempt}
+        async with self._store.transaction() as tx:
+            await pin(self._queries.run, tx, body)
+            around = await self._journal.blob(tx, command.given)
+        rights = rights_of(held.principal)
+        for first in range(0, len(ids), _CHUNK):
+            part = range(first, min(first + _CHUNK, len(ids)))
+            inputs = [sealed(self._vault, ids[n], "inputs", {"item": command.items[n], "index": n}) for n in part]
+            rows: Row = {
+                **place,
+                "ids": [ids[n] for n in part],
+                "rights": [sealed(self._vault, ids[n], "rights", rights) for n in part],
+                "inputs": inputs,
+                "items": [*part],
+                "workflow": body.name,
+                "definition": body.hash,
+                "around": around,
+                "allowance_eur": command.budget_left_eur,
+            }
+            await self._queries.run("start_items", rows)
+        line = _began(command.path, command.attempt, {"items": len(ids)})
+        async with self._store.transaction() as tx:
+            await self._journal.append(held.hold, [line], tx)
+            group = {**place, "items_left": len(ids), "collects": command.collect}
+            await self._queries.run("begin_items", group, tx)
+            await self._next(tx, place, command.width)
+        return line
+
+    async def gathered(self, held: Held, command: Under) -> Line | None:
+        """Read what the items came to, in one query, once all are over."""
+        place: Row = {"parent": held.hold.run, "path": command.path, "attempt": command.attempt}
+        left = await self._queries.one("items_left", place)
+        if left is None or left["items_left"] > 0:
+            return None
+        outcomes: list[JSON] = []
+        cost = Decimal(0)
+        for row in await self._queries.all("outcomes", place):
+            cost += row["cost_eur"]
+            outcomes.append(self._outcome(RunId(row["id"]), row))
+        now = datetime.now(UTC)
+        value: JSON = {"outcomes": outcomes}
+        return Line(command.path, command.attempt, "choice", value, now, name=GATHERED, cost_eur=cost)
+
+    async def ended(self, tx: Tx, child: RunId, row: Mapping[str, object], finish: Finish, cost: Decimal) -> None:
+        """Tell the parent of a run that it is over, in the transaction that ends it."""
+        if row.get("parent") is None:
+            return
+        parent = RunId(str(row["parent"]))
+        if row.get("item") is None:
+            attempt = row["parent_attempt"]
+            assert isinstance(attempt, int)
+            await self._events.tell(tx, parent, _returned(str(row["parent_path"]), attempt, child, finish, cost))
+            return
+        place = {"parent": parent, "path": row["parent_path"], "attempt": row["parent_attempt"]}
+        group = await self._queries.one("item_ended", {**place, "number": 1}, tx)
+        if group is None:
+            return
+        left = int(group["items_left"])
+        if finish.failure is not None and not group["collects"]:
+            dropped = await self._queries.run("drop_items", place, tx)
+            if dropped:
+                counted = await self._queries.one("item_ended", {**place, "number": dropped}, tx)
+                left = int(counted["items_left"]) if counted is not None else 0
+        else:
+            await self._next(tx, place, 1)
+        if left == 0:
+            await self._events.tell(tx, parent, None)
+
+    async def cancel(self, tx: Tx, run: RunId, close: Callable[[Tx, RunId], Awaitable[None]] | None) -> None:
+        """End every run below a run that is not over."""
+        for row in await self._queries.all("descendants", {"id": run}, tx):
+            if row["begun"]:
+                below = RunId(row["id"])
+                await self._dispatch.abort(tx, below)
+                if close is not None:
+                    await close(tx, below)
+
+    async def _next(self, tx: Tx, place: Mapping[str, object], number: int) -> None:
+        for row in await self._queries.all("next_items", {**place, "number": number}, tx):
+            await self._dispatch.defer(tx, RunId(row["id"]))
+
+    async def _flow(self, held: Held, written: str) -> Workflow:
+        if written in held.workflow.files or "@" not in written:
+            return embedded(held.workflow, written)
+        if self.flows is None:
+            raise NotFound(
+                f"cannot call {written!r}: no released flows are known here; name a file beside the workflow"
+            )
+        return await self.flows.find(written, held.principal)
+
+    def _outcome(self, run: RunId, row: Row) -> JSON:
+        if row["status"] == "done" and row["output"] is not None:
+            return {"value": unsealed(self._vault, run, "output", row["output"])}
+        if row["error"] is not None:
+            error = opened(self._vault, run, "error", row["error"])
+            return {"code": error.get("code"), "message": error.get("message")}
+        return {"code": str(row["status"]), "message": f"the run of the item was {row['status']}"}
+
+
+def item_flow(workflow: Workflow, step: Step) -> Workflow:
+    """Make the flow that one item of a foreach is a run of."""
+    config = step.config if isinstance(step.config, dict) else {}
+    each = config.get("each")
+    made = replace(
+        workflow,
+        name=f"{workflow.name}/{step.id}",
+        inputs={"type": "object"},
+        steps=step.steps,
+        output=f"{{{{ steps.{step.steps[-1].id} }}}}" if each is None else each,
+        budget=None,
+        tests=(),
+        triggers=(),
+        source="",
+    )
+    return replace(made, hash=hashed(made))
+
+
+def rights_of(principal: Principal) -> dict[str, JSON]:
+    """Give what a run has to know of whoever it runs for."""
+    return {
+        "name": principal.name,
+        "groups": [*sorted(principal.groups)],
+        "organisation": principal.organisation,
+        "models": None if principal.models is None else [*sorted(principal.models)],
+    }
+
+
+async def pin(run: Callable[..., Awaitable[int]], tx: Tx, workflow: Workflow) -> None:
+    """Keep a definition for the runs of it."""
+    data = orjson.dumps(to_data(workflow)).decode()
+    await run("pin", {"hash": workflow.hash, "name": workflow.name, "data": data}, tx)
+
+
+def _began(path: str, attempt: int, value: JSON) -> Line:
+    return Line(path, attempt, "choice", value, datetime.now(UTC), name=CHILD)
+
+
+def _returned(path: str, attempt: int, child: RunId, finish: Finish, cost: Decimal) -> Line:
+    """What the end of a called run is to the step that called it."""
+    now = datetime.now(UTC)
+    failure = finish.failure
+    if failure is None:
+        return Line(path, attempt, "result", finish.output, now, cost_eur=cost)
+    told = f"the run {child!r} it called failed at {failure.path!r}: {failure.message}"
+    return Line(path, attempt, "error", error_value(failure.code, told, retry=True), now, cost_eur=cost)

@@ -1,0 +1,222 @@
+"""How a run is left by its worker: put aside with what it waits for, ended, or given back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+
+from metier.calls import JSON, ProjectId, RunId
+from metier.errors import Broken
+from metier.store import Row, Store, Tx
+from metier.vault import Vault
+from metier.workflow.children import Children
+from metier.workflow.commands import (
+    CHILD,
+    Finish,
+    Park,
+    Work,
+)
+from metier.workflow.context import Clock
+from metier.workflow.dispatch import Dispatch
+from metier.workflow.journal import Hold, Journal, Line, LostRun, sealed
+from metier.workflow.trying import Held
+
+__all__ = ["Desk", "Leaving", "Opening", "Overtaken", "Round"]
+
+
+class Overtaken(Exception):
+    """What was to be written is no longer so: something came in between, and has to be read first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What a run that is over leaves behind."""
+
+    below: bool
+    """Runs it has started."""
+    waits: bool
+    """What it still waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A task to open: where it comes from and what it asks."""
+
+    run: RunId
+    workflow: str
+    project: ProjectId
+    park: Park
+
+
+class Desk(Protocol):
+    """Where tasks are put; whoever does it uses the transaction given, so that task and run agree."""
+
+    async def open(self, tx: Tx, opening: Opening) -> None:
+        """Open a task with the parking of its run."""
+
+    async def close(self, tx: Tx, run: RunId) -> None:
+        """Cancel the open tasks of a run that is over."""
+
+
+@dataclass(slots=True)
+class Round:
+    """What the frontier of a run comes to at one moment."""
+
+    start: list[Work] = field(default_factory=list)
+    """To do at once."""
+    ask: list[Park] = field(default_factory=list)
+    """Questions nobody was asked yet."""
+    waits: list[str] = field(default_factory=list)
+    """Paths that wait for others."""
+    at: datetime | None = None
+    """When the first of the times comes that something waits for."""
+    end: Finish | None = None
+
+    def until(self, at: datetime) -> None:
+        """Note one more time that something waits for."""
+        self.at = at if self.at is None else min(self.at, at)
+
+
+class Leaving:
+    """Writes what a run waits for or has come to, fenced by its epoch; signals that came meanwhile are read first."""
+
+    def __init__(
+        self, store: Store, vault: Vault, dispatch: Dispatch, children: Children, desk: Desk | None, clock: Clock
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._queries = store.queries("engine")
+        self._dispatch = dispatch
+        self._children = children
+        self._journal = Journal(store, vault)
+        self._desk = desk
+        self._clock = clock
+
+    def notes(self, held: Held) -> list[Line]:
+        """Give what was found out and is not written yet; whoever has written it empties the list."""
+        now = self._clock()
+        held.notes.extend(Line(n.path, n.attempt, n.kind, n.value, now) for n in held.walk.notes())
+        return list(held.notes)
+
+    async def reload(self, held: Held) -> None:
+        """Take in what signals have brought since the last look."""
+        row = await self._queries.one("look", {"id": held.hold.run, "epoch": held.hold.epoch})
+        if row is None:
+            raise LostRun(f"run {held.hold.run!r} is no longer held under epoch {held.hold.epoch}: it stops here")
+        if row["signals"] == held.signals:
+            return
+        for entry in (await self._journal.load(held.hold.run, held.signals)).values():
+            held.opened.discard(entry.key)
+            held.walk.feed(entry)
+        held.looked.clear()
+        held.signals = row["signals"]
+
+    async def ask(self, held: Held, parks: Sequence[Park]) -> None:
+        """Open tasks while other branches go on."""
+        async with self._store.transaction() as tx:
+            await self._open(held, parks, tx)
+        self._opened(held, parks)
+
+    async def _open(self, held: Held, parks: Sequence[Park], tx: Tx) -> None:
+        run = held.hold.run
+        for park in parks:
+            if self._desk is None:
+                raise Broken(f"{park.path!r} of {run!r} asks a person, and no desk for tasks was handed in")
+            place = {"run": run, "path": park.path, "attempt": park.attempt, "name": park.name, "kind": "task"}
+            nothing = {"project": None, "event": None, "key": None, "epoch": held.hold.epoch}
+            if await self._queries.one("open", {**place, **nothing}, tx) is None:
+                raise LostRun(f"run {run!r} is no longer held under epoch {held.hold.epoch}: this worker stops here")
+            await self._desk.open(tx, Opening(run, held.workflow.name, held.principal.project, park))
+
+    def _opened(self, held: Held, parks: Sequence[Park]) -> None:
+        held.opened.update((park.path, park.attempt, park.name) for park in parks)
+        held.asked = [park for park in held.asked if (park.path, park.attempt, park.name) not in held.opened]
+
+    async def left(self, held: Held, now: Round) -> bool:
+        """Leave a run that only others can move; say no where it has to be looked at again instead."""
+        if now.at is not None and (pause := (now.at - self._clock()).total_seconds()) <= self._dispatch.pace.poll_s:
+            await asyncio.sleep(max(pause, 0))
+            held.come = now.at
+            return False
+        notes = self.notes(held)
+        row = {
+            "id": held.hold.run,
+            "epoch": held.hold.epoch,
+            "signals": held.signals,
+            "path": next((park.path for park in now.ask), next(iter(now.waits), None)),
+            "wake_at": now.at,
+            "cost_eur": held.spent,
+        }
+        try:
+            async with self._store.transaction() as tx:
+                if notes:
+                    await self._journal.append(held.hold, notes, tx)
+                await self._open(held, now.ask, tx)
+                if not await self._queries.run("park", row, tx):
+                    raise Overtaken
+                if now.at is not None:
+                    await self._dispatch.defer(tx, held.hold.run, now.at)
+        except Overtaken:
+            await self.reload(held)
+            return False
+        return True
+
+    async def over(self, held: Held, finish: Finish) -> None:
+        """End a run, with all it has begun."""
+        notes = self.notes(held)
+        below = any(name == CHILD for _, _, name in held.entries)
+        left = _Left(below, bool(held.opened))
+        await self.finish(held.hold, held.row, finish, held.spent, left=left, notes=notes)
+
+    async def finish(
+        self,
+        hold: Hold,
+        row: Row,
+        finish: Finish,
+        cost: Decimal | None,
+        status: str = "failed",
+        *,
+        left: _Left | None = None,
+        notes: Sequence[Line] = (),
+    ) -> None:
+        """Write what a run came to, and tell its parent in the same transaction."""
+        failure = finish.failure
+        error: JSON = None
+        if failure is not None:
+            error = {
+                "code": failure.code,
+                "message": failure.message,
+                "path": failure.path,
+                "attempt": failure.attempt,
+            }
+        ending = {
+            "id": hold.run,
+            "epoch": hold.epoch,
+            "status": "done" if failure is None else status,
+            "output": None if failure else sealed(self._vault, hold.run, "output", finish.output),
+            "outcome": None if failure else finish.outcome,
+            "error": sealed(self._vault, hold.run, "error", error) if failure else None,
+            "cost_eur": cost,
+        }
+        async with self._store.transaction() as tx:
+            if notes:
+                await self._journal.append(hold, notes, tx)
+            if not await self._queries.run("finish", ending, tx):
+                raise LostRun(f"run {hold.run!r} is no longer held under epoch {hold.epoch}: this worker stops here")
+            if left is not None and left.waits:
+                await self._queries.run("forget_waits", {"run": hold.run}, tx)
+                if self._desk is not None:
+                    await self._desk.close(tx, hold.run)
+            if left is not None and left.below:
+                await self._children.cancel(tx, hold.run, None if self._desk is None else self._desk.close)
+            await self._children.ended(tx, hold.run, row, finish, cost or Decimal(0))
+
+    async def give_back(self, hold: Hold) -> None:
+        """Make a run due for another worker, when this one stops."""
+        async with self._store.transaction() as tx:
+            if await self._queries.run("give_back", {"id": hold.run, "epoch": hold.epoch}, tx):
+                await self._dispatch.defer(tx, hold.run)

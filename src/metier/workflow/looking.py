@@ -1,0 +1,169 @@
+"""Looking at runs: their state, their journal with what each step was given, what they came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal, TypeAlias
+
+from metier.calls import JSON, RunId
+from metier.errors import Conflict, Invalid, NotFound
+from metier.store import Row, Store
+from metier.vault import Vault
+from metier.workflow.commands import EntryKind, Failure
+from metier.workflow.definition import Workflow
+from metier.workflow.interpreter import given
+from metier.workflow.journal import opened, unsealed
+from metier.workflow.segment import Segments
+
+__all__ = ["OVER", "Looking", "Run", "RunStatus", "StepRecord"]
+
+RunStatus: TypeAlias = Literal[
+    "queued", "pending", "running", "waiting", "parked", "done", "failed", "cancelled", "dead"
+]
+
+OVER = ("done", "failed", "cancelled", "dead")
+"""Where a run goes no further by itself."""
+_PAGE_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a workflow, as people look at it."""
+
+    id: RunId
+    workflow: str
+    definition: str
+    """Hash of the definition it is pinned to."""
+    status: RunStatus
+    outcome: str | None
+    """"done", or the status an end step gave; None while it is not done."""
+    key_id: str
+    project: str
+    system: str
+    dedupe: str | None
+    parked_on: str | None
+    wake_at: datetime | None
+    cost_eur: Decimal
+    failure: Failure | None
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+
+    @property
+    def over(self) -> bool:
+        """Whether it goes no further by itself."""
+        return self.status in OVER
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One line of the journal, as people look at it."""
+
+    path: str
+    attempt: int
+    name: str
+    kind: EntryKind
+    value: JSON
+    given: dict[str, JSON] | None
+    """What the step was given, where it ended with a result."""
+    cost_eur: Decimal
+    calls: int
+    started_at: datetime | None
+    ended_at: datetime
+
+
+class Looking:
+    """The side of the engine that only reads."""
+
+    def __init__(self, store: Store, vault: Vault, segments: Segments) -> None:
+        self._store = store
+        self._vault = vault
+        self._queries = store.queries("engine")
+        self._segments = segments
+        self._journal = segments.journal
+
+    async def get(self, run: RunId) -> Run:
+        """Give a run without its contents."""
+        row = await self._queries.one("get", {"id": run})
+        if row is None:
+            raise NotFound(f"no run {run!r}: list the runs to find its id")
+        return self._run(row)
+
+    async def list(
+        self,
+        *,
+        workflow: str | None = None,
+        project: str | None = None,
+        status: RunStatus | None = None,
+        before: RunId | None = None,
+        limit: int = 50,
+    ) -> tuple[Run, ...]:
+        """Give one page of runs, newest first; the last one's id is the `before` of the next page."""
+        if not 1 <= limit <= _PAGE_MAX:
+            raise Invalid(f"cannot list {limit!r} runs: ask for 1 to {_PAGE_MAX}", param="limit")
+        filters = {"workflow": workflow, "project": project, "status": status, "before": before, "limit": limit}
+        return tuple(self._run(row) for row in await self._queries.all("page", filters))
+
+    async def steps(self, run: RunId) -> tuple[StepRecord, ...]:
+        """Give the journal of a run in order, with what each step was given; traces are left out."""
+        row = await self._contents(run)
+        inputs = opened(self._vault, run, "inputs", row["inputs"])
+        entries = await self._journal.load(run)
+        workflow = await self._segments.definition(row["definition"])
+        shown = given(workflow, inputs, entries, {"id": run})
+        return tuple(
+            StepRecord(
+                path=entry.path,
+                attempt=entry.attempt,
+                name=entry.name,
+                kind=entry.kind,
+                value=_untraced(entry.kind, entry.value),
+                given=shown.get(entry.path) if entry.kind == "result" else None,
+                cost_eur=entry.cost_eur,
+                calls=entry.calls,
+                started_at=entry.started_at,
+                ended_at=entry.at,
+            )
+            for entry in entries.values()
+        )
+
+    async def inputs(self, run: RunId) -> dict[str, JSON]:
+        """Give what a run was started with."""
+        return opened(self._vault, run, "inputs", (await self._contents(run))["inputs"])
+
+    async def result(self, run: RunId) -> JSON:
+        """Give the output of a run that is done, or raise Conflict saying where it stands."""
+        row = await self._contents(run)
+        if row["output"] is None:
+            found = await self.get(run)
+            why = f": {found.failure.message}" if found.failure else ""
+            raise Conflict(f"run {run!r} has no output, it is {found.status!r}{why}")
+        return unsealed(self._vault, run, "output", row["output"])
+
+    async def definition(self, run: RunId) -> Workflow:
+        """Give the definition a run is pinned to."""
+        return await self._segments.definition((await self._contents(run))["definition"])
+
+    async def _contents(self, run: RunId) -> Row:
+        row = await self._queries.one("contents", {"id": run})
+        if row is None:
+            raise NotFound(f"no run {run!r}: list the runs to find its id")
+        return row
+
+    def _failure(self, run: RunId, error: bytes | None) -> Failure | None:
+        if error is None:
+            return None
+        told: dict[str, Any] = opened(self._vault, run, "error", error)
+        return Failure(**told)
+
+    def _run(self, row: Row) -> Run:
+        fields = {key: value for key, value in row.items() if key not in ("error", "strikes")}
+        return Run(**fields, failure=self._failure(RunId(row["id"]), row["error"]))
+
+
+def _untraced(kind: EntryKind, value: JSON) -> JSON:
+    if kind == "error" and isinstance(value, dict):
+        return {key: part for key, part in value.items() if key != "trace"}
+    return value
