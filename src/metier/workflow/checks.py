@@ -326,7 +326,7 @@ def check_test(report: Report, test: FlowTest, view: View) -> None:
         report.say(place, "wrong-inputs", wrong.message)
     by_path = dict(_paths(report.workflow.steps, ""))
     for path, value in test.mock.items():
-        step = by_path.get(re.sub(r"#[0-9]+", "", path))
+        step = by_path.get(re.sub(r"#[0-9]+|\[[0-9]+\]", "", path))
         if step is None:
             report.say(
                 place, "unknown-path", f"test {test.name!r} pretends {path!r}, which is no step", suggest(path, by_path)
@@ -364,4 +364,5 @@ def _paths(steps: Sequence[Step], prefix: str) -> Iterator[tuple[str, Step]]:
         yield prefix + step.id, step
         yield from _paths(step.steps, f"{prefix}{step.id}.")
         for branch in step.branches:
-            yield from _paths(branch.steps, f"{prefix}{step.id}.")
+            name = f"{branch.name}." if branch.name else ""
+            yield from _paths(branch.steps, f"{prefix}{step.id}.{name}")

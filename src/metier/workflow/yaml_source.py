@@ -14,7 +14,7 @@ from metier.calls import JSON
 from metier.errors import Invalid
 from metier.workflow.shape import Mark
 
-__all__ = ["DEPTH_MAX", "NODES_MAX", "SOURCE_MAX", "Node", "Scalar", "decode", "read", "suggest"]
+__all__ = ["DEPTH_MAX", "NODES_MAX", "SOURCE_MAX", "Node", "Scalar", "decode", "is_text", "read", "suggest"]
 
 Scalar: TypeAlias = bool | int | float | str | None
 _Shape: TypeAlias = Literal["mapping", "list", "scalar"]
@@ -125,6 +125,13 @@ def suggest(name: object, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; it can be {', '.join(names[:30])}" if names else ""
+
+
+def is_text(written: str) -> bool:
+    """Tell whether a plain scalar of these characters is a text to our reader, rather than a number or null."""
+    return not (
+        written in (*_NULLS, *_TRUES, *_FALSES) or _INT.match(written) is not None or _FLOAT.match(written) is not None
+    )
 
 
 def decode(data: bytes, file: str) -> str:
