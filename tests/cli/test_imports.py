@@ -91,6 +91,12 @@ def test_prices_become_dollars_a_million_and_providers_ours() -> None:
     assert models["vectors"]["operation"] == "embed"
 
 
+def test_models_without_a_price_are_told() -> None:
+    config = "model_list: [{model_name: own, litellm_params: {model: openai/made-here, api_base: 'http://h:1/v1'}}]"
+    [note] = [note for note in translate(config, "config.yaml").notes if note.path == "models.own"]
+    assert note.kind == "by hand" and "no price is known" in note.text and "allow_unpriced" in note.text
+
+
 def test_a_secret_in_clear_is_nowhere_in_the_result() -> None:
     migration = translate(CONFIG, "config.yaml")
     assert "sk-this-is" not in yaml.safe_dump(migration.config) + str(migration.notes)

@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import hmac
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +17,8 @@ from urllib.parse import quote
 
 import orjson
 from aiohttp import web
+
+from tests.providers.replies import Reply, give, running
 
 __all__ = ["KEY_ID", "REGION", "SECRET", "TOKEN", "Amazon", "Reply", "amazon", "event", "exception", "frame", "stream"]
 
@@ -64,17 +66,6 @@ def stream(*texts: str, stop: str = "end_turn", usage: dict[str, int] | None = N
 
 
 @dataclass(slots=True)
-class Reply:
-    """What the server sends to one request that is signed well."""
-
-    pieces: Sequence[bytes] = ()
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    then: str = "end"
-    """After the pieces: "end", "cut" (the connection breaks) or "hang" (nothing more, until released)."""
-
-
-@dataclass(slots=True)
 class Amazon:
     """The server while it runs."""
 
@@ -106,22 +97,7 @@ class Amazon:
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         streams = request.raw_path.endswith("-stream") and reply.status == 200
         kind = "application/vnd.amazon.eventstream" if streams else "application/json"
-        response = web.StreamResponse(status=reply.status, headers={"content-type": kind, **date, **reply.headers})
-        await response.prepare(request)
-        try:
-            for piece in reply.pieces:
-                await response.write(piece)
-            if reply.then == "hang":
-                await self.released.wait()
-        except (ConnectionError, asyncio.CancelledError):
-            self.gone.set()
-            raise
-        if reply.then == "cut":
-            assert request.transport is not None
-            request.transport.abort()
-        else:
-            await response.write_eof()
-        return response
+        return await give(request, reply, {"content-type": kind, **date}, self.gone, self.released)
 
     def _reason(self, request: web.Request, body: bytes) -> str:
         headers = request.headers
@@ -160,15 +136,5 @@ class Amazon:
 async def amazon(*replies: Reply) -> AsyncIterator[Amazon]:
     """Run the server on a free port of loopback."""
     server = Amazon(replies=list(replies))
-    app = web.Application()
-    app.router.add_post("/{path:.*}", server.handle)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    async with running({"/{path:.*}": server.handle}, server.released) as server.url:
         yield server
-    finally:
-        server.released.set()
-        await runner.cleanup()

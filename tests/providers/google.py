@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -18,6 +18,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tests.providers.replies import Reply, give, running
 
 __all__ = ["EMAIL", "KEY", "Google", "Reply", "account", "event", "google", "said"]
 
@@ -60,17 +62,6 @@ def said(*texts: str, finish: str = "STOP", usage: dict[str, int] | None = None)
     ]
     figures = usage or {"promptTokenCount": 11, "candidatesTokenCount": 7, "totalTokenCount": 18}
     return b"".join(pieces) + event(candidates=[{"finishReason": finish, "index": 0}], usageMetadata=figures)
-
-
-@dataclass(slots=True)
-class Reply:
-    """What the server sends to one request that is let in."""
-
-    pieces: Sequence[bytes] = ()
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    then: str = "end"
-    """After the pieces: "end", "cut" (the connection breaks) or "hang" (nothing more, until released)."""
 
 
 @dataclass(slots=True)
@@ -138,38 +129,12 @@ class Google:
         self.paths.append(request.raw_path)
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         kind = "text/event-stream" if "alt=sse" in request.raw_path and reply.status == 200 else "application/json"
-        response = web.StreamResponse(status=reply.status, headers={"content-type": kind, **reply.headers})
-        await response.prepare(request)
-        try:
-            for piece in reply.pieces:
-                await response.write(piece)
-            if reply.then == "hang":
-                await self.released.wait()
-        except (ConnectionError, asyncio.CancelledError):
-            self.gone.set()
-            raise
-        if reply.then == "cut":
-            assert request.transport is not None
-            request.transport.abort()
-        else:
-            await response.write_eof()
-        return response
+        return await give(request, reply, {"content-type": kind}, self.gone, self.released)
 
 
 @asynccontextmanager
 async def google(*replies: Reply) -> AsyncIterator[Google]:
     """Run the server on a free port of loopback."""
     server = Google(replies=list(replies))
-    app = web.Application()
-    app.router.add_post("/token", server.token)
-    app.router.add_post("/{path:.*}", server.handle)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    async with running({"/token": server.token, "/{path:.*}": server.handle}, server.released) as server.url:
         yield server
-    finally:
-        server.released.set()
-        await runner.cleanup()
