@@ -15,6 +15,7 @@ from metier.workflow.files import language_of
 from metier.workflow.inference import alike, give, types_of, words
 from metier.workflow.shape import FlowTest, Mark, Step, Trigger, Workflow
 from metier.workflow.shorthand import conform
+from metier.workflow.tables import gaps
 from metier.workflow.view import Schema, Seen, Severity, View
 from metier.workflow.yaml_source import suggest
 
@@ -229,6 +230,16 @@ def check_prompt(report: Report, step: Step) -> None:
         )
 
 
+_MEND: Mapping[str, str] = {
+    "missing-case": "add a row for it, or a last row without 'when'",
+    "overlap": "make one of them narrower, or write hit: first",
+    "never-reached": "remove it, or move it up",
+    "failing-row": "guard it, such as x != null && x > 1",
+    "too-many-cases": "split the table",
+}
+_HARM: Mapping[str, Severity] = {"missing-case": "warning", "never-reached": "warning", "too-many-cases": "warning"}
+
+
 def check_rules(report: Report, step: Step, view: View) -> None:
     """Check that a table can be asked what `with` gives, and that every decision fits the declared output."""
     mark = step.marks.get("rules", step.mark)
@@ -241,6 +252,13 @@ def check_rules(report: Report, step: Step, view: View) -> None:
         report.say(mark, "bad-rules", f"step {step.id!r}: {wrong.message}")
         return
     check_given(report, step.with_, table.inputs, view, step.marks, mark, str(step.config))
+    for gap in gaps(table):
+        report.say(
+            gap.mark, gap.code, f"{table.reference}: {gap.message}", _MEND[gap.code], _HARM.get(gap.code, "error")
+        )
+    for test in table.tests:
+        for failure in rules.rehearse(table, test):
+            report.say(test.mark, "failing-test", f"test {test.name!r} of {table.reference}: {failure}")
     for number, row in enumerate(table.rows, 1):
         try:
             conform(dict(row.then), step.output or {}, f"row {number}")

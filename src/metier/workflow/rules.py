@@ -5,22 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from metier.calls import JSON
 from metier.errors import Invalid, NotFound
 from metier.workflow.cel import parse
 from metier.workflow.evaluator import Evaluation
 from metier.workflow.files import rules_paths
-from metier.workflow.forms import condition
+from metier.workflow.forms import condition, needs
 from metier.workflow.shape import Mark, Workflow
 from metier.workflow.shorthand import conform, expand_fields
 from metier.workflow.yaml_source import Node
 from metier.workflow.yaml_source import read as read_yaml
 
-__all__ = ["Row", "Table", "decide", "read", "table"]
+__all__ = ["Hit", "Row", "Table", "TableTest", "decide", "read", "rehearse", "table"]
+
+Hit: TypeAlias = Literal["first", "unique"]
 
 _ROWS_MAX = 1_000
-_KEYS = ("rules", "version", "title", "description", "inputs", "outputs", "hit", "rows")
+_KEYS = ("rules", "version", "title", "description", "inputs", "outputs", "hit", "rows", "tests")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\Z", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z", re.ASCII)
 
@@ -45,8 +48,19 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class TableTest:
+    """One test beside a table: what is asked, and what must be decided."""
+
+    name: str
+    asked: Mapping[str, JSON]
+    expect: Mapping[str, JSON]
+    """Fields of the decision that must be so; others are not looked at."""
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
-    """A whole decision table: the first row that holds decides."""
+    """A whole decision table: the first row that holds decides, or the only one."""
 
     name: str
     version: str
@@ -55,6 +69,9 @@ class Table:
     outputs: Mapping[str, JSON]
     """JSON Schema that every decision satisfies; checked when the table is read."""
     rows: tuple[Row, ...]
+    hit: Hit = "first"
+    """`unique` refuses a case for which two rows with a condition hold."""
+    tests: tuple[TableTest, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -71,7 +88,7 @@ def read(text: str, file: str) -> Table:
         if key not in entries:
             root.fail(f"a decision table needs {key!r}")
     if "hit" in entries:
-        entries["hit"].one_of("hit", ("first",))
+        entries["hit"].one_of("hit", ("first", "unique"))
     name, version = entries["rules"].text("rules"), entries["version"].scalar
     if not _NAME.match(name):
         entries["rules"].fail(f"rules is {name[:80]!r}; a name is letters, digits, '-' and '_'")
@@ -88,7 +105,9 @@ def read(text: str, file: str) -> Table:
         if rows and rows[-1].when in (None, "true"):
             item.fail(f"this row is never reached: the one at {rows[-1].mark} always holds")
         rows.append(_row(item, outputs))
-    return Table(name, str(version), inputs, outputs, tuple(rows))
+    hit: Hit = "unique" if "hit" in entries and entries["hit"].scalar == "unique" else "first"
+    tests = tuple(_test(node) for node in entries["tests"].list("tests")) if "tests" in entries else ()
+    return Table(name, str(version), inputs, outputs, tuple(rows), hit, tests)
 
 
 def decide(table: Table, asked: JSON) -> dict[str, JSON]:
@@ -96,14 +115,22 @@ def decide(table: Table, asked: JSON) -> dict[str, JSON]:
     known = conform(asked, table.inputs, f"the inputs of {table.reference}")
     if not isinstance(known, dict):
         raise Invalid(f"cannot decide by {table.reference!r}: the inputs must be named values, not {asked!r}")
+    taken: int | None = None
     for number, row in enumerate(table.rows, 1):
         try:
-            if row.holds(known):
-                return dict(row.then)
+            holds = (taken is None or row.when not in (None, "true")) and row.holds(known)
         except Invalid as wrong:
             raise Invalid(
                 f"cannot decide by {table.reference!r}, row {number} at {row.mark}: {wrong.message}"
             ) from None
+        if holds and taken is not None:
+            raise Invalid(f"cannot decide by {table.reference!r}: rows {taken} and {number} both hold; narrow one")
+        if holds:
+            taken = number
+            if table.hit == "first":
+                break
+    if taken is not None:
+        return dict(table.rows[taken - 1].then)
     raise Invalid(
         f"cannot decide by {table.reference!r}: no row holds for {str(known)[:300]}; add a last row without 'when'"
     )
@@ -118,6 +145,27 @@ def table(workflow: Workflow, reference: str) -> Table:
                 raise Invalid(f"cannot use {path!r} as {reference!r}: it holds {found.reference!r}; write a new file")
             return found
     raise NotFound(f"cannot find the decision table {reference!r}; write it to {rules_paths(reference)[0]!r}")
+
+
+def rehearse(table: Table, test: TableTest) -> tuple[str, ...]:
+    """Play one test of a table and say what is not as it must be."""
+    try:
+        decided = decide(table, dict(test.asked))
+    except Invalid as wrong:
+        return (f"{test.mark}: {wrong.message}",)
+    return tuple(
+        f"{test.mark}: {name} is {decided.get(name)!r}, not {wanted!r}"
+        for name, wanted in test.expect.items()
+        if name not in decided or decided[name] != wanted
+    )
+
+
+def _test(node: Node) -> TableTest:
+    node.only("a test", ("name", "inputs", "expect"))
+    needs(node, "a test", "name", "inputs", "expect")
+    asked = {name: value.data() for name, value in node.entries["inputs"].mapping("inputs of a test").items()}
+    expect = {name: value.data() for name, value in node.entries["expect"].mapping("expect of a test").items()}
+    return TableTest(node.entries["name"].text("the name of a test"), asked, expect, node.mark)
 
 
 def _row(item: Node, outputs: Mapping[str, JSON]) -> Row:
