@@ -26,6 +26,7 @@ EXTRAS = {
     "sklearn",
     "threadpoolctl",
     "kreuzberg",
+    "httpx2",
     "aiosmtpd",
     "numpy",
     "mcp",

@@ -12,7 +12,7 @@ from metier.calls import JSON
 from metier.connectors.deliveries import Deliveries
 from metier.connectors.effects import Deed, Effects, NotTaken
 from metier.connectors.secrets import Secrets
-from metier.connectors.tools import KINDS, Toolbox, tools
+from metier.connectors.tools import KINDS, Toolbox, names, tools
 from metier.errors import ConfigError, Conflict, Invalid, NotFound
 from metier.store import Store
 from metier.vault import Vault
@@ -93,6 +93,16 @@ async def test_tools_are_found_by_name_and_pattern_those_of_a_connector_first(st
     with pytest.raises(KeyError):
         made["nobody.calls"]
     assert sorted(Toolbox.built(store, vault, None, tools(None, None, None))) == ["crm.find_contact", "email.send"]
+
+
+def test_a_linter_is_told_what_is_declared() -> None:
+    assert names(None) == ("crm.find_contact", "email.send")
+    section = {
+        "crm": crm("https://x.example"), "shop": {"kind": "sql", "queries": {"q": {}}}, "files": {"kind": "mcp"},
+        "hooks": {"kind": "webhook"}, "drafts": {"kind": "imap_append"},
+    }  # fmt: skip
+    told = ("email.send", "crm.create", "crm.find", "shop.q", "files.*", "hooks.send", "drafts.draft")
+    assert names(section) == told
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from metier.errors import ConfigError, NotFound
 from metier.store import Store
 from metier.vault import Vault
 
-__all__ = ["KINDS", "NAMES", "Effect", "Tool", "ToolSpec", "Toolbox", "compose", "tools"]
+__all__ = ["KINDS", "NAMES", "Effect", "Tool", "ToolSpec", "Toolbox", "compose", "names", "tools"]
 
 NAMES = ("crm.find_contact", "email.send")
 """Every tool of the house that a workflow may name without declaring a connector."""
@@ -65,6 +65,20 @@ def tools(outbox: Outbox | None, customers: Customers | None, sender: str | None
         "crm.find_contact": ToolSpec("crm.find_contact", contact, _CONTACT, False, find_contact),
         "email.send": ToolSpec("email.send", letter, _LETTER, True, send, _SENT),
     }
+
+
+def names(section: object) -> tuple[str, ...]:
+    """Give what a linter may take for granted: names of tools, and "files.*" where a connector has to be asked."""
+    found = dict[str, None]()
+    for name, entry in section.items() if isinstance(section, dict) else ():
+        kind = entry.get("kind") if isinstance(entry, dict) else None
+        inner = {"webhook": ["send"], "imap_append": ["draft"]}.get(str(kind), ["*"])
+        written = {"http": "operations", "sql": "queries"}.get(str(kind))
+        if written is not None and isinstance(entry.get(written), dict):
+            inner = [str(one) for one in entry[written]]
+        found |= {f"{name}.{one}": None for one in inner}
+    declared = {one.partition(".")[0] for one in found}
+    return (*(name for name in NAMES if name.partition(".")[0] not in declared), *found)
 
 
 class Toolbox(Mapping[str, Tool]):
