@@ -71,10 +71,6 @@ Tell: TypeAlias = Callable[[Told], Awaitable[None]]
 """Tells people of a version taken back; told again until it returns."""
 
 
-async def _silent(_: Told) -> None:
-    return None
-
-
 def bucket(project: str, flow: str, version: int, key: str) -> float:
     """Give the place of a key between 0 and 1: always the same for a version, unrelated for another one."""
     digest = hashlib.sha256("\x00".join((project, flow, str(version), key)).encode()).digest()
@@ -84,7 +80,7 @@ def bucket(project: str, flow: str, version: int, key: str) -> float:
 class Releases:
     """Makes, moves, chooses and compares versions; owner of the tables of releases."""
 
-    def __init__(self, store: Store, vault: Vault, tell: Tell = _silent) -> None:
+    def __init__(self, store: Store, vault: Vault, tell: Tell | None = None) -> None:
         self._store = store
         self._vault = vault
         self._queries = store.queries("releases")
@@ -269,6 +265,9 @@ class Releases:
         return True
 
     async def _tell_all(self) -> None:
+        """Tell what waits to be told; without anybody to tell it to, it goes on waiting for a worker that can."""
+        if self._tell is None:
+            return
         async with self._store.transaction() as tx:
             for row in await self._queries.all("untold", {}, tx):
                 figures = _figures(row["figures"]) or {}
