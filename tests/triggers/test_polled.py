@@ -22,6 +22,7 @@ from metier.triggers import Event, Mark, Mount
 from metier.triggers.cron import CronSource
 from metier.vault import Vault
 from tests.triggers.house import House, Known, soon, trigger, triggered
+from tests.workflow.flows import WHO
 
 FILE: dict[str, JSON] = {"name": "{{ event.name }}", "text": "{{ event.text }}"}
 
@@ -212,3 +213,19 @@ async def test_a_database_that_refuses_is_told_without_its_password(store: Store
             async for _ in events:
                 pass
     assert "canari-31" not in str(refused.value)
+
+
+async def test_what_other_flows_emit_starts_one_run_each(store: Store, vault: Vault) -> None:
+    house = House(store, vault)
+    await house.engine.emit(None, WHO.project, "paid", "order-0", {"n": 0}, id="evt_0")
+    await asyncio.sleep(0.01)
+    await house.deploy(triggered(trigger("event", {"event": "paid"}, {"n": "{{ event.data.n }}"})))
+    for number in (1, 2, 2):
+        await house.engine.emit(None, WHO.project, "paid", "order", {"n": number}, id=f"evt_{number}")
+    await house.engine.emit(None, WHO.project, "refused", "order", {"n": 9}, id="evt_9")
+    async with house.working():
+        await house.until(2)
+    await house.engine.emit(None, WHO.project, "paid", "order", {"n": 3}, id="evt_3")
+    async with house.working():
+        await house.until(3)
+    assert [run["n"] for run in await house.runs()] == [1, 2, 3]

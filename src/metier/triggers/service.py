@@ -14,6 +14,7 @@ from metier.store import Store
 from metier.triggers import asked, form, webhook
 from metier.triggers.deployment import Deployed, Deployments
 from metier.triggers.event import Event, Feed, Mount, SecretsOf, Source, Taken
+from metier.triggers.feed import EventLog
 from metier.triggers.intake import Intake, Starter, Who
 from metier.triggers.kinds import KINDS
 from metier.triggers.runner import Haste, Runner
@@ -61,7 +62,7 @@ class Triggers:
         """Make the room in one call."""
         deployments = Deployments(store, KINDS, clock)
         intake = Intake(store, vault, starter, who, deployments, clock)
-        return cls(store, vault, deployments, intake, (secrets, who, ca_file, feed), clock)
+        return cls(store, vault, deployments, intake, (secrets, who, ca_file, feed or EventLog(store, vault)), clock)
 
     def runner(self, haste: Haste | None = None) -> Runner:
         """Give the worker that runs sources; any number of processes may run one."""

@@ -121,3 +121,10 @@ UPDATE trigger_events SET outcome = %(outcome)s, run = %(run)s WHERE trigger = %
 -- forget --
 -- Deletes what is known of events so old that no source brings them again.
 DELETE FROM trigger_events WHERE at < now() - make_interval(days => %(days)s)
+
+-- emitted --
+-- Gives what flows of a project emitted under one name, from a time on.
+SELECT id, key, data, at FROM events
+ WHERE project = %(project)s AND event = %(event)s AND (at, id) > (%(at)s, %(id)s)
+ ORDER BY at, id
+ LIMIT %(limit)s
