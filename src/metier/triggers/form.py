@@ -15,7 +15,7 @@ from metier.triggers.deployment import Deployed
 from metier.triggers.event import Event, Kind, only
 from metier.workflow.shape import Workflow
 
-__all__ = ["KIND", "Field", "Form", "filled", "form_of"]
+__all__ = ["KIND", "Field", "Form", "Widget", "filled", "form_of"]
 
 Widget: TypeAlias = Literal["text", "long", "number", "yes", "choice", "email", "date"]
 

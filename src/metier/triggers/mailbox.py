@@ -17,7 +17,7 @@ from metier.errors import Invalid, MetierError
 from metier.triggers.event import Event, Kind, Mark, Mount, Taken, only
 from metier.triggers.imap import Imap, account_from_url
 
-__all__ = ["KIND", "MailboxSource"]
+__all__ = ["KIND", "After", "MailboxSource"]
 
 After: TypeAlias = Literal["keep", "seen", "move"]
 

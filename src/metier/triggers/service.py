@@ -36,7 +36,7 @@ class Triggers:
         vault: Vault,
         deployments: Deployments,
         intake: Intake,
-        mounting: tuple[SecretsOf, Who, str | None, Feed | None],
+        mounting: tuple[SecretsOf, Who, str | None, Feed],
         clock: Clock = utc,
     ) -> None:
         self.deployments = deployments
@@ -56,13 +56,12 @@ class Triggers:
         secrets: SecretsOf,
         *,
         ca_file: str | None = None,
-        feed: Feed | None = None,
         clock: Clock = utc,
     ) -> Triggers:
         """Make the room in one call."""
         deployments = Deployments(store, KINDS, clock)
         intake = Intake(store, vault, starter, who, deployments, clock)
-        return cls(store, vault, deployments, intake, (secrets, who, ca_file, feed or EventLog(store, vault)), clock)
+        return cls(store, vault, deployments, intake, (secrets, who, ca_file, EventLog(store, vault)), clock)
 
     def runner(self, haste: Haste | None = None) -> Runner:
         """Give the worker that runs sources; any number of processes may run one."""

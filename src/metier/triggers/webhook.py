@@ -16,7 +16,7 @@ from metier.calls import JSON
 from metier.errors import Invalid, NotAuthenticated
 from metier.triggers.event import Event, Kind, only
 
-__all__ = ["BODY_LIMIT", "KIND", "Delivery", "signed", "verified"]
+__all__ = ["BODY_LIMIT", "KIND", "TOLERANCE_S", "Delivery", "signed", "verified"]
 
 BODY_LIMIT = 1024 * 1024
 TOLERANCE_S = 300
