@@ -139,7 +139,8 @@ def test_what_is_no_configuration_is_refused(text: str, said: str) -> None:
 _leaf: st.SearchStrategy[Any] = st.one_of(
     st.none(), st.booleans(), st.integers(-5, 5), st.text(max_size=6), st.floats()
 )
-_tree = st.recursive(_leaf, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner))
+_branch = st.one_of(_leaf, st.lists(_leaf, max_size=2), st.dictionaries(st.text(max_size=5), _leaf))
+_tree = st.one_of(_branch, st.lists(_branch, max_size=2), st.dictionaries(st.text(max_size=5), _branch))
 _params = st.dictionaries(
     st.sampled_from(["model", "api_key", "api_base", "rpm", "weight", "order", "timeout", "vertex_project", "zzz"]),
     st.one_of(st.sampled_from(["openai/a", "azure/b", "mistral/c", "x/y/z"]), _leaf),
