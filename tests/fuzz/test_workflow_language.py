@@ -308,3 +308,31 @@ def test_work_is_counted_in_every_operation_over_large_values() -> None:
 
 def test_files_are_only_those_given() -> None:
     assert Given({}).text("/etc/passwd") is None
+
+
+@QUICK
+@given(VALID, VALID, PARTS)
+def test_any_expressions_in_control_flow(one: str, two: str, part: object) -> None:
+    each = {"id": "c", "code": "f", "with": {"x": "{{ " + one + " }}"}, "cache": "1h"}
+    flow = {
+        "flow": "x",
+        "schema": 1,
+        "inputs": {"a": "string[]"},
+        "triggers": [{"email": {"with": {"a": "{{ " + one + " }}"}, "when": two}}],
+        "steps": [
+            {
+                "id": "a",
+                "foreach": {"over": "{{ " + one + " }}", "max": 5, "each": part, "give": "{{ " + two + " }}"},
+                "steps": [each],
+            },
+            {
+                "id": "b",
+                "parallel": [
+                    {"name": "d", "steps": [{"id": "e", "wait": {"event": "f", "key": "{{ " + one + " }}"}}]},
+                    {"name": "g", "steps": [{"id": "h", "emit": {"event": "f"}, "with": {"x": "{{ " + two + " }}"}}]},
+                ],
+            },
+        ],
+        "output": {"o": "{{ " + two + " }}"},
+    }
+    whole(yaml.safe_dump(flow, sort_keys=False))
