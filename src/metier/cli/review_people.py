@@ -18,7 +18,7 @@ __all__ = ["add_to"]
 
 def add_to(group: click.Group) -> None:
     """Put the commands into the group of reviews."""
-    for command in (_comment, _changes, _absences):
+    for command in (_comment, _changes, _link, _list, _declare, _end):
         group.add_command(command)
 
 
@@ -59,19 +59,30 @@ def _changes(task: str, note: str, name: str | None, groups: tuple[str, ...], as
     run(work, as_json=as_json)
 
 
-@click.group(name="absence", invoke_without_command=True)
-@click.pass_context
-def _absences(ctx: click.Context) -> None:
-    """Say when somebody is away and who stands in; without a subcommand, lists the absences to come."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(_list, name=None, as_json=False)
+@click.command(name="link")
+@click.argument("task")
+@click.argument("person")
+@as_json_option
+def _link(task: str, person: str, as_json: bool) -> None:
+    """Make a link to a task for PERSON, to send by e-mail: good for three days, once, without a key.
+
+    Whoever holds it acts as PERSON on that one task: send it to nobody else. Looking at it decides nothing.
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        found = await app.review.get(TaskId(task), reviewer(None, ()))
+        path = f"/review/links/{await app.review.links.make(found, person)}"
+        terminal.data({"task": found.id, "person": person, "path": path})
+        terminal.say(path)
+
+    run(work, as_json=as_json)
 
 
-@_absences.command(name="list")
+@click.command(name="absences")
 @as_person
 @as_json_option
 def _list(name: str | None, as_json: bool) -> None:
-    """List the absences that are not over."""
+    """List who is away and who stands in, now and later."""
 
     async def work(app: App, terminal: Terminal) -> None:
         found = await app.review.absences.list(reviewer(name, ()))
@@ -85,7 +96,7 @@ def _list(name: str | None, as_json: bool) -> None:
     run(work, as_json=as_json)
 
 
-@_absences.command(name="declare")
+@click.command(name="absent")
 @click.argument("person")
 @click.option("--from", "since", required=True, help="First day: 2026-08-03.")
 @click.option("--until", required=True, help="Last day, included: 2026-08-21.")
@@ -98,12 +109,12 @@ def _declare(person: str, since: str, until: str, substitute: str, as_json: bool
         days = _day(since), _day(until) + timedelta(days=1)
         made = await app.review.absences.declare(reviewer(None, ()), *days, substitute, person=person)
         terminal.data({"absence": made})
-        terminal.say(f"{escape(made.substitute)} stands in for {escape(made.person)}: metier review absence list")
+        terminal.say(f"{escape(made.substitute)} stands in for {escape(made.person)}: metier review absences")
 
     run(work, as_json=as_json)
 
 
-@_absences.command(name="end")
+@click.command(name="back")
 @click.argument("absence")
 @as_json_option
 def _end(absence: str, as_json: bool) -> None:

@@ -83,11 +83,11 @@ def answer(task: Task, sent: Mapping[str, str]) -> Answer:
             _put(made, field.name.split("."), None, only_over=True)
     for key in [key for key in made if made.get("decision") != "output" and _empty(task, key, made[key])]:
         del made[key]
-    wrong = {} if problems else _wrong(task, made)
+    wrong = _wrong(task, made)
     refused = str(made.get("decision")) in NEGATIVE and not note(task, sent).strip()
     if refused and not isinstance(made.get("reason"), str) and not isinstance(made.get("changes"), str):
         wrong = {**wrong, (NOTE if takes_note(task) else "note"): Problem(f"needed.{made['decision']}")}
-    return Answer(made, {**problems, **wrong})
+    return Answer(made, {**wrong, **problems})
 
 
 def takes_note(task: Task) -> bool:

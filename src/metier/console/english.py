@@ -154,6 +154,7 @@ WORDS: Mapping[str, str] = {
     "absence.why": "During an absence, the tasks in your name are also those of who stands in.",
     "absence.from": "From",
     "absence.until": "Until (included)",
+    "absence.substitute": "Stands in",
     "absence.declare": "Declare an absence",
     "absence.end": "End it",
     "absence.line": "{person}: {since} to {until}, {substitute} stands in",

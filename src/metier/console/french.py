@@ -155,6 +155,7 @@ WORDS: Mapping[str, str] = {
     "absence.why": "Pendant une absence, les tâches à votre nom sont aussi celles de la personne qui remplace.",
     "absence.from": "Du",
     "absence.until": "Au (compris)",
+    "absence.substitute": "Remplacement par",
     "absence.declare": "Déclarer une absence",
     "absence.end": "Y mettre fin",
     "absence.line": "{person} : du {since} au {until}, remplacement par {substitute}",
