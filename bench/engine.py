@@ -1,14 +1,17 @@
-"""What the engine costs: CPU per step, steps per second, time from start to first step, a thousand parked runs."""
+"""What the engine costs: CPU per step and its growth, latency, parked runs, and a fan-out while a worker is killed."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import pathlib
 import resource
 import secrets
 import shutil
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -44,6 +47,14 @@ def chain(steps: int) -> Workflow:
     )
 
 
+def fan(items: int, width: int) -> Workflow:
+    body = Step("one", "code", None, HERE, with_={"x": "{{ item }}"})
+    config: JSON = {"over": "{{ inputs.x }}", "max": items, "concurrency": width, "as": "runs", "each": "{{ index }}"}
+    each = Step("each", "foreach", config, HERE, steps=(body,))
+    output = "{{ [steps.each.count, steps.each.failed] }}"
+    return Workflow("fan", {"type": "object"}, (each,), output, None, (), {}, f"fan{items}-{width}", "")
+
+
 def asking() -> Workflow:
     ask = Step("ask", "human", {"assign": "group:sav", "title": "?"}, HERE)
     done = Step("done", "code", None, HERE, with_={"x": 1})
@@ -53,9 +64,9 @@ def asking() -> Workflow:
 class Bench:
     """One engine on one embedded PostgreSQL."""
 
-    def __init__(self, store: Store, concurrency: int) -> None:
+    def __init__(self, store: Store, concurrency: int, key: bytes | None = None) -> None:
         self.started: dict[str, float] = {}
-        vault = Vault(secrets.token_bytes(32))
+        vault = Vault(key or secrets.token_bytes(32))
 
         async def trivial(context: StepContext, given: dict[str, JSON]) -> JSON:
             self.started.setdefault(context.run, time.perf_counter())
@@ -79,6 +90,38 @@ class Bench:
             "steps_a_run": steps,
             "cpu_ms_a_step": round(1000 * spent / count, 3),
             "steps_a_second": round(count / wall),
+        }
+
+    async def fan_out(self, items: int, width: int, command: list[str]) -> dict[str, JSON]:
+        """Go through many items as runs with two workers of their own processes, of which one is killed halfway."""
+        run = await self.engine.start(fan(items, width), {"x": [*range(items)]}, WHO)
+        workers = [await asyncio.create_subprocess_exec(*command) for _ in range(2)]
+        began, killed, memory = time.perf_counter(), False, 0
+        try:
+            while not (found := await self.engine.get(run)).over:
+                alive = [psutil.Process(worker.pid) for worker in workers if worker.returncode is None]
+                memory = max(memory, *(process.memory_info().rss for process in alive))
+                if not killed and len(await self.engine.list(workflow="fan/each", status="done", limit=200)) >= min(
+                    200, items // 2
+                ):
+                    workers[0].kill()
+                    await workers[0].wait()
+                    killed = True
+                await asyncio.sleep(0.5)
+        finally:
+            for worker in workers:
+                if worker.returncode is None:
+                    worker.terminate()
+                    await worker.wait()
+        wall = time.perf_counter() - began
+        return {
+            "items": items,
+            "status": found.status,
+            "given": await self.engine.result(run),
+            "killed_a_worker": killed,
+            "seconds": round(wall, 1),
+            "items_a_second": round(items / wall),
+            "most_memory_of_a_worker_mb": round(memory / 1e6),
         }
 
     async def latency(self, runs: int) -> dict[str, JSON]:
@@ -146,7 +189,15 @@ async def _times(do: Callable[[], Awaitable[None]], number: int) -> None:
         await do()
 
 
-async def main() -> None:
+async def work(url: str, key: str) -> None:
+    """Be one worker until told to stop."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with Store(url, size=10) as store:
+        await Bench(store, 10, bytes.fromhex(key)).engine.work(stop)
+
+
+async def main(items: int, parked: int, only: str) -> None:
     home = pathlib.Path(tempfile.mkdtemp(prefix="metier-bench-"))
     embedded = Embedded(home)
     await asyncio.to_thread(embedded.start)
@@ -154,19 +205,38 @@ async def main() -> None:
         await create_database(embedded.url("postgres"), "metier")
         async with Store(embedded.url(), size=10) as store:
             await store.migrate(migrations())
-            bench = Bench(store, 10)
+            key = secrets.token_bytes(32)
+            bench = Bench(store, 10, key)
             await bench.chain(20, 10)
             figures: dict[str, JSON] = {"bench": "engine"}
-            figures["ten_at_once"] = await bench.chain(150, 10)
-            figures["one_at_a_time"] = await Bench(store, 1).chain(60, 10)
-            figures["long_runs"] = await bench.chain(10, 100)
-            figures |= await bench.latency(60)
-            figures |= await bench.parked(1000, 5)
+            if only in ("", "steps"):
+                figures["ten_at_once"] = await bench.chain(150, 10)
+                figures["one_at_a_time"] = await Bench(store, 1, key).chain(60, 10)
+                figures["growth"] = [
+                    await bench.chain(runs, steps) for runs, steps in ((200, 10), (20, 100), (2, 1000))
+                ]
+            if only in ("", "latency"):
+                figures |= await bench.latency(60)
+            if only in ("", "fan"):
+                command = [sys.executable, __file__, "--worker", embedded.url(), key.hex()]
+                figures["fan_out"] = await bench.fan_out(items, 20, command)
+            if only in ("", "parked"):
+                figures |= await bench.parked(parked, 5)
             print(json.dumps(figures))
     finally:
         await asyncio.to_thread(embedded.stop)
         shutil.rmtree(home, ignore_errors=True)
 
 
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=10_000, help="items of the fan-out")
+    parser.add_argument("--parked", type=int, default=1_000, help="runs that wait for a person; the bar is 10000")
+    parser.add_argument("--only", choices=("", "steps", "latency", "fan", "parked"), default="", help="one part alone")
+    parser.add_argument("--worker", nargs=2, metavar=("URL", "KEY"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    chosen = options()
+    asyncio.run(work(*chosen.worker) if chosen.worker else main(chosen.items, chosen.parked, chosen.only))
