@@ -26,7 +26,7 @@ from metier.connectors.customers import Customers
 from metier.connectors.deliveries import Deliveries
 from metier.connectors.outbox import Confirm, Outbox, Transport
 from metier.connectors.smtp import Smtp, account_from_url
-from metier.connectors.tools import tools
+from metier.connectors.tools import Toolbox, tools
 from metier.errors import ConfigError, MetierError, NotFound
 from metier.gateway import Gateway
 from metier.governance.erasure import reach
@@ -58,8 +58,11 @@ from metier.vault import Vault, master_key_file
 from metier.ways import Ways, typical_carbon
 from metier.workflow.dispatch import Pace, migrations
 from metier.workflow.engine import Engine, StepContext, StepFunction
+from metier.workflow.releases import Releases
 from metier.workflow.review import Review, TaskDesk
 from metier.workflow.steps import step_functions
+from metier.workflow.steps.agent import AgentParts
+from metier.workflow.steps.agent_memory import Memory
 from metier.workflow.steps.handed import Extract
 
 __all__ = ["DEFAULT_ROLES", "App", "Parts", "build"]
@@ -115,8 +118,11 @@ class App:
     classifiers: Classifiers
     engine: Engine
     review: Review
+    releases: Releases
     deliveries: Deliveries
     outbox: Outbox | None
+    toolbox: Toolbox
+    conversations: Memory
     responses: StoredResponses
     batches: Batches
 
@@ -191,7 +197,10 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
         reach(app.records.erasure, app.personal_data, app.gateway)
         app.reload.registered = app.register.known
         mail = (parts.transport, parts.mail_from)
-        app.reload.sections = sections(settings, mail, app.admission.alerts, app.batches)
+        app.reload.sections = sections(settings, mail, app.admission.alerts, app.batches, app.toolbox)
+        app.records.erasure.also("agent_exchanges", app.conversations.forget)
+        app.records.erasure.also("corrections", app.review.corrections.erase)
+        stack.push_async_callback(app.toolbox.close)
         await app.records.contents.refresh()
         app.ledger.open()
         stack.push_async_callback(app.ledger.close)
@@ -225,13 +234,17 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     metrics.add(*watched, *gauges.of(ledger, gateway.shadows, ways, tries.health))
     classifiers = Classifiers(store)
     outbox, handed = _outbox(settings, parts, store, vault), dict[str, Any]()
+    memory = Memory(store, vault)
+    house = tools(outbox, _customers(settings, parts), parts.mail_from or settings.mail_from)
+    toolbox = Toolbox.built(store, vault, settings.config.get("connectors"), house)
     functions = step_functions(
         ask=gateway.collect,
         roles=roles,
         predict=lambda *given: _predict(handed["app"], *given),
         search=lambda *given: _search(handed["app"], *given),
         embedder=lambda context: handed["app"].embedder(context.principal, _origin(context)),
-        tools=tools(outbox, _customers(settings, parts), parts.mail_from or settings.mail_from),
+        tools=toolbox,
+        agents=AgentParts(memory),
     )
     steps = {kind: parts.around(function) for kind, function in functions.items()}
     engine = Engine(store, vault, steps, desk=TaskDesk(store, vault), pace=parts.pace)
@@ -254,8 +267,11 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         classifiers=classifiers,
         engine=engine,
         review=review,
+        releases=Releases(store, vault),
         deliveries=Deliveries(store, vault, engine, review),
         outbox=outbox,
+        toolbox=toolbox,
+        conversations=memory,
         responses=StoredResponses(store, vault),
         batches=Batches.built(store, vault, settings.config.get("batches"), parts.pace),
     )
@@ -325,6 +341,7 @@ def _background(app: App) -> list[Coroutine[Any, Any, None]]:
     sweeps = {
         "expired placeholders could not be deleted": app.personal_data.purge,
         "stored responses whose time is over could not be deleted": app.responses.purge,
+        "conversations of agents whose time is over could not be deleted": app.conversations.purge,
     }
     return [
         every(0.5, {"keys could not be refreshed": app.keys.refresh}),

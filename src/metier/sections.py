@@ -1,4 +1,4 @@
-"""Takes over the sections of metier.yaml that single parts of the platform live by: alerts and batches."""
+"""Takes over the sections of metier.yaml that single parts of the platform live by: alerts, batches and connectors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from metier.batches import Batches, Rules
 from metier.connectors import notices
 from metier.connectors.outbox import Transport
 from metier.connectors.smtp import Smtp, account_from_url
+from metier.connectors.tools import Toolbox
 from metier.policy.alerts import Alerts
 from metier.settings import Settings
 
@@ -22,17 +23,23 @@ def mail(settings: Settings, instead: tuple[Transport | None, str | None]) -> tu
 
 
 def sections(
-    settings: Settings, instead: tuple[Transport | None, str | None], alerts: Alerts, batches: Batches
+    settings: Settings,
+    instead: tuple[Transport | None, str | None],
+    alerts: Alerts,
+    batches: Batches,
+    toolbox: Toolbox,
 ) -> Callable[[Mapping[str, Any]], Callable[[], None]]:
     """Give what reads these sections of a configuration, or refuses them, and then what puts them in force."""
 
     def read(config: Mapping[str, Any]) -> Callable[[], None]:
         rules = Rules.from_yaml(config.get("batches"))
         ways_out = notices.ways_out(config.get("alerts"), *mail(settings, instead), settings.lang)
+        connectors = toolbox.read(config.get("connectors"))
 
         def use() -> None:
             batches.files.rules = rules
             alerts.use(*ways_out)
+            toolbox.use(connectors)
 
         return use
 

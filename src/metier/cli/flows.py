@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from metier.cli.preparation import TEMPLATES
-from metier.connectors.tools import NAMES
-from metier.errors import NotFound
+from metier.connectors.tools import names
+from metier.errors import Invalid, NotFound
+from metier.triggers.kinds import KINDS
 from metier.workflow.definition import Workflow, load
 from metier.workflow.lint import Known
+from metier.workflow.shape import Trigger
 from metier.workflow.steps.functions import FUNCTIONS
 
 __all__ = ["find", "folder", "known"]
@@ -31,6 +35,15 @@ def folder(name: str) -> pathlib.Path:
     return place
 
 
-def known() -> Known:
-    """What a linter may take for granted without a database: tools and functions."""
-    return Known(tools=NAMES, code=tuple(FUNCTIONS))
+def known(config: Mapping[str, Any]) -> Known:
+    """What a linter may take for granted without a database: tools, those of connectors included, and functions."""
+    tools = names(config.get("connectors"))
+    return Known(tools=tools, code=tuple(FUNCTIONS), agent_tools=(*tools, *FUNCTIONS), trigger=_wrong)
+
+
+def _wrong(trigger: Trigger) -> str | None:
+    try:
+        KINDS[trigger.kind].check(trigger.config)
+    except Invalid as wrong:
+        return wrong.message
+    return None

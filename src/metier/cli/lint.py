@@ -26,7 +26,7 @@ def command(flow: str, as_json: bool) -> None:
     2 when it cannot be read at all.
     """
 
-    async def work(_: Settings, terminal: Terminal) -> None:
+    async def work(settings: Settings, terminal: Terminal) -> None:
         try:
             workflow = flows.find(flow)
         except Invalid as wrong:
@@ -34,7 +34,7 @@ def command(flow: str, as_json: bool) -> None:
             if not findings:
                 raise
         else:
-            findings, name, hash = lint(workflow, flows.known()), workflow.name, workflow.hash
+            findings, name, hash = lint(workflow, flows.known(settings.config)), workflow.name, workflow.hash
         terminal.data({"workflow": name, "hash": hash, "findings": findings})
         for finding in findings:
             colour = "red" if finding.severity == "error" else "yellow"

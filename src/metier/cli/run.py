@@ -16,6 +16,7 @@ from metier.app import App
 from metier.calls import JSON, Principal, RunId
 from metier.cli import flows
 from metier.cli.emails import inputs_of
+from metier.cli.plan import before_run
 from metier.cli.terminal import Terminal, as_json_option, run
 from metier.errors import Invalid, NotFound
 from metier.workflow.definition import Workflow, accept
@@ -33,6 +34,8 @@ _LIMIT_BYTES = 40_000_000
 @click.option("--input", "input_file", type=click.Path(path_type=pathlib.Path), help="A JSON file of inputs.")
 @click.option("--detach", is_flag=True, help="Start it and leave it to `metier worker`.")
 @click.option("--dry-run", is_flag=True, help="Check the workflow and the inputs, and start nothing.")
+@click.option("--plan", is_flag=True, help="Show first what it may cost; above the budget nothing is started.")
+@click.option("--yes", is_flag=True, help="With --plan: go on where only the worst case is above the budget.")
 @as_json_option
 def command(
     flow: str,
@@ -40,8 +43,8 @@ def command(
     eml: pathlib.Path | None,
     input_file: pathlib.Path | None,
     detach: bool,
-    dry_run: bool,
     as_json: bool,
+    **how: bool,
 ) -> None:
     """Start a workflow and follow it until it is over or waits for a person.
 
@@ -54,14 +57,16 @@ def command(
     async def work(app: App, terminal: Terminal) -> None:
         workflow = flows.find(flow)
         inputs, dedupe = _inputs(workflow, values, eml, input_file, terminal)
-        if dry_run:
-            inputs = _checked(workflow, inputs)
+        if how["dry_run"]:
+            inputs = _checked(app, workflow, inputs)
             terminal.data({"workflow": workflow.name, "hash": workflow.hash, "inputs": inputs})
             terminal.say(
                 f"{workflow.name} {workflow.hash[:12]} would start with {', '.join(inputs)}. Nothing was started."
             )
             return
         principal = await _principal(app, workflow)
+        if how["plan"]:
+            await before_run(app, terminal, workflow, inputs, principal.project, yes=how["yes"])
         started = await app.engine.start(workflow, inputs, principal, dedupe=dedupe)
         terminal.say(f"[bold]{started}[/bold]")
         if not detach:
@@ -71,9 +76,9 @@ def command(
     run(work, as_json=as_json)
 
 
-def _checked(workflow: Workflow, inputs: dict[str, JSON]) -> dict[str, JSON]:
+def _checked(app: App, workflow: Workflow, inputs: dict[str, JSON]) -> dict[str, JSON]:
     """Find before a run what would fail in it: wrong references, and inputs that do not fit."""
-    wrong = [finding for finding in lint(workflow, flows.known()) if finding.severity == "error"]
+    wrong = [finding for finding in lint(workflow, flows.known(app.settings.config)) if finding.severity == "error"]
     if wrong:
         raise Invalid("\n".join(f"{one.file}:{one.line}:{one.column}: {one.message}" for one in wrong))
     return accept(workflow, inputs)

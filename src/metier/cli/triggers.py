@@ -43,7 +43,7 @@ def _deploy(flow: str, key: str, dry_run: bool, as_json: bool) -> None:
         workflow = flows.find(flow)
         room, principal = triggers(app), await app.principal(key)
         room.deployments.check(workflow)
-        wrong = [finding for finding in lint(workflow, flows.known()) if finding.severity == "error"]
+        wrong = [finding for finding in lint(workflow, flows.known(app.settings.config)) if finding.severity == "error"]
         if wrong:
             raise Invalid("\n".join(f"{one.file}:{one.line}:{one.column}: {one.message}" for one in wrong))
         if dry_run:

@@ -39,7 +39,7 @@ def command(as_json: bool) -> None:
 async def working(app: App, stop: asyncio.Event) -> None:
     """Move runs and batches and listen to triggers until asked to stop; what is under way then gets a while to end."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(app.engine.work(stop, [app.review.sweep]))
+        group.create_task(app.engine.work(stop, [app.review.sweep, app.releases.watch]))
         group.create_task(runner(app).work(stop))
         group.create_task(starting.triggers(app).runner().work(stop))
 

@@ -18,20 +18,7 @@ from metier.vault import Vault
 __all__ = ["SURFACES", "Issued", "Key", "Keys", "Organisation", "Project", "Scopes"]
 
 SURFACES = frozenset(
-    {
-        "chat",
-        "responses",
-        "embeddings",
-        "rerank",
-        "messages",
-        "batches",
-        "flows",
-        "audio",
-        "images",
-        "models",
-        "metrics",
-        "admin",
-    }
+    "chat responses embeddings rerank messages batches flows audio images models metrics admin".split()
 )
 """Where a key can be allowed or not; "admin" is everything for people: review and console."""
 

@@ -151,7 +151,7 @@ class Report:
 
     def reference(self, step: Step, path: str, name: str, among: Collection[str] | None, what: str) -> None:
         """Check a name against those the platform knows, where it says which there are."""
-        if among is not None and name not in among:
+        if among is not None and name not in among and not any(_beneath(name, one) for one in among):
             self.say(
                 step.marks.get(path, step.mark), f"unknown-{what}", f"there is no {what} {name!r}", suggest(name, among)
             )
@@ -384,3 +384,8 @@ def _paths(steps: Sequence[Step], prefix: str) -> Iterator[tuple[str, Step]]:
         for branch in step.branches:
             name = f"{branch.name}." if branch.name else ""
             yield from _paths(branch.steps, f"{prefix}{step.id}.{name}")
+
+
+def _beneath(name: str, known: str) -> bool:
+    """Whether a name is one of those of a connector that has to be asked, known as "files.*"."""
+    return known.endswith(".*") and name.startswith(known[:-1])
