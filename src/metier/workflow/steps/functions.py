@@ -10,6 +10,7 @@ from metier.calls import JSON
 from metier.workflow.steps.asked import language, questions
 from metier.workflow.steps.citations import check_draft
 from metier.workflow.steps.code import Code
+from metier.workflow.steps.criteria import check_criteria
 from metier.workflow.steps.letter import brief, compose
 
 __all__ = ["FUNCTIONS", "brief", "compose", "language", "named_order", "questions"]
@@ -50,6 +51,7 @@ def _summary(order: Mapping[str, JSON]) -> str:
 
 FUNCTIONS: Mapping[str, Code] = {
     "citations.check": cast("Code", check_draft),
+    "criteria.check": cast("Code", check_criteria),
     "letter.brief": cast("Code", brief),
     "letter.compose": cast("Code", compose),
     "orders.named": cast("Code", named_order),
