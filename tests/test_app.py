@@ -106,7 +106,7 @@ async def test_texts_are_embedded_by_the_one_road(store: Store, tmp_path: pathli
         vectors = await app.embed(who)(["Bonjour", "Bonsoir"], "query")
         assert vectors.shape == (2, 16)
         (call,) = provider.calls
-        assert (call.operation, call.inputs) == ("embed", ("query: Bonjour", "query: Bonsoir"))
+        assert (call.operation, call.inputs, call.purpose) == ("embed", ("Bonjour", "Bonsoir"), "query")
         embedder = app.embedder(who)
         assert embedder is not None
         ingest = app.ingest(who)
