@@ -58,7 +58,7 @@ from metier.vault import Vault, master_key_file
 from metier.ways import Ways, typical_carbon
 from metier.workflow.dispatch import Pace, migrations
 from metier.workflow.engine import Engine, StepContext, StepFunction
-from metier.workflow.releases import Releases
+from metier.workflow.releases import Releases, Told
 from metier.workflow.review import Review, TaskDesk
 from metier.workflow.steps import step_functions
 from metier.workflow.steps.agent import AgentParts
@@ -248,7 +248,8 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     )
     steps = {kind: parts.around(function) for kind, function in functions.items()}
     engine = Engine(store, vault, steps, desk=TaskDesk(store, vault), pace=parts.pace)
-    review = Review(store, vault, engine)
+    review, releases = Review(store, vault, engine), Releases(store, vault, _told)
+    engine.wire(flows=releases)
     handed["app"] = App(
         settings=settings,
         store=store,
@@ -267,7 +268,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         classifiers=classifiers,
         engine=engine,
         review=review,
-        releases=Releases(store, vault),
+        releases=releases,
         deliveries=Deliveries(store, vault, engine, review),
         outbox=outbox,
         toolbox=toolbox,
@@ -325,6 +326,11 @@ def _outbox(settings: Settings, parts: Parts, store: Store, vault: Vault) -> Out
         raise ConfigError("e-mails need a sender: set METIER_MAIL_FROM, such as support@exemple.fr")
     transport = parts.transport or Smtp(account_from_url(settings.smtp_url or ""))
     return Outbox(store, vault, transport, parts.confirm or _unknowable, domain=sender.rsplit("@", 1)[1].strip("> "))
+
+
+async def _told(taken_back: Told) -> None:
+    where = f"version {taken_back.version} of {taken_back.flow!r} in project {taken_back.project!r}"
+    _log.warning("%s was taken back by rule: %s", where, taken_back.reason)
 
 
 async def _unknowable(_: str) -> bool | None:

@@ -190,6 +190,10 @@ class Releases:
                 return one
         raise NotFound(f"no version of {flow!r} is released to {who.name!r} in project {project!r}: promote one")
 
+    async def find(self, name: str, principal: Principal) -> Workflow:
+        """Give the flow a run calls by `name@version`, in the project of whoever the run works for."""
+        return await self.resolve(name, principal.project)
+
     async def resolve(self, reference: str, project: str) -> Workflow:
         """Give the definition behind `name@version`, or behind a bare name the version that is for all."""
         name, separator, written = reference.partition("@")
