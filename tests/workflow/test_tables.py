@@ -58,6 +58,11 @@ def test_a_row_that_never_decides_is_shown() -> None:
     assert gap.code == "never-reached" and "row 2" in gap.message
 
 
+def test_a_row_that_searches_a_free_text_is_not_said_to_decide_nothing() -> None:
+    head = HEAD.replace("known: boolean", "words: string")
+    assert gaps(read(table("words.matches('fire|flood')", "amount > 80", last=True, head=head), "t.yaml")) == ()
+
+
 def test_too_many_cases_are_not_tried() -> None:
     fields = ", ".join(f"f{number}: boolean" for number in range(15))
     head = HEAD.replace("known: boolean", fields)

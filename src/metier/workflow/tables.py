@@ -13,7 +13,7 @@ from metier.workflow.cel import parse
 from metier.workflow.evaluator import Evaluation
 from metier.workflow.rules import Row, Table
 from metier.workflow.shape import Mark
-from metier.workflow.syntax import Binary, Constant, ListOf, Name, Node, inside
+from metier.workflow.syntax import Binary, Constant, Function, ListOf, Name, Node, inside
 
 __all__ = ["CASES_MAX", "Gap", "gaps"]
 
@@ -59,11 +59,27 @@ def gaps(table: Table) -> tuple[Gap, ...]:
             found.setdefault("missing", Gap("missing-case", f"no row holds for {_shown(case)}", first, case))
         if table.hit == "unique":
             found.update((key, gap) for key, gap in _overlaps(table, holding, case) if key not in found)
-    for number, row in enumerate(table.rows):
+    free = _free(table)
+    for number, (row, node) in enumerate(zip(table.rows, read, strict=True)):
+        if node is not None and _searches(node, free):
+            continue  # no text that a pattern finds is among the cases
         # A last row that always holds is a safety net: that it catches nothing is no mistake.
         if number not in reached and f"failing {number}" not in found and row.when not in _ALWAYS:
             found[f"never {number}"] = _never(number, row)
     return tuple(found.values())[:_SAID_MAX]
+
+
+def _free(table: Table) -> set[str]:
+    """Inputs that may be any text."""
+    properties = table.inputs.get("properties")
+    schemas = properties.items() if isinstance(properties, dict) else ()
+    return {name for name, schema in schemas if isinstance(schema, dict) and "enum" not in schema}
+
+
+def _searches(node: Node, free: set[str]) -> bool:
+    if isinstance(node, Function) and free.intersection(_names(node)):
+        return True
+    return any(_searches(part, free) for part in inside(node))
 
 
 def _never(number: int, row: Row) -> Gap:
