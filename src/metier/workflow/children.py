@@ -16,14 +16,14 @@ from metier.store import Row, Store, Tx
 from metier.vault import Vault
 from metier.workflow.commands import CHILD, GATHERED, Call, Finish, Items, Under
 from metier.workflow.context import plain
-from metier.workflow.definition import Step, Workflow, accept, embedded, to_data
+from metier.workflow.definition import RunBudget, Step, Workflow, accept, embedded, to_data
 from metier.workflow.dispatch import Dispatch
 from metier.workflow.events import Events
 from metier.workflow.journal import Journal, Line, opened, sealed, unsealed
 from metier.workflow.pinned import hashed
 from metier.workflow.trying import Held, error_value
 
-__all__ = ["Children", "Flows", "item_flow", "pin", "rights_of"]
+__all__ = ["Children", "Flows", "bounded", "called", "item_flow", "pin", "returned", "rights_of"]
 
 _CHUNK = 500
 """Items made in one statement."""
@@ -57,7 +57,7 @@ class Children:
 
     async def call(self, held: Held, command: Call) -> Line:
         """Start the run of a called flow with the line that says so; once for each attempt."""
-        workflow = await self._flow(held, command.flow)
+        workflow = await called(held.workflow, command.flow, self.flows, held.principal)
         inputs = accept(workflow, plain(dict(command.with_)))
         child = RunId(new_id("run"))
         row: Row = {
@@ -135,7 +135,7 @@ class Children:
         if row.get("item") is None:
             attempt = row["parent_attempt"]
             assert isinstance(attempt, int)
-            await self._events.tell(tx, parent, _returned(str(row["parent_path"]), attempt, child, finish, cost))
+            await self._events.tell(tx, parent, returned(str(row["parent_path"]), attempt, child, finish, cost))
             return
         place = {"parent": parent, "path": row["parent_path"], "attempt": row["parent_attempt"]}
         group = await self._queries.one("item_ended", {**place, "number": 1}, tx)
@@ -165,15 +165,6 @@ class Children:
         for row in await self._queries.all("next_items", {**place, "number": number}, tx):
             await self._dispatch.defer(tx, RunId(row["id"]))
 
-    async def _flow(self, held: Held, written: str) -> Workflow:
-        if written in held.workflow.files or "@" not in written:
-            return embedded(held.workflow, written)
-        if self.flows is None:
-            raise NotFound(
-                f"cannot call {written!r}: no released flows are known here; name a file beside the workflow"
-            )
-        return await self.flows.find(written, held.principal)
-
     def _outcome(self, run: RunId, row: Row) -> JSON:
         if row["status"] == "done" and row["output"] is not None:
             return {"value": unsealed(self._vault, run, "output", row["output"])}
@@ -181,6 +172,15 @@ class Children:
             error = opened(self._vault, run, "error", row["error"])
             return {"code": error.get("code"), "message": error.get("message")}
         return {"code": str(row["status"]), "message": f"the run of the item was {row['status']}"}
+
+
+async def called(workflow: Workflow, written: str, flows: Flows | None, principal: Principal) -> Workflow:
+    """Find the flow that a step calls: beside its own, or among those released."""
+    if written in workflow.files or "@" not in written:
+        return embedded(workflow, written)
+    if flows is None:
+        raise NotFound(f"cannot call {written!r}: no released flows are known here; name a file beside the workflow")
+    return await flows.find(written, principal)
 
 
 def item_flow(workflow: Workflow, step: Step) -> Workflow:
@@ -199,6 +199,16 @@ def item_flow(workflow: Workflow, step: Step) -> Workflow:
         source="",
     )
     return replace(made, hash=hashed(made))
+
+
+def bounded(workflow: Workflow, allowance_eur: Decimal | None) -> Workflow:
+    """Bound a flow that was called by what its caller had left."""
+    if allowance_eur is None:
+        return workflow
+    own = workflow.budget
+    if own is None:
+        return replace(workflow, budget=RunBudget(allowance_eur, "fail"))
+    return replace(workflow, budget=replace(own, per_run_eur=min(own.per_run_eur, allowance_eur)))
 
 
 def rights_of(principal: Principal) -> dict[str, JSON]:
@@ -221,8 +231,8 @@ def _began(path: str, attempt: int, value: JSON) -> Line:
     return Line(path, attempt, "choice", value, datetime.now(UTC), name=CHILD)
 
 
-def _returned(path: str, attempt: int, child: RunId, finish: Finish, cost: Decimal) -> Line:
-    """What the end of a called run is to the step that called it."""
+def returned(path: str, attempt: int, child: RunId, finish: Finish, cost: Decimal) -> Line:
+    """Say what the end of a called run is to the step that called it."""
     now = datetime.now(UTC)
     failure = finish.failure
     if failure is None:

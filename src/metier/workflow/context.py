@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import jsonschema
 import orjson
@@ -17,9 +17,9 @@ from metier.calls import JSON, Principal, RunId
 from metier.errors import Invalid
 from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, Entry, Key
 from metier.workflow.definition import Step, Workflow
-from metier.workflow.journal import Hold, Journal, Line
+from metier.workflow.journal import Hold, Line
 
-__all__ = ["Asked", "Clock", "StepContext", "StepFunction", "fits", "plain", "utc"]
+__all__ = ["Asked", "Clock", "Keeps", "StepContext", "StepFunction", "fits", "plain", "utc"]
 
 Clock: TypeAlias = Callable[[], datetime]
 
@@ -29,6 +29,13 @@ _meter: contextvars.ContextVar[_Meter] = contextvars.ContextVar("meter")
 def utc() -> datetime:
     """The time now, with its zone."""
     return datetime.now(UTC)
+
+
+class Keeps(Protocol):
+    """A journal as steps need it: a line is kept, for the holder of the run, before it is used."""
+
+    async def append(self, hold: Hold, lines: Sequence[Line]) -> None:
+        """Write lines for the holder of a run, or raise LostRun when somebody else holds it by now."""
 
 
 class Asked(BaseException):
@@ -70,7 +77,7 @@ class StepContext:
     """What this step may still spend; None where there is no budget."""
     _hold: Hold
     _entries: dict[Key, Entry]
-    _journal: Journal
+    _journal: Keeps
     _clock: Clock
     _total: _Meter = field(default_factory=_Meter)
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)

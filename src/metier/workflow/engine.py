@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -16,13 +15,14 @@ from metier.errors import Broken, Conflict, NotFound
 from metier.store import Store, Tx
 from metier.vault import Vault
 from metier.workflow.children import Flows, pin, rights_of
-from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, EntryKind, Failure, Finish, Key
+from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, Failure, Finish, Key
 from metier.workflow.context import Clock, StepContext, StepFunction, fits, plain, utc
 from metier.workflow.definition import Kind, Workflow, accept
 from metier.workflow.dispatch import Chore, Dispatch, Pace
 from metier.workflow.events import Heard
 from metier.workflow.journal import CHANNEL, Line, sealed
-from metier.workflow.looking import OVER, Looking, Run, RunStatus, StepRecord
+from metier.workflow.looking import Looking
+from metier.workflow.port import OVER, Event, Run, RunStatus, StepRecord
 from metier.workflow.segment import Desk, Opening, Segments
 
 __all__ = [
@@ -37,18 +37,6 @@ __all__ = [
     "StepRecord",
     "fits",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to a run: a change of status, or a line of its journal."""
-
-    run: RunId
-    status: RunStatus | None = None
-    path: str = ""
-    attempt: int = 0
-    name: str = ""
-    kind: EntryKind | None = None
 
 
 class Engine(Looking):

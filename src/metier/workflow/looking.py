@@ -2,76 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from metier.calls import JSON, RunId
 from metier.errors import Conflict, Invalid, NotFound
 from metier.store import Row, Store
 from metier.vault import Vault
-from metier.workflow.commands import EntryKind, Failure
+from metier.workflow.children import bounded
+from metier.workflow.commands import EntryKind, Failure, Finish
 from metier.workflow.definition import Workflow
-from metier.workflow.interpreter import given
-from metier.workflow.journal import opened, unsealed
+from metier.workflow.interpreter import Walk
+from metier.workflow.journal import opened, unpack, unsealed
+from metier.workflow.port import Run, RunStatus, StepRecord
+from metier.workflow.replay import Replayed, replay
 from metier.workflow.segment import Segments
 
-__all__ = ["OVER", "Looking", "Run", "RunStatus", "StepRecord"]
+__all__ = ["Looking"]
 
-RunStatus: TypeAlias = Literal[
-    "queued", "pending", "running", "waiting", "parked", "done", "failed", "cancelled", "dead"
-]
-
-OVER = ("done", "failed", "cancelled", "dead")
-"""Where a run goes no further by itself."""
 _PAGE_MAX = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One execution of a workflow, as people look at it."""
-
-    id: RunId
-    workflow: str
-    definition: str
-    """Hash of the definition it is pinned to."""
-    status: RunStatus
-    outcome: str | None
-    """"done", or the status an end step gave; None while it is not done."""
-    key_id: str
-    project: str
-    system: str
-    dedupe: str | None
-    parked_on: str | None
-    wake_at: datetime | None
-    cost_eur: Decimal
-    failure: Failure | None
-    created_at: datetime
-    updated_at: datetime
-    finished_at: datetime | None
-
-    @property
-    def over(self) -> bool:
-        """Whether it goes no further by itself."""
-        return self.status in OVER
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """One line of the journal, as people look at it."""
-
-    path: str
-    attempt: int
-    name: str
-    kind: EntryKind
-    value: JSON
-    given: dict[str, JSON] | None
-    """What the step was given, where it ended with a result."""
-    cost_eur: Decimal
-    calls: int
-    started_at: datetime | None
-    ended_at: datetime
 
 
 class Looking:
@@ -112,7 +60,7 @@ class Looking:
         inputs = opened(self._vault, run, "inputs", row["inputs"])
         entries = await self._journal.load(run)
         workflow = await self._segments.definition(row["definition"])
-        shown = given(workflow, inputs, entries, {"id": run})
+        shown = Walk(workflow, inputs, dict(entries), {"id": run}, around=self._around(row)).shown()
         return tuple(
             StepRecord(
                 path=entry.path,
@@ -127,6 +75,22 @@ class Looking:
                 ended_at=entry.at,
             )
             for entry in entries.values()
+        )
+
+    async def replay(self, run: RunId) -> Replayed:
+        """Go through the journal of a run again, without a call, and say where the interpreter disagrees with it."""
+        row, found = await self._contents(run), await self.get(run)
+        ended = None
+        if found.status in ("done", "failed"):
+            output = None if row["output"] is None else unsealed(self._vault, run, "output", row["output"])
+            ended = Finish(output, found.outcome or "done", found.failure)
+        return replay(
+            bounded(await self._segments.definition(row["definition"]), row["allowance_eur"]),
+            opened(self._vault, run, "inputs", row["inputs"]),
+            (await self._journal.load(run)).values(),
+            {"id": run},
+            around=self._around(row),
+            ended=ended,
         )
 
     async def inputs(self, run: RunId) -> dict[str, JSON]:
@@ -151,6 +115,13 @@ class Looking:
         if row is None:
             raise NotFound(f"no run {run!r}: list the runs to find its id")
         return row
+
+    def _around(self, row: Row) -> dict[str, JSON] | None:
+        """Open what the run of an item saw around it."""
+        if row["around_sealed"] is None:
+            return None
+        around = unpack(self._vault.open("blob", row["around_sealed"], bytes(row["around"]).hex()))
+        return around if isinstance(around, dict) else None
 
     def _failure(self, run: RunId, error: bytes | None) -> Failure | None:
         if error is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -14,7 +13,7 @@ from metier.calls import JSON, KeyId, OrganisationId, Principal, ProjectId, RunI
 from metier.errors import Broken
 from metier.store import Row, Store
 from metier.vault import Vault
-from metier.workflow.children import Children
+from metier.workflow.children import Children, bounded
 from metier.workflow.commands import (
     Command,
     Failure,
@@ -27,7 +26,7 @@ from metier.workflow.commands import (
     WaitUntil,
 )
 from metier.workflow.context import Clock, StepFunction, utc
-from metier.workflow.definition import Kind, RunBudget, Workflow, from_data
+from metier.workflow.definition import Kind, Workflow, from_data
 from metier.workflow.dispatch import Dispatch
 from metier.workflow.doing import Doing, Done
 from metier.workflow.events import Events
@@ -117,7 +116,7 @@ class Segments:
         if row["around_sealed"] is not None:
             around = unpack(self._vault.open("blob", row["around_sealed"], bytes(row["around"]).hex()))
         walk = Walk(
-            _bounded(workflow, row["allowance_eur"]),
+            bounded(workflow, row["allowance_eur"]),
             inputs,
             await self.journal.load(hold.run),
             {"id": hold.run},
@@ -240,16 +239,6 @@ class Segments:
         if (held.opened or now.waits) and loop.time() - held.glanced >= _GLANCE_S:
             held.glanced = loop.time()
             await self._leaving.reload(held)
-
-
-def _bounded(workflow: Workflow, allowance_eur: Decimal | None) -> Workflow:
-    """Bound a flow that was called by what its caller had left."""
-    if allowance_eur is None:
-        return workflow
-    own = workflow.budget
-    if own is None:
-        return replace(workflow, budget=RunBudget(allowance_eur, "fail"))
-    return replace(workflow, budget=replace(own, per_run_eur=min(own.per_run_eur, allowance_eur)))
 
 
 def _principal(row: Row, rights: Mapping[str, JSON]) -> Principal:

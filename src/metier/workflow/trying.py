@@ -1,160 +1,59 @@
-"""Calls step functions, one attempt at a time, and turns whatever happens into a line of the journal."""
+"""What the step functions of runs stand on here: results kept in the database, and the database itself."""
 
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import Decimal
 
 import orjson
 import psycopg
 
-from metier.calls import JSON, Principal, RunId
-from metier.errors import Invalid, MetierError, RateLimited, Unavailable
-from metier.store import Row, Store
+from metier.calls import JSON, RunId
+from metier.errors import Unavailable
+from metier.store import Store
 from metier.vault import Vault
-from metier.workflow.commands import Entry, Key, Park, RunStep
-from metier.workflow.context import Asked, Clock, StepContext, StepFunction, fits, plain
-from metier.workflow.definition import Kind, Workflow
-from metier.workflow.interpreter import Walk
-from metier.workflow.journal import Hold, Journal, Line, LostRun, pack, unpack
+from metier.workflow.calling import Calling, Held, error_value
+from metier.workflow.context import Clock, StepFunction
+from metier.workflow.definition import Kind
+from metier.workflow.journal import Journal, LostRun, pack, unpack
 
 __all__ = ["Held", "Tries", "error_value"]
 
-_MOST_OUTAGES = 5
-"""Of one attempt: a step that meets more of them brings them about."""
 _PATIENCE_S = 60.0
 _PAUSE_S = 0.2
 
 
-@dataclass(slots=True)
-class Held:
-    """A run as one worker holds it."""
-
-    hold: Hold
-    workflow: Workflow
-    inputs: dict[str, JSON]
-    principal: Principal
-    walk: Walk
-    row: Row
-    """As it was taken."""
-    signals: int
-    """Of which the walk knows what they brought."""
-    opened: set[Key] = field(default_factory=set)
-    """What the run waits for, noted where those who answer look."""
-    asked: list[Park] = field(default_factory=list)
-    """Questions of steps that nobody was asked yet."""
-    notes: list[Line] = field(default_factory=list)
-    """Found out and not written yet."""
-    looked: set[str] = field(default_factory=set)
-    """Steps whose runs were looked at since the last signal, and were not over."""
-    come: datetime | None = None
-    """A time that has come, whatever the clock says."""
-    glanced: float = 0.0
-    """When it was last looked for signals."""
-
-    @property
-    def entries(self) -> dict[Key, Entry]:
-        """Its journal, as far as it is known."""
-        return self.walk.entries
-
-    @property
-    def spent(self) -> Decimal:
-        """What its steps have cost."""
-        return self.walk.spent
-
-
-class Tries:
-    """Calls step functions; the only place where it is done."""
+class Tries(Calling):
+    """Calls step functions, with the journal and the results kept in the database."""
 
     def __init__(
         self, store: Store, vault: Vault, journal: Journal, steps: Mapping[Kind, StepFunction], clock: Clock
     ) -> None:
+        super().__init__(journal, _Database(store, vault), steps, clock)
+        self.journal = journal
+
+
+class _Database:
+    """The shelf of results in the database; owner of the table `kept_results`."""
+
+    def __init__(self, store: Store, vault: Vault) -> None:
         self._store = store
         self._vault = vault
-        self.journal = journal
         self._queries = store.queries("engine")
-        self._steps = steps
-        self._clock = clock
 
-    async def attempt(self, held: Held, command: RunStep) -> Line | tuple[Park, ...]:
-        """Call the step function once: a line of the journal, or the questions it has to people."""
-        step, started = command.step, self._clock()
-        context = StepContext(
-            run=held.hold.run,
-            path=command.path,
-            attempt=command.attempt,
-            step=step,
-            workflow=held.workflow,
-            principal=held.principal,
-            budget_left_eur=command.budget_left_eur,
-            _hold=held.hold,
-            _entries=held.entries,
-            _journal=self.journal,
-            _clock=self._clock,
-        )
-        value: JSON
-        try:
-            function = self._steps.get(step.kind)
-            if function is None:
-                raise Invalid(f"no step function for {step.kind!r} is installed here: {command.path!r} cannot run")
-            value = await self._kept(held, command)
-            if value is None:
-                value = plain(await self._called(function, context, command))
-                fits(value, step.output, f"the output of {command.path!r}")
-                await self._keep(held, command, value)
-            failed = False
-        except LostRun:
-            raise
-        except Asked as asked:
-            return tuple(_question(command, one) for one in (asked, *asked.also))
-        except TimeoutError:
-            value = error_value("timeout", f"{command.path!r} did not end within {step.timeout_s} s", retry=True)
-            failed = True
-        except MetierError as error:
-            value = error_value(error.code, error.message, retry=isinstance(error, Unavailable | RateLimited))
-            failed = True
-        except Exception as error:  # noqa: BLE001  # edge of foreign code: recorded in the journal with its trace
-            told = f"{command.path!r} failed unexpectedly ({type(error).__name__}): its trace is in the journal"
-            value = {**error_value("step_failed", told, retry=True), "trace": traceback.format_exc(limit=-20)}
-            failed = True
-        cost, calls = context.spent
-        return Line(
-            path=command.path,
-            attempt=command.attempt,
-            kind="error" if failed else "result",
-            value=value,
-            started_at=started,
-            duration_s=(self._clock() - started).total_seconds(),
-            cost_eur=cost,
-            calls=calls,
-        )
+    async def kept(self, place: JSON) -> JSON:
+        """Give what was kept under all that it depends on, while it holds; else None."""
+        digest = self._digest(place)
+        row = await self._queries.one("kept", {"digest": digest})
+        return None if row is None else unpack(self._vault.open("kept", row["sealed"], digest.hex()))
 
-    async def _called(self, function: StepFunction, context: StepContext, command: RunStep) -> JSON:
-        """Call a step function; where the database went away under it, again once it is back: no attempt is spent."""
-        outages = 0
-        while True:
-            try:
-                async with asyncio.timeout(command.step.timeout_s):
-                    return await function(context, command.with_)
-            except BaseExceptionGroup as several:
-                # Tasks of a step that ask at once: each question is opened.
-                questions, others = several.split(Asked)
-                if questions is None or others is not None:
-                    raise
-                first, *also = _leaves(questions)
-                first.also = tuple(also)
-                raise first from None
-            except (psycopg.OperationalError, MetierError) as error:
-                outages += 1
-                if isinstance(error, LostRun) or not _away(error) or outages > _MOST_OUTAGES:
-                    raise
-            await self._back(context.run, command.path)
+    async def keep(self, place: JSON, value: JSON, for_s: float) -> None:
+        """Keep a value for some time."""
+        digest = self._digest(place)
+        sealed = self._vault.seal("kept", pack(value), digest.hex())
+        await self._queries.run("keep", {"digest": digest, "sealed": sealed, "for_s": for_s})
 
-    async def _back(self, run: RunId, path: str) -> None:
+    async def back(self, run: RunId, path: str) -> None:
         """Wait until the database answers; where it does not for long, leave the run to whoever finds it idle."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _PATIENCE_S
@@ -171,48 +70,5 @@ class Tries:
                     ) from error
             await asyncio.sleep(_PAUSE_S)
 
-    async def _kept(self, held: Held, command: RunStep) -> JSON:
-        """Give what the step gave before for the same, where it may be given again."""
-        if command.step.cache_s is None:
-            return None
-        digest = self._place(held, command)
-        row = await self._queries.one("kept", {"digest": digest})
-        return None if row is None else unpack(self._vault.open("kept", row["sealed"], digest.hex()))
-
-    async def _keep(self, held: Held, command: RunStep, value: JSON) -> None:
-        if command.step.cache_s is None or value is None:
-            return
-        digest = self._place(held, command)
-        sealed = self._vault.seal("kept", pack(value), digest.hex())
-        await self._queries.run("keep", {"digest": digest, "sealed": sealed, "for_s": command.step.cache_s})
-
-    def _place(self, held: Held, command: RunStep) -> bytes:
-        """Digest of all that a result depends on: whose it is, which step, how it is made, what it was given."""
-        step = command.step
-        place: JSON = [held.principal.project, held.workflow.name, step.id, step.kind, step.config, command.with_]
+    def _digest(self, place: JSON) -> bytes:
         return self._vault.digest("kept", orjson.dumps(place, option=orjson.OPT_SORT_KEYS))
-
-
-def _question(command: RunStep, asked: Asked) -> Park:
-    return Park(command.path, command.attempt, asked.name, command.step, asked.task, asked.schema)
-
-
-def _leaves(group: BaseExceptionGroup[Asked]) -> list[Asked]:
-    found: list[Asked] = []
-    for one in group.exceptions:
-        found.extend(_leaves(one) if isinstance(one, BaseExceptionGroup) else [one])
-    return found
-
-
-def _away(error: BaseException) -> bool:
-    """Tell a database that went away, or the error one makes of it, from one that refuses what it was asked."""
-    cause = error if isinstance(error, psycopg.Error) else error.__cause__
-    if not isinstance(cause, psycopg.OperationalError):
-        return False
-    # No state: the connection broke. 08: it cannot be made. 57P: the server stops, crashed or starts.
-    return cause.sqlstate is None or cause.sqlstate.startswith(("08", "57P"))
-
-
-def error_value(code: str, message: str, *, retry: bool) -> dict[str, JSON]:
-    """Say what went wrong in the words of the journal."""
-    return {"code": code, "message": message, "retry": retry}

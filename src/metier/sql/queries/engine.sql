@@ -94,8 +94,10 @@ SELECT id, workflow, definition, status, outcome, key_id, project, system, dedup
   FROM runs WHERE id = %(id)s
 
 -- contents --
--- Gives the sealed inputs and output of one run.
-SELECT definition, inputs, output FROM runs WHERE id = %(id)s
+-- Gives the sealed inputs and output of one run, and what it was bounded by and saw around it.
+SELECT definition, inputs, output, allowance_eur, around,
+       (SELECT blobs.sealed FROM blobs WHERE blobs.digest = around) AS around_sealed
+  FROM runs WHERE id = %(id)s
 
 -- page --
 -- Gives one page of runs, newest first, those before a given one.
