@@ -56,9 +56,10 @@ from metier.tries import Tries
 from metier.tuning.classifier import Classifiers
 from metier.vault import Vault, master_key_file
 from metier.ways import Ways, typical_carbon
+from metier.workflow.definition import Kind
 from metier.workflow.dispatch import Pace, migrations
 from metier.workflow.engine import Engine, StepContext, StepFunction
-from metier.workflow.releases import Releases, Told
+from metier.workflow.releases import Called, Releases, Told
 from metier.workflow.review import Review, TaskDesk
 from metier.workflow.steps import step_functions
 from metier.workflow.steps.agent import AgentParts
@@ -233,24 +234,15 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     watched = (reload.families, gauges.leases(admission.lent), *([] if spans is None else [spans.families]))
     metrics.add(*watched, *gauges.of(ledger, gateway.shadows, ways, tries.health))
     classifiers = Classifiers(store)
-    outbox, handed = _outbox(settings, parts, store, vault), dict[str, Any]()
-    memory = Memory(store, vault)
+    outbox, memory, handed = _outbox(settings, parts, store, vault), Memory(store, vault), list[App]()
     house = tools(outbox, _customers(settings, parts), parts.mail_from or settings.mail_from)
     toolbox = Toolbox.built(store, vault, settings.config.get("connectors"), house)
-    functions = step_functions(
-        ask=gateway.collect,
-        roles=roles,
-        predict=lambda *given: _predict(handed["app"], *given),
-        search=lambda *given: _search(handed["app"], *given),
-        embedder=lambda context: handed["app"].embedder(context.principal, _origin(context)),
-        tools=toolbox,
-        agents=AgentParts(memory),
-    )
+    functions = _steps(handed, gateway, roles, toolbox, memory)
     steps = {kind: parts.around(function) for kind, function in functions.items()}
     engine = Engine(store, vault, steps, desk=TaskDesk(store, vault), pace=parts.pace)
     review, releases = Review(store, vault, engine), Releases(store, vault, _told)
-    engine.wire(flows=releases)
-    handed["app"] = App(
+    engine.wire(flows=Called(releases))
+    app = App(
         settings=settings,
         store=store,
         vault=vault,
@@ -276,8 +268,23 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         responses=StoredResponses(store, vault),
         batches=Batches.built(store, vault, settings.config.get("batches"), parts.pace),
     )
-    app: App = handed["app"]
+    handed.append(app)
     return app
+
+
+def _steps(
+    handed: Sequence[App], gateway: Gateway, roles: Roles, toolbox: Toolbox, memory: Memory
+) -> Mapping[Kind, StepFunction]:
+    """Make what steps do; some of it needs the platform, which is handed in once it stands."""
+    return step_functions(
+        ask=gateway.collect,
+        roles=roles,
+        predict=lambda *given: _predict(handed[0], *given),
+        search=lambda *given: _search(handed[0], *given),
+        embedder=lambda context: handed[0].embedder(context.principal, _origin(context)),
+        tools=toolbox,
+        agents=AgentParts(memory),
+    )
 
 
 def _reload(settings: Settings, parts: Parts, register: Register, ways: Ways, roles: Roles) -> Reload:

@@ -22,7 +22,7 @@ from metier.workflow.release_figures import Difference, Figures, RunFigures, dif
 from metier.workflow.release_rules import broken, read
 from metier.workflow.release_table import Release, ReleaseTable, State
 
-__all__ = ["Comparison", "Move", "Release", "Releases", "State", "Tell", "Told", "bucket"]
+__all__ = ["Called", "Comparison", "Move", "Release", "Releases", "State", "Tell", "Told", "bucket"]
 
 _OPEN: tuple[State, ...] = ("pilot", "canary", "all")
 _LATEST = 2_000
@@ -190,10 +190,6 @@ class Releases:
                 return one
         raise NotFound(f"no version of {flow!r} is released to {who.name!r} in project {project!r}: promote one")
 
-    async def find(self, name: str, principal: Principal) -> Workflow:
-        """Give the flow a run calls by `name@version`, in the project of whoever the run works for."""
-        return await self.resolve(name, principal.project)
-
     async def resolve(self, reference: str, project: str) -> Workflow:
         """Give the definition behind `name@version`, or behind a bare name the version that is for all."""
         name, separator, written = reference.partition("@")
@@ -306,6 +302,17 @@ class Releases:
             if isinstance(found, bool | int | float):
                 quality = float(found)
         return RunFigures(failed, cost, lasted, quality)
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """Released flows as runs find those they call."""
+
+    releases: Releases
+
+    async def find(self, name: str, principal: Principal) -> Workflow:
+        """Give the flow called by `name@version`, in the project of whoever the run works for."""
+        return await self.releases.resolve(name, principal.project)
 
 
 def _figures(written: str | None) -> Mapping[str, Any] | None:
