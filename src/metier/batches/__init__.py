@@ -8,7 +8,7 @@ from metier.batches.lines import Prepared, Surface
 from metier.batches.rules import Rules
 from metier.batches.runner import Runner
 from metier.batches.turn import Road
-from metier.batches.window import Window
+from metier.window import Window
 
 __all__ = [
     "WINDOW_KEY",

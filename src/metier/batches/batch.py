@@ -12,11 +12,11 @@ import orjson
 
 from metier.batches.files import Files
 from metier.batches.rules import Rules
-from metier.batches.window import ALWAYS, Window
 from metier.calls import KeyId, Principal, ProjectId, Range, RunId, new_id
 from metier.errors import Conflict, Invalid, NotFound
 from metier.store import Row, Store, Tx
 from metier.vault import Vault
+from metier.window import ALWAYS, Window
 from metier.workflow.context import Clock, utc
 from metier.workflow.dispatch import Dispatch, Pace
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from metier.batches.window import ALWAYS, Window
 from metier.errors import ConfigError, Invalid
+from metier.window import ALWAYS, Window
 
 __all__ = ["Rules"]
 

@@ -16,7 +16,6 @@ from metier.batches.files import Files
 from metier.batches.lines import Fault, Prepared, Request, Surface, read
 from metier.batches.progress import Held, Line, LostBatch, Progress
 from metier.batches.results import answered, unanswered
-from metier.batches.window import ALWAYS, Window
 from metier.calls import Answer, Call, KeyId, Origin, Principal, RunId
 from metier.errors import (
     Broken,
@@ -30,6 +29,7 @@ from metier.errors import (
     Unavailable,
 )
 from metier.providers.base import retry_after_s
+from metier.window import ALWAYS, Window
 from metier.workflow.context import Clock
 
 __all__ = ["Pause", "Road", "Turn"]

@@ -1,4 +1,4 @@
-"""When calls of a batch may be made: hours of the day on the clock of a place, across its changes of time."""
+"""When work may be done: hours of the day on the clock of a place, across its changes of time."""
 
 from __future__ import annotations
 
