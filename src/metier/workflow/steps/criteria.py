@@ -12,11 +12,14 @@ __all__ = ["check_criteria"]
 
 _BLANKS = re.compile(r"\s+")
 _SAID = {
-    "fr": ("Il manque : {}.", "À retirer : {}.", "{} caractères : il en faut au moins {}.",
-           "{} caractères : au plus {} sont permis."),
-    "en": ("Missing: {}.", "To be removed: {}.", "{} characters: at least {} are needed.",
-           "{} characters: at most {} are allowed."),
+    "fr": ("Il manque, mot pour mot : {}.", "À retirer : {}.",
+           "Trop court de {} caractères : écris environ {} mots de plus.",
+           "Trop long de {} caractères : écris environ {} mots de moins."),
+    "en": ("Missing, word for word: {}.", "To be removed: {}.",
+           "Too short by {} characters: write about {} more words.",
+           "Too long by {} characters: write about {} words less."),
 }  # fmt: skip
+_QUOTED = {"fr": "« {} »", "en": '"{}"'}
 
 
 def check_criteria(
@@ -27,11 +30,15 @@ def check_criteria(
         raise Invalid(f"criteria.check cannot want at least {least!r} and at most {most!r} characters: put them right")
     missing, found = [t for t in _texts(must) if not _in(t, text)], [t for t in _texts(forbidden) if _in(t, text)]
     length = len(text.strip())
-    lacks, has, short, long = _SAID["fr" if language == "fr" else "en"]
-    told = [lacks.format(", ".join(missing))] if missing else []
-    told += [has.format(", ".join(found))] if found else []
-    told += [short.format(length, least)] if length < least else []
-    told += [long.format(length, most)] if length > most else []
+    spoken = "fr" if language == "fr" else "en"
+    lacks, has, short, long = _SAID[spoken]
+    told = [
+        says.format(", ".join(_QUOTED[spoken].format(part) for part in parts))
+        for says, parts in ((lacks, missing), (has, found))
+        if parts
+    ]
+    told += [short.format(least - length, _words(least - length))] if length < least else []
+    told += [long.format(length - most, _words(length - most))] if length > most else []
     # The length is one criterion, whichever bound is passed; so is each text that must or must not stand there.
     criteria = len(_texts(must)) + len(_texts(forbidden)) + 1
     wrong = len(missing) + len(found) + (not least <= length <= most)
@@ -46,6 +53,11 @@ def check_criteria(
 
 def _texts(listed: list[JSON]) -> list[str]:
     return list(dict.fromkeys(str(one).strip() for one in listed if one is not None and str(one).strip()))
+
+
+def _words(characters: int) -> int:
+    """How many words that is, about: a model counts these better."""
+    return max(1, -(-characters // 6))
 
 
 def _in(part: str, text: str) -> bool:
