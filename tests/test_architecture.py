@@ -67,6 +67,7 @@ OWNERS = {
     "journal": {"journal", "blobs"},
     "conversation": {"agent_exchanges"},
     "dispatch": set(),
+    "schedule": {"worker_slots"},
     "review": {"tasks", "task_events"},
     "absences": {"absences"},
     "corrections": {"corrections"},

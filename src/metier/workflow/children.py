@@ -18,6 +18,7 @@ from metier.workflow.commands import CHILD, GATHERED, Call, Finish, Items, Under
 from metier.workflow.context import plain
 from metier.workflow.definition import RunBudget, Step, Workflow, accept, embedded, to_data
 from metier.workflow.dispatch import Dispatch
+from metier.workflow.door import Door
 from metier.workflow.events import Events
 from metier.workflow.journal import Journal, Line, opened, sealed, unsealed
 from metier.workflow.pinned import hashed
@@ -46,6 +47,7 @@ class Children:
         dispatch: Dispatch,
         journal: Journal,
         events: Events,
+        door: Door,
     ) -> None:
         self._store = store
         self._vault = vault
@@ -53,6 +55,7 @@ class Children:
         self._dispatch = dispatch
         self._journal = journal
         self._events = events
+        self._door = door
         self.flows: Flows | None = None
 
     async def call(self, held: Held, command: Call) -> Line:
@@ -107,9 +110,11 @@ class Children:
         line = _began(command.path, command.attempt, {"items": len(ids)})
         async with self._store.transaction() as tx:
             await self._journal.append(held.hold, [line], tx)
-            group = {**place, "items_left": len(ids), "collects": command.collect}
+            purse = command.budget_left_eur
+            group = {**place, "items_left": len(ids), "collects": command.collect, "purse_eur": purse}
             await self._queries.run("begin_items", group, tx)
             await self._next(tx, place, command.width)
+        await self._door.left(held.principal.project)
         return line
 
     async def gathered(self, held: Held, command: Under) -> Line | None:
@@ -138,14 +143,17 @@ class Children:
             await self._events.tell(tx, parent, returned(str(row["parent_path"]), attempt, child, finish, cost))
             return
         place = {"parent": parent, "path": row["parent_path"], "attempt": row["parent_attempt"]}
-        group = await self._queries.one("item_ended", {**place, "number": 1}, tx)
+        over: Row = {**place, "number": 1, "spent_eur": cost, "held_eur": row.get("allowance_eur")}
+        group = await self._queries.one("item_ended", over, tx)
         if group is None:
             return
         left = int(group["items_left"])
         if finish.failure is not None and not group["collects"]:
-            dropped = await self._queries.run("drop_items", place, tx)
+            dropped = await self._queries.all("drop_items", place, tx)
             if dropped:
-                counted = await self._queries.one("item_ended", {**place, "number": dropped}, tx)
+                held = sum((one["held_eur"] or Decimal(0) for one in dropped), Decimal(0))
+                over = {**place, "number": len(dropped), "spent_eur": 0, "held_eur": held}
+                counted = await self._queries.one("item_ended", over, tx)
                 left = int(counted["items_left"]) if counted is not None else 0
         else:
             await self._next(tx, place, 1)
@@ -162,8 +170,7 @@ class Children:
                     await close(tx, below)
 
     async def _next(self, tx: Tx, place: Mapping[str, object], number: int) -> None:
-        for row in await self._queries.all("next_items", {**place, "number": number}, tx):
-            await self._dispatch.defer(tx, RunId(row["id"]))
+        await self._queries.all("next_items", {**place, "number": number}, tx)
 
     def _outcome(self, run: RunId, row: Row) -> JSON:
         if row["status"] == "done" and row["output"] is not None:

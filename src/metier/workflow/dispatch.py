@@ -79,12 +79,16 @@ class Dispatch:
         self._queries = store.queries("dispatch")
         self._deferrer = App(connector=PsycopgConnector())
 
-    async def defer(self, tx: Tx, run: RunId, at: datetime | None = None) -> None:
+    async def defer(self, tx: Tx, run: RunId, at: datetime | None = None, *, rank: int | None = None) -> None:
         """Make a segment of the run due with this transaction; one that is already due is enough."""
+        if rank is None:
+            # The more a project has under way, the later comes one more of it: all of them take turns.
+            row = await self._queries.one("rank", {"run": run}, tx) if at is None else None
+            rank = 0 if row is None else int(row["rank"])
         # No `lock`: it makes each fetch cost 30 ms with a thousand segments due, and the epoch already
         # refuses a second holder; the queueing lock keeps one segment due per run.
         task = self._deferrer.configure_task(
-            self._task, queue=self._queue, queueing_lock=run, schedule_at=at, connection=tx
+            self._task, queue=self._queue, queueing_lock=run, schedule_at=at, priority=rank, connection=tx
         )
         with contextlib.suppress(AlreadyEnqueued):
             async with tx.transaction():
@@ -107,6 +111,10 @@ class Dispatch:
     async def drop(self, tx: Tx, stalled: Stalled) -> bool:
         """Take a stalled segment away, or say that it ended in the meantime."""
         return bool(await self._queries.all("drop", {"id": stalled.job}, tx))
+
+    async def rerank(self) -> None:
+        """Let the segments of a project that came behind many others move forward as those are done."""
+        await self._queries.run("rerank", {"queue": self._queue})
 
     async def idle(self) -> list[RunId]:
         """Find the runs that should move and for which nothing is due."""

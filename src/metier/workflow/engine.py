@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 import orjson
+import psycopg
 
 from metier.calls import JSON, Principal, ProjectId, RunId, new_id
-from metier.errors import Broken, Conflict, NotFound
-from metier.store import Store, Tx
+from metier.errors import Broken, Conflict, MetierError, NotFound
+from metier.store import Row, Store, Tx
 from metier.vault import Vault
 from metier.workflow.children import Flows, pin, rights_of
 from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, Failure, Finish, Key
@@ -21,6 +21,7 @@ from metier.workflow.definition import Kind, Workflow, accept
 from metier.workflow.dispatch import Chore, Dispatch, Pace
 from metier.workflow.events import Heard
 from metier.workflow.journal import CHANNEL, Line, sealed
+from metier.workflow.limits import Limits
 from metier.workflow.looking import Looking
 from metier.workflow.port import OVER, Event, Run, RunStatus, StepRecord
 from metier.workflow.segment import Desk, Opening, Segments
@@ -57,6 +58,7 @@ class Engine(Looking):
         self._dispatch = Dispatch(store, pace)
         segments = Segments(store, vault, self._dispatch, steps, desk, clock=clock, max_strikes=max_strikes)
         super().__init__(store, vault, segments)
+        self._door = segments.door
 
     async def start(
         self,
@@ -66,11 +68,15 @@ class Engine(Looking):
         *,
         dedupe: str | None = None,
         priority: int = 0,
+        window: str | None = None,
     ) -> RunId:
-        """Start a run, pinned to this definition; the same `dedupe` gives the run it has already started."""
+        """Start a run, pinned to this definition; the same `dedupe` gives the run it has already started.
+
+        It waits in line where its project holds its share of the workers, or outside of the hours of `window`.
+        """
         clear = accept(workflow, plain(dict(inputs)))
         run = RunId(new_id("run"))
-        row = {
+        row: Row = {
             "id": run,
             "workflow": workflow.name,
             "definition": workflow.hash,
@@ -84,11 +90,21 @@ class Engine(Looking):
         }
         async with self._store.transaction() as tx:
             await pin(self._queries.run, tx, workflow)
-            if await self._queries.one("create", row, tx) is not None:
-                await self._dispatch.defer(tx, run)
-                return run
+            entrance = await self._door.ask(tx, principal.project, workflow.name, window)
+            row |= {
+                "status": "queued" if entrance.queued else "pending",
+                "hours": entrance.hours,
+                "opens_at": entrance.opens_at,
+            }
+            made = await self._queries.one("create", row, tx) is not None
+            if made and not entrance.queued:
+                await self._dispatch.defer(tx, run, rank=entrance.rank)
             cause = {"project": principal.project, "workflow": workflow.name, "dedupe": dedupe}
-            known = await self._queries.one("by_dedupe", cause, tx)
+            known = None if made else await self._queries.one("by_dedupe", cause, tx)
+        if made:
+            if entrance.queued:
+                await self._door.left(principal.project)
+            return run
         if known is None:
             raise Broken(f"run {run!r} of {workflow.name!r} was neither made nor found under {dedupe!r}")
         return RunId(known["id"])
@@ -164,7 +180,8 @@ class Engine(Looking):
                 await self._desk.close(tx, run)
             await self._segments.children.cancel(tx, run, None if self._desk is None else self._desk.close)
             over = Finish(failure=Failure("cancelled", "it was cancelled"))
-            await self._segments.children.ended(tx, run, family, over, Decimal(0))
+            await self._segments.children.ended(tx, run, family, over, family["cost_eur"])
+        await self._door.left(ProjectId(family["project"]))
 
     async def recover(self) -> int:
         """Make the runs of dead workers due again, and say how many; any worker may do it at any time."""
@@ -179,14 +196,24 @@ class Engine(Looking):
                 await self._queries.one("lock", {"id": run}, tx)
                 await self._dispatch.defer(tx, run)
                 found += 1
+        await self._dispatch.rerank()
         return found
+
+    def limit(self, limits: Limits) -> None:
+        """Bound from now on how many runs begin, where and when."""
+        self._door.limits = limits
 
     async def work(self, stop: asyncio.Event, beside: Sequence[Chore] = ()) -> None:
         """Move runs until asked to stop, doing chores beside; steps in progress then get a while to end."""
-        await self._dispatch.work(self._segments.run, stop, [self.recover, *beside])
+        try:
+            await self._dispatch.work(self._segments.run, stop, [self._door.look, self.recover, *beside])
+        finally:
+            with contextlib.suppress(MetierError, psycopg.Error):
+                await self._door.close()
 
     async def drain(self) -> None:
         """Move everything that can move now, then return; for the foreground and for tests."""
+        await self._door.sweep()
         await self._dispatch.drain(self._segments.run)
 
     async def follow(self, run: RunId) -> AsyncGenerator[Event, None]:

@@ -29,6 +29,7 @@ from metier.workflow.context import Clock, StepFunction, utc
 from metier.workflow.definition import Kind, Workflow, from_data
 from metier.workflow.dispatch import Dispatch
 from metier.workflow.doing import Doing, Done
+from metier.workflow.door import Door
 from metier.workflow.events import Events
 from metier.workflow.expressions import Expressions
 from metier.workflow.interpreter import Walk
@@ -59,8 +60,9 @@ class Segments:
         max_strikes: int = 5,
     ) -> None:
         self.journal = Journal(store, vault)
+        self.door = Door(store, dispatch, clock)
         self.events = Events(store, vault, dispatch, self.journal)
-        self.children = Children(store, vault, dispatch, self.journal, self.events)
+        self.children = Children(store, vault, dispatch, self.journal, self.events, self.door)
         self._leaving = Leaving(store, vault, dispatch, self.children, desk, clock)
         tries = Tries(store, vault, self.journal, steps, clock)
         self._doing = Doing(store, tries, self.children, self.events, self._leaving, clock)
@@ -86,6 +88,7 @@ class Segments:
             except asyncio.CancelledError:
                 await asyncio.shield(self._leaving.give_back(hold))
                 raise
+            await self.door.left(ProjectId(row["project"]))
         except LostRun:
             return
 

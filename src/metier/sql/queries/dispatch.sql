@@ -36,3 +36,23 @@ SELECT run.id
 SELECT procrastinate_cancel_job_v1(id, false, true)
   FROM procrastinate_jobs
  WHERE queueing_lock = %(run)s AND queue_name = %(queue)s AND status = 'todo' AND scheduled_at > now()
+
+-- rank --
+-- Gives the priority of one more segment: the more runs of its project are under way, the later it comes.
+SELECT -count(*) AS rank FROM (
+    SELECT 1 FROM runs
+     WHERE project = (SELECT mine.project FROM runs mine WHERE mine.id = %(run)s) AND status IN ('pending', 'running')
+     LIMIT 100) few
+
+-- rerank --
+-- Moves forward the first segments of each project where those behind which they came are done.
+WITH line AS (
+    SELECT job.id, row_number() OVER (PARTITION BY run.project ORDER BY job.id) AS place
+      FROM procrastinate_jobs job JOIN runs run ON run.id = job.queueing_lock
+     WHERE job.queue_name = %(queue)s AND job.status = 'todo' AND coalesce(job.scheduled_at, now()) <= now()
+), behind AS (
+    SELECT job.id, line.place FROM procrastinate_jobs job JOIN line ON line.id = job.id
+     WHERE line.place <= 50 AND job.priority < -line.place AND job.status = 'todo'
+     FOR UPDATE OF job SKIP LOCKED
+)
+UPDATE procrastinate_jobs SET priority = -behind.place FROM behind WHERE procrastinate_jobs.id = behind.id

@@ -8,9 +8,10 @@ SELECT data FROM definitions WHERE hash = %(hash)s
 
 -- create --
 -- Makes a run, or nothing when the same cause already started one of the project.
-INSERT INTO runs (id, workflow, definition, key_id, project, system, rights, dedupe, inputs, priority)
+INSERT INTO runs (id, workflow, definition, key_id, project, system, rights, dedupe, inputs, priority, status, place,
+                  hours, opens_at)
 VALUES (%(id)s, %(workflow)s, %(definition)s, %(key_id)s, %(project)s, %(system)s, %(rights)s, %(dedupe)s, %(inputs)s,
-        %(priority)s)
+        %(priority)s, %(status)s::run_status, now() - make_interval(mins => %(priority)s), %(hours)s, %(opens_at)s)
 ON CONFLICT (project, workflow, dedupe) WHERE dedupe IS NOT NULL DO NOTHING
 RETURNING id
 
@@ -84,7 +85,7 @@ RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status
 UPDATE runs SET status = 'cancelled', epoch = epoch + 1, parked_on = NULL, wake_at = NULL,
                 updated_at = now(), finished_at = now()
  WHERE id = %(id)s AND status NOT IN ('done', 'cancelled')
-RETURNING parent, parent_path, parent_attempt, item,
+RETURNING project, parent, parent_path, parent_attempt, item, allowance_eur, cost_eur,
           pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
 
 -- get --
@@ -182,21 +183,58 @@ ON CONFLICT (parent, parent_path, parent_attempt, item) WHERE item IS NOT NULL D
 
 -- begin_items --
 -- Notes how many items have to end before their parent goes on.
-INSERT INTO item_groups (parent, path, attempt, items_left, collects)
-VALUES (%(parent)s, %(path)s, %(attempt)s, %(items_left)s, %(collects)s)
+INSERT INTO item_groups (parent, path, attempt, items_left, collects, purse_eur)
+VALUES (%(parent)s, %(path)s, %(attempt)s, %(items_left)s, %(collects)s, %(purse_eur)s)
 
 -- next_items --
--- Makes the next queued items of a step pending.
-UPDATE runs SET status = 'pending', updated_at = now()
- WHERE id IN (
+-- Puts the next items of a step in line, each with an equal part of the money nothing is put aside for.
+WITH due AS (
     SELECT id FROM runs
      WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s AND status = 'queued'
-     ORDER BY item LIMIT %(number)s FOR UPDATE SKIP LOCKED)
-RETURNING id
+       AND place IS NULL
+     ORDER BY item LIMIT %(number)s FOR UPDATE SKIP LOCKED
+), counted AS (
+    SELECT count(*) AS number FROM due
+), part AS (
+    UPDATE item_groups
+       SET held_eur = held_eur + counted.number * trunc(
+           greatest(purse_eur - spent_eur - held_eur, 0) / counted.number, 9)
+      FROM counted
+     WHERE parent = %(parent)s AND path = %(path)s AND attempt = %(attempt)s AND purse_eur IS NOT NULL
+       AND counted.number > 0
+), share AS (
+    SELECT CASE WHEN purse_eur IS NOT NULL
+                THEN trunc(greatest(purse_eur - spent_eur - held_eur, 0) / nullif(counted.number, 0), 9) END AS eur
+      FROM item_groups, counted
+     WHERE parent = %(parent)s AND path = %(path)s AND attempt = %(attempt)s
+)
+UPDATE runs SET place = now() - make_interval(mins => priority), allowance_eur = share.eur, updated_at = now()
+  FROM due, share
+ WHERE runs.id = due.id
+RETURNING runs.id
+
+-- in_line --
+-- Gives those next in line of a project, but none of flows that are full, nor before their hours.
+SELECT id, workflow, hours FROM runs
+ WHERE project = %(project)s AND status = 'queued' AND place IS NOT NULL
+   AND (opens_at IS NULL OR opens_at <= %(now)s) AND split_part(workflow, '/', 1) <> ALL(%(full)s::text[])
+ ORDER BY place, id LIMIT %(number)s FOR UPDATE SKIP LOCKED
+
+-- let_in --
+-- Makes runs in line pending.
+UPDATE runs SET status = 'pending', updated_at = now(), admitted_at = %(counted)s WHERE id = ANY(%(ids)s)
+
+-- shut --
+-- Has the runs of a project that may only begin in some hours wait until these come again.
+UPDATE runs SET opens_at = %(opens_at)s
+ WHERE project = %(project)s AND status = 'queued' AND place IS NOT NULL AND hours = %(hours)s
+   AND (opens_at IS NULL OR opens_at <= %(now)s)
 
 -- item_ended --
--- Counts an item that is over, and says how many are left.
-UPDATE item_groups SET items_left = items_left - %(number)s
+-- Counts items that are over with what they have spent, and says how many are left; nothing more is put aside for them.
+UPDATE item_groups
+   SET items_left = items_left - %(number)s, spent_eur = spent_eur + %(spent_eur)s,
+       held_eur = held_eur - CASE WHEN purse_eur IS NULL THEN 0 ELSE coalesce(%(held_eur)s, 0) END
  WHERE parent = %(parent)s AND path = %(path)s AND attempt = %(attempt)s
 RETURNING items_left, collects
 
@@ -207,6 +245,7 @@ UPDATE runs SET status = 'cancelled', updated_at = now(), finished_at = now()
     SELECT id FROM runs
      WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s AND status = 'queued'
      FOR UPDATE)
+RETURNING CASE WHEN place IS NOT NULL THEN allowance_eur END AS held_eur
 
 -- items_left --
 -- Says how many items of a step are not over.
