@@ -69,6 +69,7 @@ OWNERS = {
     "dispatch": set(),
     "schedule": {"worker_slots"},
     "review": {"tasks", "task_events"},
+    "notices": {"task_notices"},
     "absences": {"absences"},
     "corrections": {"corrections"},
     "links": {"task_links"},

@@ -26,6 +26,7 @@ from metier.connectors.customers import Customers
 from metier.connectors.deliveries import Deliveries
 from metier.connectors.outbox import Confirm, Outbox, Transport
 from metier.connectors.smtp import Smtp, account_from_url
+from metier.connectors.task_notices import TaskNotices
 from metier.connectors.tools import Toolbox, tools
 from metier.errors import ConfigError, MetierError, NotFound
 from metier.gateway import Gateway
@@ -49,7 +50,7 @@ from metier.record.records import Records
 from metier.record.responses import StoredResponses
 from metier.reload import Configured, Reload, Roles, roles_of
 from metier.reuse import cache
-from metier.sections import sections
+from metier.sections import mail, sections
 from metier.settings import Settings, read_config
 from metier.store import Store
 from metier.tries import Tries
@@ -119,6 +120,7 @@ class App:
     classifiers: Classifiers
     engine: Engine
     review: Review
+    notices: TaskNotices
     releases: Releases
     deliveries: Deliveries
     outbox: Outbox | None
@@ -197,8 +199,8 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
         app = _assemble(settings, parts, store, vault, providers)
         reach(app.records.erasure, app.personal_data, app.gateway)
         app.reload.registered = app.register.known
-        mail = (parts.transport, parts.mail_from)
-        app.reload.sections = sections(settings, mail, app.admission.alerts, app.batches, app.toolbox)
+        instead = (parts.transport, parts.mail_from)
+        app.reload.sections = sections(settings, instead, app.admission.alerts, app.batches, app.toolbox, app.notices)
         app.records.erasure.also("agent_exchanges", app.conversations.forget)
         app.records.erasure.also("corrections", app.review.corrections.erase)
         stack.push_async_callback(app.toolbox.close)
@@ -260,6 +262,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         classifiers=classifiers,
         engine=engine,
         review=review,
+        notices=_notices(settings, parts, store, vault, review),
         releases=releases,
         deliveries=Deliveries(store, vault, engine, review),
         outbox=outbox,
@@ -333,6 +336,11 @@ def _outbox(settings: Settings, parts: Parts, store: Store, vault: Vault) -> Out
         raise ConfigError("e-mails need a sender: set METIER_MAIL_FROM, such as support@exemple.fr")
     transport = parts.transport or Smtp(account_from_url(settings.smtp_url or ""))
     return Outbox(store, vault, transport, parts.confirm or _unknowable, domain=sender.rsplit("@", 1)[1].strip("> "))
+
+
+def _notices(settings: Settings, parts: Parts, store: Store, vault: Vault, review: Review) -> TaskNotices:
+    carrier = mail(settings, (parts.transport, parts.mail_from))
+    return TaskNotices.built(store, vault, review, settings.config.get("review"), carrier, settings.lang)
 
 
 async def _told(taken_back: Told) -> None:

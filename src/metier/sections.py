@@ -1,4 +1,4 @@
-"""Takes over the sections of metier.yaml that single parts of the platform live by: alerts, batches and connectors."""
+"""Takes over the sections of metier.yaml that single parts live by: alerts, batches, connectors and review."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from metier.batches import Batches, Rules
 from metier.connectors import notices
 from metier.connectors.outbox import Transport
 from metier.connectors.smtp import Smtp, account_from_url
+from metier.connectors.task_notices import TaskNotices
 from metier.connectors.tools import Toolbox
 from metier.policy.alerts import Alerts
 from metier.settings import Settings
@@ -28,18 +29,22 @@ def sections(
     alerts: Alerts,
     batches: Batches,
     toolbox: Toolbox,
+    tasks: TaskNotices,
 ) -> Callable[[Mapping[str, Any]], Callable[[], None]]:
     """Give what reads these sections of a configuration, or refuses them, and then what puts them in force."""
 
     def read(config: Mapping[str, Any]) -> Callable[[], None]:
         rules = Rules.from_yaml(config.get("batches"))
-        ways_out = notices.ways_out(config.get("alerts"), *mail(settings, instead), settings.lang)
+        carrier = mail(settings, instead)
+        ways_out = notices.ways_out(config.get("alerts"), *carrier, settings.lang)
+        people = tasks.read(config.get("review"), carrier, settings.lang)
         connectors = toolbox.read(config.get("connectors"))
 
         def use() -> None:
             batches.files.rules = rules
             alerts.use(*ways_out)
             toolbox.use(connectors)
+            tasks.use(people, carrier)
 
         return use
 

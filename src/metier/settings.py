@@ -134,6 +134,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("roles", "Which model the workflows mean by writer, judge and embedder."),
     Section("alerts", "Where alerts of limits go: webhooks with their secrets, and e-mail addresses."),
     Section("batches", "When batches make their calls, how many at a time, and how large files may be."),
+    Section("review", "Who hears of tasks by e-mail, with their groups and languages, and where the review page is."),
     Section("connectors", "Doors to the outside by name: their kind and options, and the names of their secrets."),
     Section("customers", "Customer file (JSON Lines) that the tool crm.find_contact reads."),
 )

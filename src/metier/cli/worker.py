@@ -41,6 +41,7 @@ async def working(app: App, stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(app.engine.work(stop, [app.review.sweep, app.releases.watch]))
         group.create_task(runner(app).work(stop))
+        group.create_task(app.notices.work(stop))
         group.create_task(starting.triggers(app).runner().work(stop))
 
 

@@ -30,13 +30,14 @@ SET state = 'sent', error = NULL, result = %(result)s::bytea, updated_at = now()
 WHERE key = %(key)s AND state <> 'sent';
 
 -- doubtful --
--- effects a person must look for: known to be unsure, or on the wire for longer than any server answers
+-- effects a person must look for, no notices of tasks: known to be unsure, or on the wire for longer than any server answers
 SELECT o.key, o.message_id, o.state, o.tool, o.target, o.content, o.updated_at, o.settled_as, o.settled_by, o.settled_at,
        true AS doubtful, r.status::text AS run_status, coalesce(p.organisation, 'main') AS organisation
 FROM outbox o
 LEFT JOIN runs r ON r.id = split_part(o.key, '/', 1)
 LEFT JOIN projects p ON p.id = r.project
-WHERE o.state = 'unsure' OR (o.state = 'sending' AND o.updated_at < %(now)s::timestamptz - interval '10 minutes')
+WHERE o.tool <> 'task.notice'
+  AND (o.state = 'unsure' OR (o.state = 'sending' AND o.updated_at < %(now)s::timestamptz - interval '10 minutes'))
 ORDER BY o.updated_at, o.key;
 
 -- find --
