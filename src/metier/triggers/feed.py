@@ -8,7 +8,7 @@ from datetime import datetime
 from metier.store import Store
 from metier.triggers.event import Emitted
 from metier.vault import Vault
-from metier.workflow.journal import unpack
+from metier.workflow.events import opened_event
 
 __all__ = ["EventLog"]
 
@@ -24,8 +24,6 @@ class EventLog:
         """Give events of a name after a time and an id, in the order of both."""
         row = {"project": project, "event": event, "at": after[0], "id": after[1], "limit": limit}
         return [
-            Emitted(
-                found["id"], found["key"], unpack(self._vault.open("event", found["data"], found["id"])), found["at"]
-            )
+            Emitted(found["id"], found["key"], opened_event(self._vault, found["id"], found["data"]), found["at"])
             for found in await self._queries.all("emitted", row)
         ]

@@ -12,10 +12,15 @@ from metier.workflow.commands import Await
 from metier.workflow.dispatch import Dispatch
 from metier.workflow.journal import Hold, Journal, Line, pack, unpack
 
-__all__ = ["Events", "Heard"]
+__all__ = ["Events", "Heard", "opened_event"]
 
 Heard = Callable[[Tx, ProjectId, str, str, JSON, str], Awaitable[None]]
 """Told of each event once, in the transaction that keeps it: project, event, key, data, id."""
+
+
+def opened_event(vault: Vault, id: str, data: bytes) -> JSON:
+    """Open what an event carries, as it is kept."""
+    return unpack(vault.open("event", data, id))
 
 
 class Events:
@@ -69,7 +74,7 @@ class Events:
         await self._queries.one("lock_event", place, tx)
         found = await self._queries.one("happened", {**place, "run": hold.run, "had": had}, tx)
         if found is not None:
-            data = unpack(self._vault.open("event", found["data"], found["id"]))
+            data = opened_event(self._vault, found["id"], found["data"])
             value: JSON = {"event": command.event, "key": command.key, "data": data, "id": found["id"]}
             return Line(command.path, command.attempt, "result", value, datetime.now(UTC))
         held = {"run": hold.run, "epoch": hold.epoch, "path": command.path, "attempt": command.attempt}
