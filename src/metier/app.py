@@ -54,6 +54,7 @@ from metier.sections import mail, sections
 from metier.settings import Settings, read_config
 from metier.store import Store
 from metier.tries import Tries
+from metier.tuning.call_labels import CallLabels
 from metier.tuning.classifier import Classifiers
 from metier.vault import Vault, master_key_file
 from metier.ways import Ways, typical_carbon
@@ -200,6 +201,9 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
         reach(app.records.erasure, app.personal_data, app.gateway)
         app.reload.registered = app.register.known
         instead = (parts.transport, parts.mail_from)
+        labels = app.gateway.ways.chooser.label = CallLabels(app.classifiers)
+        app.reload.prepare = labels.use
+        await labels.use(app.catalog)
         app.reload.sections = sections(settings, instead, app.admission.alerts, app.batches, app.toolbox, app.notices)
         app.records.erasure.also("agent_exchanges", app.conversations.forget)
         app.records.erasure.also("corrections", app.review.corrections.erase)
@@ -209,7 +213,7 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
         stack.push_async_callback(app.ledger.close)
         if app.spans is not None:
             stack.push_async_callback(app.spans.close)
-        await stack.enter_async_context(kept_going(_background(app)))
+        await stack.enter_async_context(kept_going([*_background(app), labels.run()]))
         yield app
 
 

@@ -166,7 +166,6 @@ class Reasoning:
     text: str = ""
     """Placeholders in it are not restored, so that the signature stays true."""
     signature: str = ""
-    """Opaque; given back unchanged."""
     sealed: bool = False
     """True when the provider hides the thought: `signature` then holds it, encrypted by the provider."""
 
@@ -285,7 +284,6 @@ class Call:
     whole: bool = False
     """True when nobody looks at the pieces of the answer, only at the whole of it."""
     reuse: Reuse = "usual"
-    """What the caller wants of answers kept from earlier calls."""
     conversation: ConversationId | None = None
     """Calls that share it share their placeholders for personal data."""
     origin: Origin | None = None
@@ -363,6 +361,8 @@ class Receipt:
     """Number of personal values masked, per type of value; never the values."""
     kept: Kept | None = None
     """None when answers are not kept for this call."""
+    route: str | None = None
+    """Which model was chosen and why, where the one asked for leaves a choice."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,9 @@ FREE = frozenset({"local", "scripted"})
 """Kinds of provider that charge nothing and run on this machine."""
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=120, pattern=r"^[\w.:/@+-]+$")]
+_Version = Annotated[str, StringConstraints(max_length=120, pattern=r"^[^@\s\x00-\x1f]+@[1-9][0-9]*$")]
+"""A trained classifier with its version, such as difficulty@1: what decides changes only when somebody writes so."""
+_Label = Annotated[str, StringConstraints(min_length=1, max_length=120)]
 _Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False, max_digits=18, decimal_places=9)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(gt=0)]
@@ -171,6 +174,14 @@ class ConditionEntry(_Strict):
     weekdays: frozenset[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]] | None = None
     zone: str = "UTC"
     labels: frozenset[str] | None = None
+    classifier: _Version | None = None
+    least_confidence: Annotated[float, Field(ge=0, le=1)] = 0.7
+
+    @model_validator(mode="after")
+    def _names_its_classifier(self) -> ConditionEntry:
+        if (self.labels is None) != (self.classifier is None):
+            raise ValueError("`labels` and the `classifier` that gives them belong together: write both")
+        return self
 
     @field_validator("after", "before", mode="before")
     @classmethod
@@ -195,6 +206,15 @@ class RuleEntry(_Strict):
     when: ConditionEntry = ConditionEntry()
 
 
+class ChooseEntry(_Strict):
+    """The entry `choose:`: a trained classifier says which model answers."""
+
+    classifier: _Version
+    by: Annotated[dict[_Label, _Name], Field(min_length=1)]
+    otherwise: Annotated[_Name, Field(alias="else")]
+    least_confidence: Annotated[float, Field(ge=0, le=1)] = 0.7
+
+
 class ShareEntry(_Strict):
     """One entry of `split:` or `shadow:`."""
 
@@ -207,6 +227,7 @@ class ModelEntry(AbilitiesEntry):
 
     deployments: Annotated[list[DeploymentEntry], Field(min_length=1)] = Field(default_factory=list)
     rules: Annotated[list[RuleEntry], Field(min_length=1)] | None = None
+    choose: ChooseEntry | None = None
     operation: Operation = "chat"
     description: str = ""
     licence: str | None = None
@@ -220,10 +241,10 @@ class ModelEntry(AbilitiesEntry):
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> ModelEntry:
-        if bool(self.deployments) == bool(self.rules):
-            raise ValueError("give a model either `deployments`, or `rules` that choose another model")
-        if self.rules and (self.split or self.shadow or self.fallbacks):
-            raise ValueError("`split`, `shadow` and `fallbacks` belong to the models that `rules` choose")
+        if [bool(self.deployments), bool(self.rules), self.choose is not None].count(True) != 1:
+            raise ValueError("give a model either `deployments`, or `rules` or `choose` that choose another model")
+        if not self.deployments and (self.split or self.shadow or self.fallbacks):
+            raise ValueError("`split`, `shadow` and `fallbacks` belong to the models that `rules` or `choose` name")
         if sum(share.percent for share in self.split) > 100:
             raise ValueError("the shares of `split` come to more than 100 percent")
         return self

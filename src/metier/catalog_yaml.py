@@ -144,13 +144,26 @@ def _model(name: str, entry: ModelEntry, known: KnownModels) -> Model:
         strengths=entry.strengths,
         quality=entry.quality,
         fallbacks=entry.fallbacks,
-        rules=tuple(Rule(rule.use, _condition(rule.when)) for rule in entry.rules or ()),
+        rules=_rules(entry),
         split=tuple(Share(share.use, share.percent) for share in entry.split),
         shadow=tuple(Share(share.use, share.percent) for share in entry.shadow),
         # A server of ours keeps the prompts it has read: sending it the same beginning again saves most of the wait.
         affinity=entry.affinity or ("prefix" if own_machines else "none"),
         retry_percent=entry.retry_percent,
     )
+
+
+def _rules(entry: ModelEntry) -> tuple[Rule, ...]:
+    """The rules as written; `choose` is short for a rule a label, and one for every call that is left."""
+    choose = entry.choose
+    if choose is None:
+        return tuple(Rule(rule.use, _condition(rule.when)) for rule in entry.rules or ())
+    by = (
+        Rule(use, Condition(labels=frozenset({label}), classifier=choose.classifier,
+                            least_confidence=choose.least_confidence))
+        for label, use in choose.by.items()
+    )  # fmt: skip
+    return (*by, Rule(choose.otherwise))
 
 
 def _condition(entry: ConditionEntry) -> Condition:

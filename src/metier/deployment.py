@@ -249,7 +249,11 @@ class Condition:
     zone: str = "UTC"
     """Time zone of the times and days."""
     labels: frozenset[str] | None = None
-    """What the classifier of calls says, where one is installed; without one the rule does not apply."""
+    """What `classifier` makes of the last message of the user; while it cannot tell, the rule does not apply."""
+    classifier: str | None = None
+    """Name and version of a trained classifier, such as `difficulty@1`."""
+    least_confidence: float = 0.7
+    """How sure the classifier must be, 0 to 1; less sure, the rule does not apply."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,7 @@ class Gateway:
             way = await self.ways.find(call)
             verdict = await self._admission.admit(call, way.model, entry)
             if verdict.instead is None:
+                entry.route = way.route
                 return call, way, verdict.meter
             call = replace(call, model=verdict.instead)
         raise BudgetExceeded(

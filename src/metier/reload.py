@@ -77,6 +77,8 @@ class Reload:
         self._roles = roles
         self.sections: Callable[[Mapping[str, Any]], Callable[[], None]] = lambda _: lambda: None
         """Reads the further live sections of a configuration, or refuses it; gives what puts them in force."""
+        self.prepare: Callable[[Catalog], Awaitable[None]] | None = None
+        """Awaited with a catalogue that is about to be put in force."""
         self.registered: Callable[[], Awaitable[Collection[str]]] | None = None
         """Names and ids of the systems in the register, where rules for others are to be told."""
         self.unknown: tuple[str, ...] = ()
@@ -148,6 +150,8 @@ class Reload:
                 raise ConfigError(f"{self._path} declares no model any more: restart if that is meant")
             made = await asyncio.to_thread(self._make, config)
             use = await asyncio.to_thread(self.sections, config)
+            if self.prepare is not None:
+                await self.prepare(made.catalog)
             self._ways.use(made.catalog, made.constraints)
         except MetierError as error:
             self.valid = False

@@ -12,7 +12,7 @@ from metier.deployment import Deployment, Model
 from metier.errors import Invalid, NotAllowed
 from metier.policy.constraints import Caching, Constraints, Eligible
 from metier.record.impact import impact
-from metier.router import Chooser, Group, arm, groups, shadows
+from metier.router import Chooser, Group, Route, arm, groups, shadows
 
 __all__ = ["Way", "Ways", "typical_carbon"]
 
@@ -31,6 +31,8 @@ class Way:
     """To be tried one group after the other."""
     shadows: tuple[str, ...] = ()
     """Models that get a copy of the call."""
+    route: Route | None = None
+    """Which model was chosen and why, where the model asked for leaves it open."""
 
 
 class Ways:
@@ -44,7 +46,8 @@ class Ways:
         today: Callable[[], date] = lambda: datetime.now(UTC).date(),
     ) -> None:
         self._today = today
-        self._chooser = chooser or Chooser()
+        self.chooser = chooser or Chooser()
+        """Follows the rules of models; the classifiers it asks may be put in place."""
         self._catalog: Catalog = catalog
         self._made: dict[tuple[int, ...], tuple[tuple[Eligible, ...], Way]] = {}
         self.use(catalog, constraints or Constraints())
@@ -88,9 +91,9 @@ class Ways:
         if asked.operation != call.operation:
             raise Invalid(f"the model {asked.name!r} is for {asked.operation!r}, not {call.operation!r}", param="model")
         rules = await self._constraints.of(call.principal)
-        model = asked
+        model, route = asked, None
         if asked.rules:
-            model = self._chooser.choose(call, asked, catalog.model, None if rules is None else rules.sensitivity)
+            model, route = self.chooser.choose(call, asked, catalog.model, None if rules is None else rules.sensitivity)
         if model.split:
             model = catalog.model(arm(call, model) or model.name)
         hops = [self._constraints.eligible(call, model, rules)]
@@ -102,7 +105,9 @@ class Ways:
         way = self._way(tuple(hops))
         if not way.groups:
             raise self._constraints.refusal(call, hops, without_right)
-        return replace(way, shadows=shadows(call, model)) if model.shadow else way
+        if route is None and not model.shadow:
+            return way
+        return replace(way, route=route, shadows=shadows(call, model))
 
     def _way(self, hops: tuple[Eligible, ...]) -> Way:
         """The same hops make the same way, with rings and weights worked out once."""

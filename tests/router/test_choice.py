@@ -9,7 +9,7 @@ import pytest
 from metier.calls import ConversationId, Media, Message, OutputSchema, Text, Tool
 from metier.deployment import Condition, Model, Rule, Share
 from metier.errors import NoDeployment
-from metier.router import Chooser, arm, shadows
+from metier.router import Chooser, Label, arm, shadows
 from metier.router.choice import language_of
 from tests.router.world import CALL, deployment
 
@@ -20,7 +20,10 @@ MONDAY_20H = datetime(2026, 11, 23, 19, 0, tzinfo=UTC)
 
 def choose(when: Condition, call=CALL, sensitivity=None, now=MONDAY_20H, label=None) -> str:  # type: ignore[no-untyped-def]  # shorthand of these tests
     model = Model("auto", (), rules=(Rule("small", when), Rule("large")))
-    return Chooser(lambda: now, label).choose(call, model, MODELS.__getitem__, sensitivity).name
+    said = (lambda _, __: None) if label is None else (lambda _, __: label)
+    chosen, route = Chooser(lambda: now, said).choose(call, model, MODELS.__getitem__, sensitivity)
+    assert (route.model, route.label) == (chosen.name, label if when.labels else None)
+    return chosen.name
 
 
 LONG = replace(CALL, messages=(Message("user", "mot " * 1_000),))
@@ -42,15 +45,33 @@ IMAGE = replace(CALL, messages=(Message("user", parts=(Text("?"), Media("image/p
         (Condition(efforts=frozenset({"high"})), CALL, "large"),
         (Condition(groups=frozenset({"legal"})), CALL, "large"),
         (Condition(languages=frozenset({"fr"})), replace(CALL, language="fr"), "small"),
-        (Condition(labels=frozenset({"easy"})), CALL, "large"),
+        (Condition(labels=frozenset({"easy"}), classifier="c@1"), CALL, "large"),
     ],
 )
 def test_the_first_rule_that_fits_decides(when: Condition, call: object, chosen: str) -> None:
     assert choose(when, call) == chosen
 
 
-def test_a_classifier_of_calls_may_be_put_in_place() -> None:
-    assert choose(Condition(labels=frozenset({"easy"})), label=lambda call: "easy") == "small"
+@pytest.mark.parametrize(
+    ("label", "chosen"),
+    [(Label("easy", 0.9), "small"), (Label("easy", 0.7), "small"), (Label("easy", 0.69), "large"),
+     (Label("hard", 0.9), "large")],
+)  # fmt: skip
+def test_a_label_decides_where_the_classifier_is_sure_enough(label: Label, chosen: str) -> None:
+    assert choose(Condition(labels=frozenset({"easy"}), classifier="c@1"), label=label) == chosen
+
+
+def test_a_classifier_is_asked_once_a_call_however_many_rules_name_it() -> None:
+    asked: list[str] = []
+
+    def label(classifier: str, _: object) -> Label:
+        asked.append(classifier)
+        return Label("c", 1.0)
+
+    rules = [Rule("small", Condition(labels=frozenset({name}), classifier="c@1")) for name in "ab"]
+    model = Model("auto", (), rules=(*rules, Rule("large")))
+    _, route = Chooser(label=label).choose(CALL, model, MODELS.__getitem__)
+    assert (asked, str(route)) == (["c@1"], "large; label=c; confidence=1.00")
 
 
 def test_sensitivity_is_a_threshold() -> None:

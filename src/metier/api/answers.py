@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import struct
 import time
 from typing import Any
@@ -23,6 +24,8 @@ __all__ = [
     "rerank",
     "transcription",
 ]
+
+_UNSAFE = re.compile(r"[^\x20-\x7e]")
 
 
 def chat(call: Call, answer: Answer) -> bytes:
@@ -117,6 +120,7 @@ def measured(receipt: Receipt | None) -> dict[str, Any]:
         "energy_kwh": None if impact.energy_kwh is None else [impact.energy_kwh.low, impact.energy_kwh.high],
         "carbon_g": None if impact.carbon_g is None else [impact.carbon_g.low, impact.carbon_g.high],
         "impact_method": impact.method,
+        **({"route": receipt.route} if receipt.route else {}),
         **_kept(receipt.kept),
         "masked": dict(receipt.masked),
     }
@@ -150,6 +154,9 @@ def receipt_headers(receipt: Receipt | None) -> Headers:
         found.append((b"x-metier-energy-kwh", _range(receipt.impact.energy_kwh)))
     if receipt.impact.carbon_g is not None:
         found.append((b"x-metier-carbon-g", _range(receipt.impact.carbon_g)))
+    if receipt.route:
+        # A label is whatever somebody trained with: a header takes no line ends and no accents.
+        found.append((b"x-metier-route", _UNSAFE.sub("?", receipt.route).encode()))
     if receipt.masked:
         masked = ",".join(f"{kind}={count}" for kind, count in sorted(receipt.masked.items()))
         found.append((b"x-metier-masked", masked.encode()))

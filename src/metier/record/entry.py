@@ -107,6 +107,7 @@ class Entry:
         "masked",
         "outcome",
         "reserved",
+        "route",
         "transcript",
         "tries",
         "usage",
@@ -129,6 +130,8 @@ class Entry:
         """What was found among kept answers, where they are kept."""
         self.tries = 1
         """Deployments asked so far, the present one included."""
+        self.route: object = None
+        """Which model was chosen and why, in words; None where the model asked for leaves no choice."""
         self.outcome: Outcome | None = None
         self.error_code: str | None = None
         self.first_token_s: float | None = None
@@ -189,6 +192,7 @@ class Entry:
             duration_s=self.duration_s,
             masked=dict(self.masked),
             kept=self.kept,
+            route=None if self.route is None else _clean(str(self.route)),
         )
 
     async def __aenter__(self) -> Entry:
@@ -286,6 +290,8 @@ class Entry:
         row["cache_write_tokens"] = usage.cache_write_tokens if usage else 0
         row["reasoning_tokens"] = usage.reasoning_tokens if usage else 0
         row["tries"] = self.tries
+        if self.route is not None:
+            row["route"] = _clean(str(self.route))
         if self.kept is not None and self.kept.hit is not None:
             row |= {"cache": self.kept.hit, "saved_eur": str(self.kept.saved_eur), "saved_kwh": self.kept.saved_kwh}
         row["estimated"] = usage.estimated if usage else False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metier.router.choice import Chooser, arm, language_of, shadows
+from metier.router.choice import Chooser, Label, Route, arm, language_of, shadows
 from metier.router.health import Flight, Health
 from metier.router.plan import Group, affinity_key, groups, plan
 from metier.router.retries import Retries
@@ -12,7 +12,9 @@ __all__ = [
     "Flight",
     "Group",
     "Health",
+    "Label",
     "Retries",
+    "Route",
     "affinity_key",
     "arm",
     "groups",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -12,7 +13,7 @@ from metier.deployment import SENSITIVITIES, Condition, Model, Sensitivity, Shar
 from metier.errors import NoDeployment
 from metier.router.ring import point
 
-__all__ = ["Chooser", "arm", "language_of", "shadows", "size_of"]
+__all__ = ["Chooser", "Label", "Route", "arm", "language_of", "shadows", "size_of"]
 
 _BYTES_PER_TOKEN = 4
 _LOOKED_AT = 2_000
@@ -29,33 +30,58 @@ _COMMON: Final = {
 _WORDS: Final = {language: frozenset(common.split()) for language, common in _COMMON.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a classifier makes of a call."""
+
+    label: str
+    confidence: float
+    """0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which model was chosen for a call that left it open, and what a classifier said, where one was asked."""
+
+    model: str
+    label: Label | None = None
+
+    def __str__(self) -> str:
+        """Give it in the words of records and headers: `small; label=easy; confidence=0.93`."""
+        said = self.label
+        return self.model if said is None else f"{self.model}; label={said.label}; confidence={said.confidence:.2f}"
+
+
 class Chooser:
-    """Follows the rules of models to the model that answers; a classifier of calls may be put in place."""
+    """Follows the rules of models to the model that answers, and asks trained classifiers where rules name them."""
 
     def __init__(
         self,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        label: Callable[[Call], str | None] | None = None,
+        label: Callable[[str, Call], Label | None] = lambda _, __: None,
     ) -> None:
         self._clock = clock
-        self._label = label
-        """The small classifier: gives a word for the call, compared with the `labels` of a condition."""
+        self.label = label
+        """What a classifier, by its name and version, makes of a call; None while it cannot tell."""
 
     def choose(
         self, call: Call, model: Model, find: Callable[[str], Model], sensitivity: Sensitivity | None = None
-    ) -> Model:
-        """Give the model the first fitting rule names, followed until a model with deployments."""
+    ) -> tuple[Model, Route]:
+        """Give the model the first fitting rule names, followed until a model with deployments, and why."""
+        said: dict[str, Label | None] = {}
         while model.rules:
-            use = next((rule.use for rule in model.rules if self._fits(call, rule.when, sensitivity)), None)
+            use = next((rule.use for rule in model.rules if self._fits(call, rule.when, sensitivity, said)), None)
             if use is None:
                 raise NoDeployment(
                     f"no rule of model {model.name!r} fits this call: add one without `when` at the end of its rules",
                     param="model",
                 )
             model = find(use)
-        return model
+        return model, Route(model.name, next((label for label in said.values() if label is not None), None))
 
-    def _fits(self, call: Call, when: Condition, sensitivity: Sensitivity | None) -> bool:
+    def _fits(
+        self, call: Call, when: Condition, sensitivity: Sensitivity | None, said: dict[str, Label | None]
+    ) -> bool:
         """A condition holds when everything it asks is so; the dear questions come last."""
         if when.has_tools is not None and when.has_tools != bool(call.tools):
             return False
@@ -69,7 +95,7 @@ class Chooser:
             return False
         if when.sensitivity is not None and not _at_least(sensitivity, when.sensitivity):
             return False
-        return self._on_time(when) and _sized(call, when) and self._worded(call, when)
+        return self._on_time(when) and _sized(call, when) and self._worded(call, when, said)
 
     def _on_time(self, when: Condition) -> bool:
         if when.after is None and when.before is None and when.weekdays is None:
@@ -84,12 +110,15 @@ class Chooser:
             return late or early
         return late and early
 
-    def _worded(self, call: Call, when: Condition) -> bool:
+    def _worded(self, call: Call, when: Condition, said: dict[str, Label | None]) -> bool:
         if when.languages is not None and language_of(call) not in when.languages:
             return False
-        if when.labels is not None:
-            return self._label is not None and self._label(call) in when.labels
-        return True
+        if when.labels is None or when.classifier is None:
+            return when.labels is None
+        if when.classifier not in said:
+            said[when.classifier] = self.label(when.classifier, call)
+        found = said[when.classifier]
+        return found is not None and found.label in when.labels and found.confidence >= when.least_confidence
 
 
 def arm(call: Call, model: Model) -> str | None:

@@ -100,6 +100,16 @@ class Classifier:
             return ()
         return self.predictions(self.scores(await read(texts, self.features, embed)))
 
+    def classify(self, text: str) -> Prediction:
+        """Classify one text by its terms at once, where nothing may be waited for."""
+        if self.features != "tfidf":
+            raise ConfigError("this classifier works on embeddings, which have to be asked for: use `predict`")
+        counts = features.counts(text[:_READ])
+        columns = np.fromiter(counts, np.int64, len(counts))
+        weighed = (1 + np.log(np.fromiter(counts.values(), np.float32, len(counts)))) * self.idf[columns]
+        length = float(np.linalg.norm(weighed)) or 1.0
+        return self.predictions((self.weights[:, columns] @ (weighed / length) + self.bias)[None, :])[0]
+
     def predictions(self, scores: NDArray[np.float32]) -> tuple[Prediction, ...]:
         """Turn scores into calibrated probabilities."""
         heated = scores / self.temperature

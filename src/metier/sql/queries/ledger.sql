@@ -6,7 +6,7 @@ WITH new AS (
         input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, estimated,
         cost_eur, priced, reserved_eur, lease, cache, saved_eur, saved_kwh, tries, shadow_of,
         energy_low_kwh, energy_high_kwh, carbon_low_g, carbon_high_g, method, zone,
-        duration_s, first_token_s, masked, run, path, attempt, conversation)
+        duration_s, first_token_s, masked, run, path, attempt, conversation, route)
     SELECT
         id, to_timestamp(at), key, organisation, project, system, end_user, model, deployment, operation, outcome,
         error_code, input_tokens, output_tokens, cached_tokens, coalesce(cache_write_tokens, 0),
@@ -14,7 +14,7 @@ WITH new AS (
         cost_eur, priced, reserved_eur, nullif(lease, ''), cache, coalesce(saved_eur, 0), saved_kwh,
         coalesce(tries, 1), shadow_of,
         energy_low_kwh, energy_high_kwh, carbon_low_g, carbon_high_g, method, zone,
-        duration_s, first_token_s, masked, run, path, attempt, conversation
+        duration_s, first_token_s, masked, run, path, attempt, conversation, route
     FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS r (
         id text, at double precision, key text, organisation text, project text, system text, end_user text,
         model text, deployment text, operation text, outcome text, error_code text,
@@ -25,7 +25,7 @@ WITH new AS (
         energy_low_kwh double precision, energy_high_kwh double precision,
         carbon_low_g double precision, carbon_high_g double precision, method text, zone text,
         duration_s double precision, first_token_s double precision, masked jsonb,
-        run text, path text, attempt integer, conversation text)
+        run text, path text, attempt integer, conversation text, route text)
     ON CONFLICT (id) DO NOTHING
     RETURNING *
 ), totals AS (
