@@ -15,6 +15,7 @@ from metier.deployment import CEILINGS, PROVIDERS, SENSITIVITIES, Affinity, Host
 __all__ = [
     "FREE",
     "AbilitiesEntry",
+    "ChooseEntry",
     "ConditionEntry",
     "DatedPriceEntry",
     "DeploymentEntry",
