@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from metier.calls import JSON
 from metier.errors import Invalid, MetierError, NonDeterministicReplay
@@ -56,6 +57,10 @@ class _Plan:
     width: int
     collect: bool
     runs: bool
+    attempt: int = 1
+    """How often those that failed were gone through, where they are runs."""
+    settled: bool = False
+    """Whether the definition or a person has said what becomes of its failure."""
 
 
 def foreach(ground: Ground, step: Step, path: str, scope: Scope) -> Way:
@@ -67,10 +72,9 @@ def foreach(ground: Ground, step: Step, path: str, scope: Scope) -> Way:
     given: dict[int, JSON] = {}
     failures: dict[int, Failure] = {}
     if plan.runs and plan.items:
-        stopped = yield from _runs(ground, step, path, scope, plan)
-        if isinstance(stopped, Finish):
+        stopped = yield from _runs(ground, step, path, scope, plan, given, failures)
+        if stopped is not None or plan.settled:
             return stopped
-        _read(ground, path, given, failures)
     else:
         yield from _paths(ground, step, path, scope, plan, given, failures)
     if failures and not plan.collect:
@@ -167,35 +171,85 @@ def _each(step: Step, written: JSON) -> JSON:
     return f"{{{{ steps.{step.steps[-1].id} }}}}" if written is None and step.steps else written
 
 
-def _runs(ground: Ground, step: Step, path: str, scope: Scope, plan: _Plan) -> Way:
-    """Let the items be runs of their own, and wait until all are over."""
-    while ground.entry(path, 1, GATHERED) is None:
-        failed = ground.entry(path)
+def _runs(
+    ground: Ground,
+    step: Step,
+    path: str,
+    scope: Scope,
+    plan: _Plan,
+    given: dict[int, JSON],
+    failures: dict[int, Failure],
+) -> Way:
+    """Let the items be runs of their own, and those that failed once more, each time somebody says so."""
+    numbers = tuple(range(len(plan.items)))
+    while True:
+        stopped = yield from _gathering(ground, step, path, scope, plan, numbers)
+        if stopped is not None or plan.settled:
+            return stopped
+        failures.clear()
+        _read(ground, path, plan.attempt, numbers, given, failures)
+        if not failures or plan.collect:
+            return None
+        numbers = tuple(sorted(failures))
+        # Whoever resumes a run decides about the item it has failed at.
+        if not any(ground.decided(f"{path}[{number}]", plan.attempt) == "retry" for number in numbers):
+            while ground.decided(path, plan.attempt) != "retry":
+                found = ground.policy(step, path, failures[numbers[0]], scope, plan.attempt)
+                if not isinstance(found, Park):
+                    plan.settled = True
+                    return found
+                yield replace(found, schema=_again(found.schema))
+        plan.attempt += 1
+
+
+def _gathering(ground: Ground, step: Step, path: str, scope: Scope, plan: _Plan, numbers: tuple[int, ...]) -> Way:
+    """Start the runs of some items, and wait until all are over."""
+    attempt = plan.attempt
+    while ground.entry(path, attempt, GATHERED) is None:
+        failed = ground.entry(path, attempt)
         if failed is not None and failed.kind == "error":
-            found = ground.policy(step, path, failure_of(failed, path, 1), scope)
+            found = ground.policy(step, path, failure_of(failed, path, attempt), scope, attempt)
             if not isinstance(found, Park):
+                plan.settled = True
                 return found
             yield found
-        elif ground.entry(path, 1, CHILD) is not None:
-            yield Under(path, 1, step, many=True)
+        elif ground.entry(path, attempt, CHILD) is not None:
+            yield Under(path, attempt, step, many=True)
         else:
             names = scope.names()
             around = {key: names[key] for key in names if key not in ("item", "index")}
-            yield Items(path, 1, step, tuple(plan.items), around, plan.width, plan.collect)
+            only = None if attempt == 1 else numbers
+            yield Items(path, attempt, step, tuple(plan.items), around, plan.width, plan.collect, only=only)
     return None
 
 
-def _read(ground: Ground, path: str, given: dict[int, JSON], failures: dict[int, Failure]) -> None:
-    gathered = ground.entry(path, 1, GATHERED)
+def _again(schema: Mapping[str, JSON] | None) -> Mapping[str, JSON]:
+    """Let a person say that the items that failed are to be gone through once more."""
+    found = dict(schema or {})
+    properties = found.get("properties")
+    choices: JSON = {"enum": ["retry", "output", "fail"]}
+    found["properties"] = {**(properties if isinstance(properties, dict) else {}), "decision": choices}
+    return found
+
+
+def _read(
+    ground: Ground,
+    path: str,
+    attempt: int,
+    numbers: tuple[int, ...],
+    given: dict[int, JSON],
+    failures: dict[int, Failure],
+) -> None:
+    gathered = ground.entry(path, attempt, GATHERED)
     assert gathered is not None
     outcomes = field_of(gathered, "outcomes", path)
-    if not isinstance(outcomes, list):
-        raise NonDeterministicReplay(f"the journal has no outcomes of the items of {path!r}")
-    for index, outcome in enumerate(outcomes):
+    if not isinstance(outcomes, list) or len(outcomes) != len(numbers):
+        raise NonDeterministicReplay(f"the journal has not the outcomes of the items of {path!r}")
+    for index, outcome in zip(numbers, outcomes, strict=True):
         if not isinstance(outcome, dict):
             continue
         if "code" in outcome:
             code, message = str(outcome["code"]), str(outcome.get("message"))
-            failures[index] = Failure(code, message, f"{path}[{index}]", 1)
+            failures[index] = Failure(code, message, f"{path}[{index}]", attempt)
         else:
             given[index] = outcome.get("value")

@@ -86,7 +86,9 @@ class Children:
 
     async def begin(self, held: Held, command: Items) -> Line:
         """Make a queued run for each item, then let the first ones go with the line that says so."""
-        body, ids = item_flow(held.workflow, command.step), [RunId(new_id("run")) for _ in command.items]
+        body = item_flow(held.workflow, command.step)
+        numbers = range(len(command.items)) if command.only is None else command.only
+        ids = [RunId(new_id("run")) for _ in numbers]
         place: Row = {"parent": held.hold.run, "path": command.path, "attempt": command.attempt}
         async with self._store.transaction() as tx:
             await pin(self._queries.run, tx, body)
@@ -94,13 +96,16 @@ class Children:
         rights = rights_of(held.principal)
         for first in range(0, len(ids), _CHUNK):
             part = range(first, min(first + _CHUNK, len(ids)))
-            inputs = [sealed(self._vault, ids[n], "inputs", {"item": command.items[n], "index": n}) for n in part]
+            inputs = [
+                sealed(self._vault, ids[n], "inputs", {"item": command.items[numbers[n]], "index": numbers[n]})
+                for n in part
+            ]
             rows: Row = {
                 **place,
                 "ids": [ids[n] for n in part],
                 "rights": [sealed(self._vault, ids[n], "rights", rights) for n in part],
                 "inputs": inputs,
-                "items": [*part],
+                "items": [numbers[n] for n in part],
                 "workflow": body.name,
                 "definition": body.hash,
                 "around": around,

@@ -162,6 +162,8 @@ class Items:
     collect: bool
     """Whether the others go on when one fails."""
     budget_left_eur: Decimal | None = None
+    only: tuple[int, ...] | None = None
+    """Which of them, when those that failed are tried again."""
 
 
 @dataclass(frozen=True, slots=True)
