@@ -61,6 +61,8 @@ from metier.ways import Ways, typical_carbon
 from metier.workflow.definition import Kind
 from metier.workflow.dispatch import Pace, migrations
 from metier.workflow.engine import Engine, StepContext, StepFunction
+from metier.workflow.limits import Limits
+from metier.workflow.operations import Operations
 from metier.workflow.releases import Called, Releases, Told
 from metier.workflow.review import Review, TaskDesk
 from metier.workflow.steps import step_functions
@@ -120,6 +122,7 @@ class App:
     personal_data: PersonalData
     classifiers: Classifiers
     engine: Engine
+    operations: Operations
     review: Review
     notices: TaskNotices
     releases: Releases
@@ -204,8 +207,11 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
         labels = app.gateway.ways.chooser.label = CallLabels(app.classifiers)
         app.reload.prepare = labels.use
         await labels.use(app.catalog)
-        app.reload.sections = sections(settings, instead, app.admission.alerts, app.batches, app.toolbox, app.notices)
+        app.reload.sections = sections(
+            settings, instead, app.admission.alerts, app.batches, app.toolbox, app.notices, app.engine
+        )
         app.records.erasure.also("agent_exchanges", app.conversations.forget)
+        app.records.erasure.also("runs", app.operations.people.erase)
         app.records.erasure.also("corrections", app.review.corrections.erase)
         stack.push_async_callback(app.toolbox.close)
         await app.records.contents.refresh()
@@ -248,6 +254,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     engine = Engine(store, vault, steps, desk=TaskDesk(store, vault), pace=parts.pace)
     review, releases = Review(store, vault, engine), Releases(store, vault, _told)
     engine.wire(flows=Called(releases))
+    engine.limit(Limits.from_yaml(settings.config.get("workflows")))
     app = App(
         settings=settings,
         store=store,
@@ -375,6 +382,7 @@ def _background(app: App) -> list[Coroutine[Any, Any, None]]:
         app.admission.alerts.run(),
         app.ledger.run(),
         app.records.retention.run(),
+        app.operations.keep(),
         app.gateway.run(),
         *([app.gateway.cache.entries.run()] if app.gateway.cache else []),
         app.reload.run(),

@@ -20,7 +20,9 @@ from metier.ways import Ways
 
 __all__ = ["LIVE", "Configured", "Reload", "Roles", "roles_of"]
 
-LIVE = frozenset({"alerts", "batches", "connectors", "eur_per_usd", "models", "review", "roles", "systems"})
+LIVE = frozenset(
+    {"alerts", "batches", "connectors", "eur_per_usd", "models", "review", "roles", "systems", "workflows"}
+)
 """Sections of metier.yaml that take effect at once; any other needs a restart."""
 
 _COMPARE_EVERY = 60

@@ -136,6 +136,9 @@ SECTIONS: tuple[Section, ...] = (
     Section("batches", "When batches make their calls, how many at a time, and how large files may be."),
     Section("review", "Who hears of tasks by e-mail, with their groups and languages, and where the review page is."),
     Section("connectors", "Doors to the outside by name: their kind and options, and the names of their secrets."),
+    Section(
+        "workflows", "How many runs of a project or a flow move at once, how many begin a minute, and in which hours."
+    ),
     Section("customers", "Customer file (JSON Lines) that the tool crm.find_contact reads."),
 )
 """Every section of metier.yaml."""

@@ -36,6 +36,8 @@ _LIMIT_BYTES = 40_000_000
 @click.option("--dry-run", is_flag=True, help="Check the workflow and the inputs, and start nothing.")
 @click.option("--plan", is_flag=True, help="Show first what it may cost; above the budget nothing is started.")
 @click.option("--yes", is_flag=True, help="With --plan: go on where only the worst case is above the budget.")
+@click.option("--priority", type=click.IntRange(-1000, 1000), default=0, help="In line, each point counts a minute.")
+@click.option("--window", help="Begin in these hours only, such as '22:00-06:00 Europe/Paris'; or always.")
 @as_json_option
 def command(
     flow: str,
@@ -44,7 +46,7 @@ def command(
     input_file: pathlib.Path | None,
     detach: bool,
     as_json: bool,
-    **how: bool,
+    **how: Any,
 ) -> None:
     """Start a workflow and follow it until it is over or waits for a person.
 
@@ -67,7 +69,9 @@ def command(
         principal = await _principal(app, workflow)
         if how["plan"]:
             await before_run(app, terminal, workflow, inputs, principal.project, yes=how["yes"])
-        started = await app.engine.start(workflow, inputs, principal, dedupe=dedupe)
+        started = await app.engine.start(
+            workflow, inputs, principal, dedupe=dedupe, priority=how["priority"], window=how["window"]
+        )
         terminal.say(f"[bold]{started}[/bold]")
         if not detach:
             await _work_and_follow(app, started, terminal)
@@ -109,6 +113,8 @@ async def _work_and_follow(app: App, run_id: RunId, terminal: Terminal) -> None:
     if found.status == "parked":
         for task in await app.review.list(run=run_id):
             terminal.say(f"It waits for {task.assignee}: [bold]metier review show {task.id}[/bold]")
+    elif found.status == "queued":
+        terminal.say(f"It waits in line, and a worker begins it: [bold]metier runs show {run_id}[/bold]")
     elif found.failure:
         terminal.say(f"[red]{found.failure.code}[/red] at {found.failure.path}: {escape(found.failure.message)}")
         terminal.say(f"Mend the cause, then: metier runs resume {run_id}")
@@ -128,7 +134,7 @@ async def follow(app: App, run_id: RunId, terminal: Terminal) -> None:
                 mark = {"error": "[red]failed[/red]", "decision": "[cyan]decided[/cyan]"}
                 told = mark.get(event.kind, "[green]done[/green]")
                 terminal.say(f"  [dim]{time.monotonic() - began:6.1f} s[/dim]  {event.path} {told}")
-            if event.status in ("parked", "waiting"):
+            if event.status in ("parked", "waiting", "queued"):
                 return
 
 

@@ -31,7 +31,7 @@ def command() -> None:
 @click.option("--workflow", help="Only this workflow.")
 @click.option(
     "--status",
-    type=click.Choice(["pending", "running", "waiting", "parked", "done", "failed", "cancelled", "dead"]),
+    type=click.Choice(["queued", "pending", "running", "waiting", "parked", "done", "failed", "cancelled", "dead"]),
     help="Only this status.",
 )
 @click.option("--before", help="The next page: runs older than this one.")
