@@ -34,7 +34,7 @@ def utc() -> datetime:
 class Keeps(Protocol):
     """A journal as steps need it: a line is kept, for the holder of the run, before it is used."""
 
-    async def append(self, hold: Hold, lines: Sequence[Line]) -> None:
+    async def append(self, hold: Hold, lines: Sequence[Line]) -> object:
         """Write lines for the holder of a run, or raise LostRun when somebody else holds it by now."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from metier.calls import JSON, RunId
@@ -9,7 +10,7 @@ from metier.errors import Conflict, Invalid, NotFound
 from metier.store import Row, Store
 from metier.vault import Vault
 from metier.workflow.children import bounded
-from metier.workflow.commands import EntryKind, Failure, Finish
+from metier.workflow.commands import Entry, EntryKind, Failure, Finish
 from metier.workflow.definition import Workflow
 from metier.workflow.interpreter import Walk
 from metier.workflow.journal import opened, unpack, unsealed
@@ -17,7 +18,7 @@ from metier.workflow.port import Run, RunStatus, StepRecord
 from metier.workflow.replay import Replayed, replay
 from metier.workflow.segment import Segments
 
-__all__ = ["Looking"]
+__all__ = ["Looking", "records"]
 
 _PAGE_MAX = 200
 
@@ -61,21 +62,7 @@ class Looking:
         entries = await self._journal.load(run)
         workflow = await self._segments.definition(row["definition"])
         shown = Walk(workflow, inputs, dict(entries), {"id": run}, around=self._around(row)).shown()
-        return tuple(
-            StepRecord(
-                path=entry.path,
-                attempt=entry.attempt,
-                name=entry.name,
-                kind=entry.kind,
-                value=_untraced(entry.kind, entry.value),
-                given=shown.get(entry.path) if entry.kind == "result" else None,
-                cost_eur=entry.cost_eur,
-                calls=entry.calls,
-                started_at=entry.started_at,
-                ended_at=entry.at,
-            )
-            for entry in entries.values()
-        )
+        return records(entries.values(), shown)
 
     async def replay(self, run: RunId) -> Replayed:
         """Go through the journal of a run again, without a call, and say where the interpreter disagrees with it."""
@@ -132,6 +119,25 @@ class Looking:
     def _run(self, row: Row) -> Run:
         fields = {key: value for key, value in row.items() if key not in ("error", "strikes")}
         return Run(**fields, failure=self._failure(RunId(row["id"]), row["error"]))
+
+
+def records(lines: Iterable[Entry], shown: Mapping[str, dict[str, JSON]]) -> tuple[StepRecord, ...]:
+    """Make the lines of a journal what people look at, with what each step was given."""
+    return tuple(
+        StepRecord(
+            path=entry.path,
+            attempt=entry.attempt,
+            name=entry.name,
+            kind=entry.kind,
+            value=_untraced(entry.kind, entry.value),
+            given=shown.get(entry.path) if entry.kind == "result" else None,
+            cost_eur=entry.cost_eur,
+            calls=entry.calls,
+            started_at=entry.started_at,
+            ended_at=entry.at,
+        )
+        for entry in lines
+    )
 
 
 def _untraced(kind: EntryKind, value: JSON) -> JSON:
