@@ -8,6 +8,7 @@ import secrets
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from metier.errors import Broken, ConfigError, Unavailable
 from metier.postgres import Embedded
@@ -117,3 +118,96 @@ async def test_a_cancellation_that_psycopg_stumbles_over_stays_one(store: Store)
                     raise AssertionError
         async with narrow.connection() as connection:
             await connection.execute("SELECT 1")
+
+
+async def test_a_connection_the_server_has_closed_is_not_lent_again(store: Store) -> None:
+    async with Store(store.url, size=1, trust_s=3600) as narrow:
+        before = await _backend(narrow)
+        assert await _backend(narrow) == before
+        async with store.connection() as other:
+            await other.execute("SELECT pg_terminate_backend(%s, 5000)", (before,))
+        assert await _backend(narrow) != before
+
+
+async def test_a_connection_that_was_told_something_is_asked_and_kept(store: Store) -> None:
+    async with Store(store.url, size=1, trust_s=3600) as narrow:
+        async with narrow.connection() as connection:
+            await connection.execute("LISTEN bell")
+        before = await _backend(narrow)
+        async with store.connection() as other:
+            await other.execute("SELECT pg_notify('bell', 'ding')")
+        assert await _backend(narrow) == before
+
+
+@pytest.mark.parametrize("trust_s", [-1, 3600])
+async def test_a_connection_cut_off_in_silence_is_found_by_asking(store: Store, trust_s: float) -> None:
+    known = conninfo_to_dict(store.url)
+    async with Forgetful(f"{known['host']}/.s.PGSQL.{known.get('port', 5432)}") as wall:
+        address = make_conninfo(store.url, host="127.0.0.1", port=wall.port, sslmode="disable")
+        async with Store(address, size=1, trust_s=trust_s) as narrow:
+            before = await _backend(narrow)
+            wall.forget()
+            if trust_s > 0:
+                with pytest.raises(psycopg.OperationalError):
+                    await _backend(narrow)
+            assert await _backend(narrow) != before
+
+
+class Forgetful:
+    """Stands between a client and its server, and may forget a connection: what comes then is refused, not before."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._through: list[Through] = []
+        self.port = 0
+
+    async def __aenter__(self) -> Forgetful:
+        self._door = await asyncio.start_server(self._open, "127.0.0.1", 0)
+        self.port = self._door.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._door.close()
+        for through in self._through:
+            await through.end()
+
+    def forget(self) -> None:
+        """Forget the connections there are; a client hears of it when it says something."""
+        for through in self._through:
+            through.forgotten = True
+
+    async def _open(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._through.append(Through(reader, writer, await asyncio.open_unix_connection(self._server)))
+
+
+class Through:
+    """One connection through the wall."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        inner: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        self.forgotten = False
+        self._writers = (writer, inner[1])
+        self._ways = [asyncio.ensure_future(self._copy(*way)) for way in ((reader, inner[1]), (inner[0], writer))]
+
+    async def end(self) -> None:
+        for way in self._ways:
+            way.cancel()
+        await asyncio.gather(*self._ways, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (said := await reader.read(65536)) and not self.forgotten:
+            writer.write(said)
+        self._writers[0].transport.abort()
+
+
+async def _backend(store: Store) -> int:
+    async with store.connection() as connection:
+        row = await (await connection.execute("SELECT pg_backend_pid() AS pid")).fetchone()
+    assert row is not None
+    return int(row["pid"])

@@ -7,6 +7,8 @@ import contextlib
 import hashlib
 import importlib.resources
 import re
+import select
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -73,19 +75,27 @@ def named_queries(owner: str) -> dict[str, str]:
     return found
 
 
+class _Lent(psycopg.AsyncConnection[DictRow]):
+    """A connection that knows when it was last of use."""
+
+    used_at: float = 0.0
+
+
 class Store:
     """A pool of connections to one database; open it with `async with Store.open(settings)`."""
 
-    def __init__(self, url: str, *, size: int = 10) -> None:
+    def __init__(self, url: str, *, size: int = 10, trust_s: float = 1.0) -> None:
         self._url = url
-        self._pool: AsyncConnectionPool[Tx] = AsyncConnectionPool(
+        self._trust_s = trust_s
+        """How long after it was of use a connection is lent again without asking the server for a sign of life."""
+        self._pool: AsyncConnectionPool[_Lent] = AsyncConnectionPool(
             url,
             min_size=1,
             max_size=size,
             timeout=20,
             open=False,
-            check=AsyncConnectionPool.check_connection,
-            connection_class=psycopg.AsyncConnection[DictRow],
+            check=self._usable,
+            connection_class=_Lent,
             kwargs={"row_factory": dict_row, "autocommit": True},
         )
 
@@ -148,6 +158,7 @@ class Store:
             async with self._pool.connection() as connection:
                 try:
                     yield connection
+                    connection.used_at = time.monotonic()
                 except BaseException as error:
                     # Behind a cancellation psycopg may leave a pipeline open or an answer unread, for the next to find.
                     if not isinstance(error, psycopg.Error | MetierError):
@@ -174,6 +185,20 @@ class Store:
             yield _payloads(connection)
         finally:
             await connection.close()
+
+    async def _usable(self, connection: _Lent) -> None:
+        """Ask the server for a sign of life, except where the connection was of use a moment ago and is silent.
+
+        One that was closed, or told something, has something to read. What was cut off in silence, by a machine that
+        is gone or a firewall that forgets the idle, is found by asking; between two statements of one piece of work it
+        is rarer than the asking is dear.
+        """
+        if time.monotonic() - connection.used_at <= self._trust_s:
+            look = select.poll()
+            look.register(connection.fileno(), select.POLLIN)
+            if not look.poll(0):
+                return
+        await AsyncConnectionPool.check_connection(connection)
 
     async def migrate(self, extra: Sequence[Migration] = ()) -> list[str]:
         """Apply the missing migrations under an advisory lock; `extra` are those of libraries we embed."""
