@@ -61,7 +61,6 @@ from metier.ways import Ways, typical_carbon
 from metier.workflow.definition import Kind
 from metier.workflow.dispatch import Pace, migrations
 from metier.workflow.engine import Engine, StepContext, StepFunction
-from metier.workflow.limits import Limits
 from metier.workflow.operations import Operations
 from metier.workflow.releases import Called, Releases, Told
 from metier.workflow.review import Review, TaskDesk
@@ -208,8 +207,9 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
         app.reload.prepare = labels.use
         await labels.use(app.catalog)
         app.reload.sections = sections(
-            settings, instead, app.admission.alerts, app.batches, app.toolbox, app.notices, app.engine
+            settings, instead, app.admission.alerts, app.batches, app.toolbox, app.notices, app.operations
         )
+        app.operations.read(settings.config)()
         app.records.erasure.also("agent_exchanges", app.conversations.forget)
         app.records.erasure.also("runs", app.operations.people.erase)
         app.records.erasure.also("corrections", app.review.corrections.erase)
@@ -249,12 +249,10 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     outbox, memory, handed = _outbox(settings, parts, store, vault), Memory(store, vault), list[App]()
     house = tools(outbox, _customers(settings, parts), parts.mail_from or settings.mail_from)
     toolbox = Toolbox.built(store, vault, settings.config.get("connectors"), house)
-    functions = _steps(handed, gateway, roles, toolbox, memory)
-    steps = {kind: parts.around(function) for kind, function in functions.items()}
+    steps = _steps(parts, handed, gateway, roles, toolbox, memory)
     engine = Engine(store, vault, steps, desk=TaskDesk(store, vault), pace=parts.pace)
     review, releases = Review(store, vault, engine), Releases(store, vault, _told)
     engine.wire(flows=Called(releases))
-    engine.limit(Limits.from_yaml(settings.config.get("workflows")))
     app = App(
         settings=settings,
         store=store,
@@ -272,6 +270,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         personal_data=personal_data,
         classifiers=classifiers,
         engine=engine,
+        operations=Operations(store, vault, engine, TaskDesk(store, vault), parts.pace),
         review=review,
         notices=_notices(settings, parts, store, vault, review),
         releases=releases,
@@ -287,10 +286,10 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
 
 
 def _steps(
-    handed: Sequence[App], gateway: Gateway, roles: Roles, toolbox: Toolbox, memory: Memory
+    parts: Parts, handed: Sequence[App], gateway: Gateway, roles: Roles, toolbox: Toolbox, memory: Memory
 ) -> Mapping[Kind, StepFunction]:
     """Make what steps do; some of it needs the platform, which is handed in once it stands."""
-    return step_functions(
+    functions = step_functions(
         ask=gateway.collect,
         roles=roles,
         predict=lambda *given: _predict(handed[0], *given),
@@ -299,6 +298,7 @@ def _steps(
         tools=toolbox,
         agents=AgentParts(memory),
     )
+    return {kind: parts.around(function) for kind, function in functions.items()}
 
 
 def _reload(settings: Settings, parts: Parts, register: Register, ways: Ways, roles: Roles) -> Reload:

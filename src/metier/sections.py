@@ -1,4 +1,4 @@
-"""Takes over the sections of metier.yaml that single parts live by: alerts, batches, connectors, review and runs."""
+"""Takes over the sections of metier.yaml that single parts live by: alerts, batches, connectors, people and runs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from metier.connectors.task_notices import TaskNotices
 from metier.connectors.tools import Toolbox
 from metier.policy.alerts import Alerts
 from metier.settings import Settings
-from metier.workflow.engine import Engine
-from metier.workflow.limits import Limits
+from metier.workflow.operations import Operations
 
 __all__ = ["mail", "sections"]
 
@@ -32,7 +31,7 @@ def sections(
     batches: Batches,
     toolbox: Toolbox,
     tasks: TaskNotices,
-    engine: Engine,
+    operations: Operations,
 ) -> Callable[[Mapping[str, Any]], Callable[[], None]]:
     """Give what reads these sections of a configuration, or refuses them, and then what puts them in force."""
 
@@ -42,14 +41,14 @@ def sections(
         ways_out = notices.ways_out(config.get("alerts"), *carrier, settings.lang)
         people = tasks.read(config.get("review"), carrier, settings.lang)
         connectors = toolbox.read(config.get("connectors"))
-        limits = Limits.from_yaml(config.get("workflows"))
+        runs = operations.read(config)
 
         def use() -> None:
             batches.files.rules = rules
             alerts.use(*ways_out)
             toolbox.use(connectors)
             tasks.use(people, carrier)
-            engine.limit(limits)
+            runs()
 
         return use
 

@@ -139,6 +139,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "workflows", "How many runs of a project or a flow move at once, how many begin a minute, and in which hours."
     ),
+    Section("runs", "How many days runs are kept after their end, by flow and by project, and how long events are."),
     Section("customers", "Customer file (JSON Lines) that the tool crm.find_contact reads."),
 )
 """Every section of metier.yaml."""

@@ -136,6 +136,7 @@ def test_every_field_of_a_call_and_a_caller_was_thought_of() -> None:
         "tool_choice": "none", "output": OutputSchema("o", {}), "temperature": 0.2, "top_p": 0.2,
         "max_output_tokens": 3, "stop": ("x",), "top_k": 3, "frequency_penalty": 0.1, "presence_penalty": 0.1,
         "seed": 3, "parallel_tool_calls": False, "effort": "low", "thinking_tokens": 3,
+        "purpose": "query",
     }  # fmt: skip
     aside = {"id", "principal", "messages", "conversation", "origin", "end_user", "cache_key", "whole", "reuse"}
     refused = {"operation", "tools", "audio"}

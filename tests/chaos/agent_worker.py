@@ -101,12 +101,13 @@ class DeadlyJournal(Journal):
 
     deaths: Deaths
 
-    async def append(self, hold: Hold, lines: Sequence[Line], tx: Tx | None = None) -> None:
+    async def append(self, hold: Hold, lines: Sequence[Line], tx: Tx | None = None) -> bool:
         """Write, or die around it."""
         name = lines[-1].name
         self.deaths.die(name, "unwritten")
-        await super().append(hold, lines, tx)
+        pausing = await super().append(hold, lines, tx)
         self.deaths.die(name, "written")
+        return pausing
 
 
 async def work(url: str, key: str, folder: pathlib.Path) -> None:

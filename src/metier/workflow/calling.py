@@ -52,6 +52,8 @@ class Held:
     """A time that has come, whatever the clock says."""
     glanced: float = 0.0
     """When it was last looked for signals."""
+    pausing: bool = False
+    """Whether somebody wants it to stand still at its next boundary."""
 
     @property
     def entries(self) -> dict[Key, Entry]:

@@ -19,6 +19,7 @@ __all__ = [
     "CHILD",
     "FALLBACK",
     "GATHERED",
+    "MARKS",
     "Await",
     "Call",
     "Command",
@@ -59,6 +60,9 @@ CHILD = "!child"
 
 GATHERED = "!gathered"
 """Name of the line with what the items of a foreach gave that were runs of their own."""
+
+MARKS = "~"
+"""Begins the paths of lines that no step has: what people did to the journal, with the money it had cost."""
 
 FALLBACK = "group:admins"
 """Who gets the questions of the engine itself, and steps that name nobody."""

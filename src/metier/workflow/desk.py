@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -85,6 +85,11 @@ class TaskDesk:
     async def close(self, tx: Tx, run: RunId) -> None:
         """Cancel the open tasks of a run that is over."""
         await self._queries.run("close", {"run": run, "now": self._clock()}, tx)
+
+    async def set_aside(self, tx: Tx, run: RunId, kept: Collection[str], mark: str) -> None:
+        """Cancel the open tasks of a run at all but some paths, and mark the paths of those, so that they are free."""
+        now = self._clock()
+        await self._queries.run("set_aside", {"run": run, "kept": [*kept], "mark": mark, "now": now}, tx)
 
     async def _insert(self, tx: Tx, place: Mapping[str, object], title: JSON, payload: Mapping[str, JSON]) -> TaskId:
         id, now = TaskId(new_id("task")), self._clock()

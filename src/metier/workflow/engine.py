@@ -19,12 +19,15 @@ from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, Failure, Finish, Key
 from metier.workflow.context import Clock, StepContext, StepFunction, fits, plain, utc
 from metier.workflow.definition import Kind, Workflow, accept
 from metier.workflow.dispatch import Chore, Dispatch, Pace
+from metier.workflow.door import Door
 from metier.workflow.events import Heard
 from metier.workflow.journal import CHANNEL, Line, sealed
 from metier.workflow.limits import Limits
 from metier.workflow.looking import Looking
+from metier.workflow.people_found import people_in
 from metier.workflow.port import OVER, Event, Run, RunStatus, StepRecord
 from metier.workflow.segment import Desk, Opening, Segments
+from metier.workflow.settled import persistently
 
 __all__ = [
     "Desk",
@@ -59,6 +62,11 @@ class Engine(Looking):
         segments = Segments(store, vault, self._dispatch, steps, desk, clock=clock, max_strikes=max_strikes)
         super().__init__(store, vault, segments)
         self._door = segments.door
+
+    @property
+    def door(self) -> Door:
+        """Where runs wait until they may begin."""
+        return self._door
 
     async def start(
         self,
@@ -97,6 +105,9 @@ class Engine(Looking):
                 "opens_at": entrance.opens_at,
             }
             made = await self._queries.one("create", row, tx) is not None
+            people = people_in(self._vault, principal.organisation, clear, whole=True) if made else ()
+            if people:
+                await self._queries.run("add_people", {"run": run, "people": sorted(people)}, tx)
             if made and not entrance.queued:
                 await self._dispatch.defer(tx, run, rank=entrance.rank)
             cause = {"project": principal.project, "workflow": workflow.name, "dedupe": dedupe}
@@ -167,7 +178,9 @@ class Engine(Looking):
 
     async def cancel(self, run: RunId) -> None:
         """End a run whatever it does; the step in progress is interrupted and can write nothing more."""
-        async with self._store.transaction() as tx:
+
+        async def end(tx: Tx) -> ProjectId:
+            await self._queries.all("lock_below", {"id": run}, tx)
             family = await self._queries.one("cancel", {"id": run}, tx)
             if family is None:
                 found = await self._queries.one("get", {"id": run}, tx)
@@ -181,7 +194,9 @@ class Engine(Looking):
             await self._segments.children.cancel(tx, run, None if self._desk is None else self._desk.close)
             over = Finish(failure=Failure("cancelled", "it was cancelled"))
             await self._segments.children.ended(tx, run, family, over, family["cost_eur"])
-        await self._door.left(ProjectId(family["project"]))
+            return ProjectId(family["project"])
+
+        await self._door.left(await persistently(self._store, end))
 
     async def recover(self) -> int:
         """Make the runs of dead workers due again, and say how many; any worker may do it at any time."""

@@ -127,6 +127,12 @@ class Walk:
         """What the steps have cost so far."""
         return self._ground.purse.total
 
+    @property
+    def reached(self) -> frozenset[str]:
+        """Paths the definition asks the journal for, as far as the journal goes."""
+        self._go()
+        return frozenset(self._ground.looked)
+
     def notes(self) -> tuple[Note, ...]:
         """Give what was found out since the last time, to journal before or with whatever comes next."""
         self._go()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -107,8 +107,8 @@ class Journal:
         self._patience_s = patience_s
         """How long a write is tried again while the database is away; what it holds was paid for."""
 
-    async def append(self, hold: Hold, lines: Sequence[Line], tx: Tx | None = None) -> None:
-        """Write lines for the holder of a run, or raise LostRun when somebody else holds it by now."""
+    async def append(self, hold: Hold, lines: Sequence[Line], tx: Tx | None = None) -> bool:
+        """Write lines for the holder of a run, or raise LostRun when it has lost it; say if somebody wants a pause."""
         sealed = [self._sealed(hold.run, (line.path, line.attempt, line.name), line.value) for line in lines]
         params = {
             "run": hold.run,
@@ -126,18 +126,15 @@ class Journal:
         }
         blobs = [blob for _, _, blob in sealed if blob is not None]
         if tx is not None:
-            await self._write(hold, params, blobs, tx)
-            return
+            return await self._write(hold, params, blobs, tx)
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + self._patience_s, 0.1
         while True:
             try:
                 if blobs:
                     async with self._store.transaction() as own:
-                        await self._write(hold, params, blobs, own)
-                else:
-                    await self._write(hold, params, (), None)
-                return
+                        return await self._write(hold, params, blobs, own)
+                return await self._write(hold, params, (), None)
             except (psycopg.OperationalError, Unavailable) as error:
                 if loop.time() + pause > deadline:
                     raise LostRun(
@@ -182,11 +179,53 @@ class Journal:
         await self._queries.run("keep_blob", {"digest": digest, "sealed": sealed, "size": len(clear)}, tx)
         return digest
 
-    async def _write(self, hold: Hold, params: Row, blobs: Sequence[Row], tx: Tx | None) -> None:
+    async def set_aside(self, tx: Tx, run: RunId, keys: Sequence[Key]) -> int:
+        """Move lines out of the journal, to where people still see them; give the number of this cut."""
+        row = await self._queries.one("cuts", {"run": run}, tx)
+        cut = int(row["cuts"]) + 1 if row is not None else 1
+        columns = {
+            "paths": [path for path, _, _ in keys],
+            "attempts": [attempt for _, attempt, _ in keys],
+            "names": [name for _, _, name in keys],
+        }
+        await self._queries.run("set_aside", {"run": run, "cut": cut, **columns}, tx)
+        return cut
+
+    async def aside(self, run: RunId) -> list[tuple[int, Entry]]:
+        """Read what was set aside of a run, opened, with the number of the cut."""
+        return [(row["cut"], self._entry(run, row)) for row in await self._queries.all("aside", {"run": run})]
+
+    async def graft(self, tx: Tx, run: RunId, entries: Iterable[Entry]) -> None:
+        """Write lines of another run as lines of one that has not begun; they cost it nothing."""
+        for entry in entries:
+            value, digest, blob = self._sealed(run, entry.key, entry.value)
+            if blob is not None:
+                await self._queries.run("keep_blob", blob, tx)
+            began = entry.started_at or entry.at
+            row = {
+                "run": run,
+                "path": entry.path,
+                "attempt": entry.attempt,
+                "name": entry.name,
+                "kind": entry.kind,
+                "value": value,
+                "blob": digest,
+                "started_at": began,
+                "duration_s": (entry.at - began).total_seconds(),
+            }
+            await self._queries.run("graft", row, tx)
+
+    async def drop_blobs(self, before: datetime, most: int) -> int:
+        """Delete large values that are old and that nothing names any more."""
+        return await self._queries.run("drop_blobs", {"before": before, "most": most})
+
+    async def _write(self, hold: Hold, params: Row, blobs: Sequence[Row], tx: Tx | None) -> bool:
         for blob in blobs:
             await self._queries.run("keep_blob", blob, tx)
-        if await self._queries.run("append", params, tx) != len(params["paths"]):
+        rows = await self._queries.all("append", params, tx)
+        if len(rows) != len(params["paths"]):
             raise LostRun(f"run {hold.run!r} is no longer held under epoch {hold.epoch}: this worker stops here")
+        return any(row["pausing"] for row in rows)
 
     def _sealed(self, run: RunId, key: Key, value: JSON) -> tuple[bytes | None, bytes | None, Row | None]:
         """Give the sealed value, or the digest of a blob and the blob itself when it is large."""

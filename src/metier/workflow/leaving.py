@@ -165,6 +165,12 @@ class Leaving:
             return False
         return True
 
+    async def paused(self, held: Held) -> bool:
+        """Stand still at a boundary, because somebody wants it; say no where they want it no longer."""
+        row = {"id": held.hold.run, "epoch": held.hold.epoch, "cost_eur": held.spent}
+        held.pausing = False
+        return bool(await self._queries.run("halt", row))
+
     async def over(self, held: Held, finish: Finish) -> None:
         """End a run, with all it has begun."""
         notes = self.notes(held)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from metier.calls import JSON, RunId
@@ -18,9 +20,26 @@ from metier.workflow.port import Run, RunStatus, StepRecord
 from metier.workflow.replay import Replayed, replay
 from metier.workflow.segment import Segments
 
-__all__ = ["Looking", "records"]
+__all__ = ["Chosen", "Looking", "records"]
 
 _PAGE_MAX = 200
+_PAGES_MAX = 100
+"""Of a search: what is older than that many runs is not found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which runs are meant; what is None does not matter."""
+
+    workflow: str | None = None
+    project: str | None = None
+    status: RunStatus | None = None
+    code: str | None = None
+    """Of the failure; it is sealed, so that runs are opened one by one to find it."""
+    since: datetime | None = None
+    """When they were started."""
+    until: datetime | None = None
+    limit: int = 100
 
 
 class Looking:
@@ -54,6 +73,31 @@ class Looking:
             raise Invalid(f"cannot list {limit!r} runs: ask for 1 to {_PAGE_MAX}", param="limit")
         filters = {"workflow": workflow, "project": project, "status": status, "before": before, "limit": limit}
         return tuple(self._run(row) for row in await self._queries.all("page", filters))
+
+    async def search(self, chosen: Chosen) -> tuple[Run, ...]:
+        """Give the runs that no other run has started and that are as chosen, newest first."""
+        found: list[Run] = []
+        before: RunId | None = None
+        for _ in range(_PAGES_MAX):
+            filters = {
+                "workflow": chosen.workflow,
+                "project": chosen.project,
+                "status": chosen.status,
+                "since": chosen.since,
+                "until": chosen.until,
+                "before": before,
+                "limit": _PAGE_MAX,
+            }
+            page = [self._run(row) for row in await self._queries.all("search", filters)]
+            for run in page:
+                if chosen.code is None or (run.failure is not None and run.failure.code == chosen.code):
+                    found.append(run)
+                if len(found) == chosen.limit:
+                    return tuple(found)
+            if len(page) < _PAGE_MAX:
+                break
+            before = page[-1].id
+        return tuple(found)
 
     async def steps(self, run: RunId) -> tuple[StepRecord, ...]:
         """Give the journal of a run in order, with what each step was given; traces are left out."""

@@ -16,7 +16,7 @@ from metier.workflow.replay import Replayed
 __all__ = ["OVER", "Event", "Port", "Run", "RunStatus", "StepRecord"]
 
 RunStatus: TypeAlias = Literal[
-    "queued", "pending", "running", "waiting", "parked", "done", "failed", "cancelled", "dead"
+    "queued", "pending", "running", "waiting", "parked", "paused", "done", "failed", "cancelled", "dead"
 ]
 
 OVER = ("done", "failed", "cancelled", "dead")

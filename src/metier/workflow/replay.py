@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from metier.calls import JSON
 from metier.errors import MetierError
 from metier.workflow.commands import (
+    ASK_HUMAN,
     BEGAN,
     CHILD,
     GATHERED,
+    MARKS,
     Await,
     Call,
     Command,
@@ -26,6 +28,7 @@ from metier.workflow.commands import (
 )
 from metier.workflow.definition import Workflow
 from metier.workflow.expressions import Expressions
+from metier.workflow.ground import field_of
 from metier.workflow.interpreter import Walk
 
 __all__ = ["Did", "Replayed", "replay"]
@@ -105,9 +108,24 @@ class _Replay:
             failure = self.end.failure
             if (failure.path, failure.attempt) == place:
                 return None
+        if entry.name == ASK_HUMAN and self.tried_again(entry.path):
+            return None
         if command is None:
             return f"the interpreter does not come there; it does {_told(self.walk.frontier())}"
         return None if _answers(command, entry) else f"the interpreter does {_told((command,))} there"
+
+    def tried_again(self, path: str) -> bool:
+        """Whether what failed below a step was tried again later: its failure was decided on, and is no longer there.
+
+        A run that failed and is resumed gets the decision to retry in the place of the one that made it fail.
+        """
+        known = self.walk.entries
+        return any(
+            name == ASK_HUMAN
+            and below.startswith((f"{path}.", f"{path}#", f"{path}["))
+            and field_of(entry, "decision", below) == "retry"
+            for (below, _, name), entry in known.items()
+        )
 
 
 def replay(
@@ -126,7 +144,8 @@ def replay(
     frontier: tuple[Command, ...] = ()
     try:
         for number, entry in enumerate(lines, 1):
-            going.line(number, entry)
+            if not entry.path.startswith(MARKS):
+                going.line(number, entry)
         frontier = going.look()
     except MetierError as error:
         going.differences.append(f"line {number}: {error.message}")

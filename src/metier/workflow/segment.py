@@ -78,6 +78,7 @@ class Segments:
         try:
             row = await self._take(run)
             if row is None:
+                await self._queries.run("halt", {"id": run, "epoch": None, "cost_eur": None})
                 return
             hold = Hold(run, row["epoch"])
             try:
@@ -150,11 +151,14 @@ class Segments:
                 if now.end is not None and not under:
                     await self._leaving.over(held, now.end)
                     return
-                for command in now.start[: _WIDTH - len(under)] if now.end is None else ():
+                if held.pausing and not under and await self._leaving.paused(held):
+                    return
+                go = now.end is None and not held.pausing
+                for command in now.start[: _WIDTH - len(under)] if go else ():
                     under[command.path] = asyncio.ensure_future(self._doing.do(held, command))
                 if not under and await self._leaving.left(held, now):
                     return
-                if under and now.ask and now.end is None:
+                if under and now.ask and go:
                     await self._leaving.ask(held, now.ask)
                 if under:
                     await self._settle(held, under, now)
@@ -230,7 +234,7 @@ class Segments:
             raise broken
         if lines:
             lines = [*self._leaving.notes(held), *lines]
-            await self.journal.append(held.hold, lines)
+            held.pausing |= await self.journal.append(held.hold, lines)
             held.notes.clear()
         for line in (*written, *lines):
             held.walk.feed(line.entry())

@@ -25,10 +25,22 @@ UPDATE runs
    SET epoch = epoch + 1, status = 'running', parked_on = NULL, wake_at = NULL, updated_at = now(),
        strikes = CASE WHEN epoch > 0 AND progress = found.lines THEN strikes + 1 ELSE 1 END, progress = found.lines
   FROM (SELECT count(*) AS lines FROM journal WHERE run = %(id)s) found
- WHERE id = %(id)s AND status IN ('pending', 'running', 'waiting')
+ WHERE id = %(id)s AND status IN ('pending', 'running', 'waiting') AND paused_at IS NULL
+   AND NOT EXISTS (SELECT 1 FROM runs above WHERE above.id = runs.parent AND above.paused_at IS NOT NULL)
 RETURNING id, workflow, definition, epoch, strikes, signals, key_id, project, system, rights, inputs, parent,
           parent_path, parent_attempt, item, allowance_eur,
           (SELECT blobs.sealed FROM blobs WHERE blobs.digest = around) AS around_sealed, around
+
+-- halt --
+-- Makes a run stand still at a boundary when it, or the run it belongs to, is to be paused.
+UPDATE runs
+   SET status = 'paused', paused_at = coalesce(paused_at, now()), cost_eur = coalesce(%(cost_eur)s, cost_eur),
+       updated_at = now()
+ WHERE id = %(id)s AND status IN ('pending', 'running', 'waiting')
+   AND (%(epoch)s::bigint IS NULL OR epoch = %(epoch)s)
+   AND (paused_at IS NOT NULL
+        OR EXISTS (SELECT 1 FROM runs above WHERE above.id = runs.parent AND above.paused_at IS NOT NULL))
+RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
 
 -- give_back --
 -- Makes a run pending again when its worker stops before it is done; this is no strike.
@@ -42,7 +54,8 @@ SELECT signals FROM runs WHERE id = %(id)s AND epoch = %(epoch)s AND status = 'r
 -- park --
 -- Puts a run aside until somebody decides, something happens or a time comes; not when a signal came meanwhile.
 UPDATE runs
-   SET status = CASE WHEN %(wake_at)s::timestamptz IS NULL THEN 'parked'::run_status ELSE 'waiting' END,
+   SET status = CASE WHEN paused_at IS NOT NULL THEN 'paused'::run_status
+                     WHEN %(wake_at)s::timestamptz IS NULL THEN 'parked' ELSE 'waiting' END,
        parked_on = %(path)s, wake_at = %(wake_at)s, updated_at = now(), cost_eur = %(cost_eur)s
  WHERE id = %(id)s AND epoch = %(epoch)s AND status = 'running' AND signals = %(signals)s
 RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
@@ -57,7 +70,7 @@ RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status
 
 -- lock --
 -- Holds the row of a run for the rest of the transaction.
-SELECT status, definition, error FROM runs WHERE id = %(id)s FOR UPDATE OF runs
+SELECT status, definition, error, parent FROM runs WHERE id = %(id)s FOR UPDATE OF runs
 
 -- told --
 -- Counts a signal to a run, and makes it pending again when it was put aside; its worker looks for itself.
@@ -68,15 +81,16 @@ UPDATE runs
        parked_on = CASE WHEN status IN ('parked', 'waiting') THEN NULL ELSE parked_on END,
        wake_at = CASE WHEN status IN ('parked', 'waiting') THEN NULL ELSE wake_at END,
        updated_at = now()
- WHERE id = %(id)s AND status IN ('pending', 'running', 'parked', 'waiting')
+ WHERE id = %(id)s AND status IN ('pending', 'running', 'parked', 'waiting', 'paused')
 RETURNING signals, status,
           pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
 
 -- revive --
--- Makes a parked, failed or dead run pending again, without strikes.
+-- Makes a run pending again, without strikes and without what it had come to.
 UPDATE runs
-   SET status = 'pending', strikes = 0, epoch = epoch + 1, error = NULL, finished_at = NULL, parked_on = NULL,
-       wake_at = NULL, signals = signals + 1, updated_at = now()
+   SET status = 'pending', strikes = 0, epoch = epoch + 1, error = NULL, output = NULL, outcome = NULL,
+       finished_at = NULL, parked_on = NULL, wake_at = NULL, paused_at = NULL, looked_at = NULL,
+       signals = signals + 1, updated_at = now()
  WHERE id = %(id)s
 RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
 
@@ -87,6 +101,52 @@ UPDATE runs SET status = 'cancelled', epoch = epoch + 1, parked_on = NULL, wake_
  WHERE id = %(id)s AND status NOT IN ('done', 'cancelled')
 RETURNING project, parent, parent_path, parent_attempt, item, allowance_eur, cost_eur,
           pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
+
+-- lock_below --
+-- Holds the rows of the runs below a run that are not over, the deepest first: as the end of each of them does.
+WITH RECURSIVE below AS (
+    SELECT id, 1 AS depth FROM runs WHERE parent = %(id)s
+    UNION ALL
+    SELECT runs.id, below.depth + 1 FROM runs JOIN below ON runs.parent = below.id
+)
+SELECT runs.id FROM runs JOIN below ON runs.id = below.id
+ WHERE runs.status NOT IN ('done', 'failed', 'dead', 'cancelled')
+ ORDER BY below.depth DESC, runs.id
+   FOR UPDATE OF runs
+
+-- pause --
+-- Makes a run, and those below it, stand still: at once where nothing is done for it, else at its next boundary.
+WITH RECURSIVE family AS (
+    SELECT id FROM runs WHERE id = %(id)s
+    UNION ALL
+    SELECT runs.id FROM runs JOIN family ON runs.parent = family.id
+)
+UPDATE runs
+   SET paused_at = now(), updated_at = now(),
+       status = CASE WHEN status IN ('pending', 'waiting', 'parked') THEN 'paused'::run_status ELSE status END
+  FROM family
+ WHERE runs.id = family.id AND paused_at IS NULL
+   AND (runs.status IN ('pending', 'running', 'waiting', 'parked') OR runs.id = %(id)s AND runs.status = 'queued')
+RETURNING runs.id, runs.status,
+          pg_notify('metier_runs', json_build_object('run', runs.id, 'status', runs.status)::text) IS NULL AS told
+
+-- unpause --
+-- Lets a run, and those below it, go on where they stood still.
+WITH RECURSIVE family AS (
+    SELECT id FROM runs WHERE id = %(id)s
+       AND NOT EXISTS (SELECT 1 FROM runs above WHERE above.id = runs.parent AND above.paused_at IS NOT NULL)
+    UNION ALL
+    SELECT runs.id FROM runs JOIN family ON runs.parent = family.id
+)
+UPDATE runs
+   SET paused_at = NULL, updated_at = now(), strikes = 0,
+       parked_on = CASE WHEN status = 'paused' THEN NULL ELSE parked_on END,
+       wake_at = CASE WHEN status = 'paused' THEN NULL ELSE wake_at END,
+       status = CASE WHEN status = 'paused' THEN 'pending' ELSE status END
+  FROM family
+ WHERE runs.id = family.id AND paused_at IS NOT NULL
+RETURNING runs.id, runs.status,
+          pg_notify('metier_runs', json_build_object('run', runs.id, 'status', runs.status)::text) IS NULL AS told
 
 -- get --
 -- Gives one run without its contents.
@@ -287,3 +347,131 @@ ON CONFLICT (digest) DO UPDATE SET sealed = excluded.sealed, expires_at = exclud
 -- forget_waits --
 -- Takes away what a run that is over waited for.
 DELETE FROM waits WHERE run = %(run)s
+
+-- drop_below --
+-- Cancels the runs that some steps of a run have started, with all below them, and frees the places of those steps.
+WITH RECURSIVE gone AS (
+    SELECT id FROM runs WHERE parent = %(run)s AND parent_path = ANY(%(paths)s::text[])
+    UNION ALL
+    SELECT runs.id FROM runs JOIN gone ON runs.parent = gone.id
+)
+UPDATE runs
+   SET status = CASE WHEN status IN ('done', 'failed', 'dead', 'cancelled') THEN status ELSE 'cancelled' END,
+       epoch = CASE WHEN status IN ('done', 'failed', 'dead', 'cancelled') THEN epoch ELSE epoch + 1 END,
+       finished_at = coalesce(finished_at, now()), updated_at = now(),
+       parent_path = CASE WHEN parent = %(run)s THEN parent_path || %(mark)s ELSE parent_path END
+  FROM gone
+ WHERE runs.id = gone.id
+RETURNING runs.id, finished_at = now() AS begun
+
+-- drop_groups --
+-- Forgets how many items of some steps of a run are left.
+DELETE FROM item_groups WHERE parent = %(run)s AND path = ANY(%(paths)s::text[])
+
+-- drop_waits --
+-- Takes away what a run waits for at all but some paths.
+DELETE FROM waits WHERE run = %(run)s AND NOT (path = ANY(%(kept)s::text[]))
+
+-- fork --
+-- Makes a run that goes on from another one, or nothing when it is there already.
+INSERT INTO runs (id, workflow, definition, key_id, project, system, rights, dedupe, inputs, priority, forked_from,
+                  status, place, hours, opens_at)
+SELECT %(id)s, %(workflow)s, %(definition)s, key_id, project, system, %(rights)s, %(dedupe)s, %(inputs)s, priority, id,
+       %(status)s::run_status, now() - make_interval(mins => priority), %(hours)s, %(opens_at)s
+  FROM runs WHERE id = %(from)s
+ON CONFLICT (project, workflow, dedupe) WHERE dedupe IS NOT NULL DO NOTHING
+RETURNING id
+
+-- sealed_parts --
+-- Gives what a fork of a run begins with, and whether the run is one of another.
+SELECT workflow, definition, project, inputs, rights, parent, around FROM runs WHERE id = %(id)s
+
+-- search --
+-- Gives runs that no other run has started, newest first, by what is known of them without opening anything.
+SELECT id, workflow, definition, status, outcome, key_id, project, system, dedupe, parked_on, wake_at, cost_eur, error,
+       strikes, created_at, updated_at, finished_at
+  FROM runs
+ WHERE parent IS NULL
+   AND (%(workflow)s::text IS NULL OR workflow = %(workflow)s)
+   AND (%(project)s::text IS NULL OR project = %(project)s)
+   AND (%(status)s::run_status IS NULL OR status = %(status)s)
+   AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s)
+   AND (%(until)s::timestamptz IS NULL OR created_at < %(until)s)
+   AND (%(before)s::text IS NULL OR id < %(before)s)
+ ORDER BY id DESC
+ LIMIT %(limit)s
+
+-- copy_people --
+-- Notes for a fork who is in the run it goes on from.
+INSERT INTO run_people (run, person)
+SELECT %(run)s, person FROM run_people WHERE run = %(from)s ON CONFLICT DO NOTHING
+
+-- add_people --
+-- Notes who is in a run.
+INSERT INTO run_people (run, person)
+SELECT %(run)s, line.person FROM unnest(%(people)s::text[]) AS line (person) ON CONFLICT DO NOTHING
+
+-- not_looked_at --
+-- Gives runs that are over and were not gone through for people since.
+SELECT id, rights, inputs, output, error, around,
+       (SELECT blobs.sealed FROM blobs WHERE blobs.digest = around) AS around_sealed
+  FROM runs
+ WHERE finished_at IS NOT NULL AND looked_at IS NULL
+ ORDER BY finished_at, id LIMIT %(most)s
+
+-- looked_at --
+-- Notes that a run that is over was gone through for people.
+UPDATE runs SET looked_at = now() WHERE id = %(id)s AND finished_at IS NOT NULL
+
+-- of_person --
+-- Gives the runs in which a person is, by the run that started them all, and whether somebody holds them back.
+WITH RECURSIVE up AS (
+    SELECT runs.id, runs.parent FROM run_people JOIN runs ON runs.id = run_people.run WHERE person = %(person)s
+    UNION
+    SELECT runs.id, runs.parent FROM up JOIN runs ON runs.id = up.parent
+)
+SELECT runs.id, runs.status, hold.id AS hold
+  FROM up JOIN runs ON runs.id = up.id
+  LEFT JOIN LATERAL (
+    SELECT id FROM legal_holds
+     WHERE released_at IS NULL AND (scope = 'system' AND target = runs.system OR scope = 'project' AND target = runs.project
+           OR scope = 'subject' AND target = %(person)s)
+     LIMIT 1) hold ON true
+ WHERE runs.parent IS NULL
+ ORDER BY runs.id
+
+-- expired_runs --
+-- Counts runs that are over for longer than a flow, a project or the house keeps them, by flow and project.
+SELECT workflow, project, count(*) AS runs, min(finished_at) AS oldest
+  FROM runs
+ WHERE parent IS NULL AND status IN ('done', 'failed', 'cancelled', 'dead')
+   AND finished_at < %(now)s::timestamptz - make_interval(days => coalesce(
+       (%(flows)s::jsonb ->> workflow)::integer, (%(projects)s::jsonb ->> project)::integer, %(days)s))
+   AND NOT EXISTS (SELECT 1 FROM legal_holds WHERE released_at IS NULL
+                      AND (scope = 'system' AND target = runs.system OR scope = 'project' AND target = runs.project
+                           OR scope = 'subject' AND target IN (SELECT person FROM run_people WHERE run = runs.id)))
+ GROUP BY workflow, project ORDER BY workflow, project
+
+-- expire_runs --
+-- Deletes some of them, with all they hold and all they had started.
+DELETE FROM runs WHERE id IN (
+    SELECT id FROM runs
+     WHERE parent IS NULL AND status IN ('done', 'failed', 'cancelled', 'dead')
+       AND finished_at < %(now)s::timestamptz - make_interval(days => coalesce(
+           (%(flows)s::jsonb ->> workflow)::integer, (%(projects)s::jsonb ->> project)::integer, %(days)s))
+       AND NOT EXISTS (SELECT 1 FROM legal_holds WHERE released_at IS NULL
+                          AND (scope = 'system' AND target = runs.system OR scope = 'project' AND target = runs.project
+                               OR scope = 'subject' AND target IN (SELECT person FROM run_people WHERE run = runs.id)))
+     ORDER BY finished_at LIMIT %(most)s FOR UPDATE SKIP LOCKED)
+
+-- erase_run --
+-- Deletes a run with all it holds and all it had started.
+DELETE FROM runs WHERE id = %(id)s
+
+-- old_events --
+-- Counts events older than a time; a run that still waits began to wait before, or looks from its own start on.
+SELECT count(*) AS events FROM events WHERE at < %(before)s
+
+-- expire_events --
+-- Deletes some of them.
+DELETE FROM events WHERE id IN (SELECT id FROM events WHERE at < %(before)s LIMIT %(most)s FOR UPDATE SKIP LOCKED)

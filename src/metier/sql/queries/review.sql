@@ -17,6 +17,15 @@ UPDATE tasks SET state = 'cancelled', decided_at = %(now)s WHERE run = %(run)s A
 RETURNING id)
 INSERT INTO task_events (task, kind, at) SELECT id, 'cancelled', %(now)s FROM gone
 
+-- set_aside --
+-- Takes the tasks of a run at all but some paths out of the way of those asked again; who decided them stays.
+WITH moved AS (
+UPDATE tasks SET state = CASE WHEN state IN ('open', 'claimed') THEN 'cancelled'::task_state ELSE state END,
+                 decided_at = coalesce(decided_at, %(now)s), path = path || %(mark)s
+ WHERE run = %(run)s AND NOT (path = ANY(%(kept)s::text[])) AND position('~' IN path) = 0
+RETURNING id, decided_at)
+INSERT INTO task_events (task, kind, at) SELECT id, 'cancelled', %(now)s FROM moved WHERE decided_at = %(now)s
+
 -- get --
 -- Gives one task, sealed parts included, with who started its run; nothing where it belongs to another organisation.
 SELECT tasks.*, runs.key_id AS starter_id, keys.name AS starter,

@@ -1,0 +1,297 @@
+"""What people do to runs: make them stand still and go on, do them again from a step, fork them, look back in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Protocol
+
+from metier.calls import JSON, ProjectId, RunId, new_id
+from metier.errors import Conflict, NotFound
+from metier.store import Row, Store, Tx
+from metier.vault import Vault
+from metier.workflow.children import pin
+from metier.workflow.commands import BEGAN, CHILD, GATHERED, MARKS, Entry
+from metier.workflow.context import plain, utc
+from metier.workflow.cutting import Cut, cut, reused
+from metier.workflow.definition import Workflow, accept
+from metier.workflow.dispatch import Dispatch, Pace
+from metier.workflow.engine import Engine
+from metier.workflow.interpreter import Walk
+from metier.workflow.journal import Journal, Line, opened, sealed
+from metier.workflow.limits import Limits
+from metier.workflow.run_people import RunPeople
+from metier.workflow.run_retention import RunRetention, RunRules
+from metier.workflow.settled import persistently
+
+__all__ = ["Difference", "Moment", "Operations", "RunRules", "Tasks"]
+
+_NOTHING = Decimal(0)
+_STILL = ("parked", "waiting", "paused", "done", "failed", "dead", "cancelled")
+"""Where no worker does anything for a run."""
+
+
+class Tasks(Protocol):
+    """Where tasks are, so far as looking after runs needs it."""
+
+    async def close(self, tx: Tx, run: RunId) -> None:
+        """Cancel the open tasks of a run that is over."""
+
+    async def set_aside(self, tx: Tx, run: RunId, kept: Collection[str], mark: str) -> None:
+        """Cancel the open tasks of a run at all but some paths, and mark the paths of those."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A run as it stood after some line of its journal."""
+
+    line: int
+    """Lines it had by then."""
+    lines: int
+    """Lines it has now."""
+    last: Entry | None
+    """The line it had just got."""
+    values: Mapping[str, JSON]
+    """What each step had given, by path."""
+    next: tuple[str, ...]
+    """What it did next, by path."""
+    cost_eur: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A path at which two runs do not stand the same."""
+
+    path: str
+    here: JSON
+    there: JSON
+    here_kind: str
+    """Kind of the last line; empty where the run was never there."""
+    there_kind: str
+
+
+class Operations:
+    """Looks after runs for people; beside the engine, on its tables."""
+
+    def __init__(
+        self,
+        store: Store,
+        vault: Vault,
+        engine: Engine,
+        tasks: Tasks | None,
+        pace: Pace | None = None,
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._engine = engine
+        self._tasks = tasks
+        self._dispatch = Dispatch(store, pace)
+        self._journal = Journal(store, vault)
+        self._queries = store.queries("engine")
+        self.people = RunPeople(store, vault, engine)
+        self.retention = RunRetention(store, vault)
+
+    def read(self, config: Mapping[str, Any]) -> Callable[[], None]:
+        """Read the sections `workflows` and `runs` of a configuration, or refuse them; give what puts them in force."""
+        limits, rules = Limits.from_yaml(config.get("workflows")), RunRules.from_yaml(config.get("runs"))
+
+        def use() -> None:
+            self._engine.limit(limits)
+            self.retention.rules = rules
+
+        return use
+
+    def keep(self) -> Coroutine[Any, Any, None]:
+        """Note who is in runs that have ended, and delete what is old enough, for ever."""
+        return self.retention.run(self.people.look)
+
+    async def pause(self, run: RunId) -> int:
+        """Make a run and those below it stand still at their next boundary; say how many that is.
+
+        What is under way ends and is kept; no answer that was paid for is lost.
+        """
+
+        async def work(tx: Tx) -> int:
+            await self._queries.all("lock_below", {"id": run}, tx)
+            return len(await self._queries.all("pause", {"id": run}, tx))
+
+        found = await persistently(self._store, work)
+        if not found:
+            now = await self._engine.get(run)
+            raise Conflict(f"run {run!r} is {now.status!r}: only runs that are under way or wait can be paused")
+        return found
+
+    async def unpause(self, run: RunId) -> int:
+        """Let a run and those below it go on where they stood still; say how many that is."""
+
+        async def work(tx: Tx) -> int:
+            await self._queries.all("lock_below", {"id": run}, tx)
+            rows = await self._queries.all("unpause", {"id": run}, tx)
+            for row in rows:
+                if row["status"] == "pending":
+                    await self._dispatch.hasten(tx, RunId(row["id"]))
+            return len(rows)
+
+        found = await persistently(self._store, work)
+        if not found:
+            now = await self._engine.get(run)
+            raise Conflict(f"run {run!r} is {now.status!r} and not paused by itself: unpause the run that started it")
+        return found
+
+    async def retry(self, run: RunId, path: str, by: str, *, dry_run: bool = False) -> Cut:
+        """Do a run again from a step; what came before holds, and what is set aside stays to be seen."""
+        if dry_run:
+            return await self._cut(run, path)
+
+        async def work(tx: Tx) -> Cut:
+            row = await self._queries.one("lock", {"id": run}, tx)
+            if row is not None and row["status"] not in _STILL:
+                raise Conflict(f"run {run!r} is {row['status']!r}: pause it first, then do it again from {path!r}")
+            found = await self._cut(run, path)
+            await self._set_aside(tx, run, path, by, found)
+            return found
+
+        return await persistently(self._store, work)
+
+    async def reuse(self, run: RunId, workflow: Workflow) -> Cut:
+        """Say what of a run would hold for another definition, without doing anything."""
+        row = await self._parts(run)
+        entries = await self._journal.load(run)
+        inputs = accept(workflow, plain(opened(self._vault, run, "inputs", row["inputs"])))
+        return reused(await self._engine.definition(run), workflow, inputs, entries, {"id": run})
+
+    async def fork(
+        self, run: RunId, workflow: Workflow, *, afresh: bool = False, dedupe: str | None = None
+    ) -> tuple[RunId, Cut]:
+        """Start another run with the inputs and the rights of one, and the lines of it that still hold.
+
+        With `afresh` none of them is taken over; the same `dedupe` gives the run it has already made.
+        """
+        row, made = await self._parts(run), RunId(new_id("run"))
+        found = await self.reuse(run, workflow)
+        if afresh:
+            found = Cut((), (*found.kept, *found.aside), frozenset(), (), found.outward)
+        inputs = accept(workflow, plain(opened(self._vault, run, "inputs", row["inputs"])))
+        rights = opened(self._vault, run, "rights", row["rights"])
+        params: Row = {
+            "id": made,
+            "from": run,
+            "workflow": workflow.name,
+            "definition": workflow.hash,
+            "dedupe": dedupe,
+            "rights": sealed(self._vault, made, "rights", rights),
+            "inputs": sealed(self._vault, made, "inputs", inputs),
+        }
+        project, door = ProjectId(row["project"]), self._engine.door
+        async with self._store.transaction() as tx:
+            await pin(self._queries.run, tx, workflow)
+            entrance = await door.ask(tx, project, workflow.name, None)
+            params |= {
+                "status": "queued" if entrance.queued else "pending",
+                "hours": entrance.hours,
+                "opens_at": entrance.opens_at,
+            }
+            if await self._queries.one("fork", params, tx) is None:
+                cause = {"project": row["project"], "workflow": workflow.name, "dedupe": dedupe}
+                known = await self._queries.one("by_dedupe", cause, tx)
+                if known is None:
+                    raise NotFound(f"no run {run!r}: it may have been erased")
+                return RunId(known["id"]), found
+            origin: JSON = {"forked_from": run, "lines": len(found.kept), "definition": workflow.hash}
+            first = Entry(f"{MARKS}fork", 1, "", "choice", origin, utc())
+            await self._journal.graft(tx, made, [first, *found.kept])
+            await self._queries.run("copy_people", {"run": made, "from": run}, tx)
+            if not entrance.queued:
+                await self._dispatch.defer(tx, made, rank=entrance.rank)
+        if entrance.queued:
+            await door.left(project)
+        return made, found
+
+    async def at(self, run: RunId, line: int | None = None) -> Moment:
+        """Give the values of every step as they stood after a line of the journal; None is the last one."""
+        row = await self._queries.one("sealed_parts", {"id": run})
+        if row is None:
+            raise NotFound(f"no run {run!r}: list the runs to find its id")
+        entries = [*(await self._journal.load(run)).values()]
+        number = len(entries) if line is None else line
+        if not 0 <= number <= len(entries):
+            raise NotFound(f"run {run!r} has {len(entries)} lines, and so no state after line {line}")
+        then = entries[:number]
+        seen = {entry.key: entry for entry in then}
+        parent = row["parent"] is not None
+        workflow, inputs = await self._engine.definition(run), opened(self._vault, run, "inputs", row["inputs"])
+        walk = None if parent else Walk(workflow, inputs, seen, {"id": run})
+        coming = () if walk is None else walk.frontier()
+        return Moment(
+            line=number,
+            lines=len(entries),
+            last=then[-1] if then else None,
+            values=_values(then),
+            next=tuple(path for command in coming if (path := str(getattr(command, "path", "")))),
+            cost_eur=float(sum(entry.cost_eur for entry in then if entry.name in ("", GATHERED))),
+        )
+
+    async def differences(self, here: RunId, there: RunId) -> tuple[Difference, ...]:
+        """Compare what the steps of two runs have given, path by path, in the order of the first."""
+        one, other = await self._last(here), await self._last(there)
+        found = []
+        for path in dict.fromkeys((*one, *other)):
+            mine, theirs = one.get(path), other.get(path)
+            if mine is None or theirs is None or (mine.kind, mine.value) != (theirs.kind, theirs.value):
+                kinds = [entry.kind if entry is not None else "" for entry in (mine, theirs)]
+                values = [entry.value if entry is not None else None for entry in (mine, theirs)]
+                found.append(Difference(path, values[0], values[1], kinds[0], kinds[1]))
+        return tuple(found)
+
+    async def history(self, run: RunId) -> tuple[tuple[int, Entry], ...]:
+        """Give what was set aside of a run, with the number of the retry that did it."""
+        return tuple(await self._journal.aside(run))
+
+    async def _last(self, run: RunId) -> dict[str, Entry]:
+        await self._engine.get(run)
+        entries = (await self._journal.load(run)).values()
+        return {e.path: e for e in entries if not e.path.startswith(MARKS) and e.name in ("", GATHERED)}
+
+    async def _parts(self, run: RunId) -> Row:
+        row = await self._queries.one("sealed_parts", {"id": run})
+        if row is None:
+            raise NotFound(f"no run {run!r}: list the runs to find its id")
+        if row["parent"] is not None:
+            raise Conflict(f"run {run!r} belongs to {row['parent']!r}: do that to the run it belongs to")
+        return row
+
+    async def _cut(self, run: RunId, path: str) -> Cut:
+        row = await self._parts(run)
+        inputs = opened(self._vault, run, "inputs", row["inputs"])
+        workflow = await self._engine.definition(run)
+        return cut(workflow, inputs, await self._journal.load(run), path, {"id": run})
+
+    async def _set_aside(self, tx: Tx, run: RunId, path: str, by: str, found: Cut) -> None:
+        number = await self._journal.set_aside(tx, run, [entry.key for entry in found.aside])
+        mark = f" {MARKS}{number}"
+        gone = {entry.path for entry in found.aside}
+        kept = {one for one in found.reached if one not in gone and one != path}
+        began = {entry.path for entry in found.aside if entry.name in (CHILD, BEGAN)}
+        for below in await self._queries.all("drop_below", {"run": run, "paths": [*began], "mark": mark}, tx):
+            if below["begun"]:
+                await self._dispatch.abort(tx, RunId(below["id"]))
+                await self._queries.run("forget_waits", {"run": below["id"]}, tx)
+                if self._tasks is not None:
+                    await self._tasks.close(tx, RunId(below["id"]))
+        await self._queries.run("drop_groups", {"run": run, "paths": [*began]}, tx)
+        waits = {entry.path for entry in found.kept} | kept
+        await self._queries.run("drop_waits", {"run": run, "kept": [*waits]}, tx)
+        if self._tasks is not None:
+            await self._tasks.set_aside(tx, run, waits, mark)
+        await self._queries.run("revive", {"id": run}, tx)
+        # What was set aside has cost what it has cost: it stays part of the money of the run.
+        cost = sum((e.cost_eur for e in found.aside if e.name in ("", GATHERED)), start=_NOTHING)
+        said: JSON = {"again_from": path, "by": by, "set_aside": len(found.aside)}
+        line = Line(f"{MARKS}{number}", 1, "choice", said, utc(), cost_eur=cost)
+        await self._journal.tell(tx, run, line)
+        await self._dispatch.hasten(tx, run)
+
+
+def _values(entries: Collection[Entry]) -> dict[str, JSON]:
+    return {e.path: e.value for e in entries if e.kind in ("result", "decision") and not e.name}

@@ -1,0 +1,85 @@
+"""Who is in a run: keyed digests of addresses and short inputs, by which an erasure finds it; nothing is readable."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Protocol
+
+from metier.calls import JSON, RunId
+from metier.errors import Conflict
+from metier.store import Row, Store
+from metier.vault import Vault
+from metier.workflow.engine import Engine
+from metier.workflow.journal import Journal, opened, unpack, unsealed
+from metier.workflow.people_found import people_in
+
+__all__ = ["RunPeople"]
+
+_BATCH = 100
+_OVER = ("done", "failed", "cancelled", "dead")
+
+
+class _Target(Protocol):
+    @property
+    def person(self) -> str | None: ...
+
+
+class RunPeople:
+    """Notes who is in runs that are over, and erases the runs of a person; those under way are cancelled first."""
+
+    def __init__(self, store: Store, vault: Vault, engine: Engine) -> None:
+        self._store = store
+        self._vault = vault
+        self._engine = engine
+        self._journal = Journal(store, vault)
+        self._queries = store.queries("engine")
+
+    async def look(self) -> int:
+        """Go through what runs that are over hold, once for each end, and say how many that were."""
+        looked = 0
+        while rows := await self._queries.all("not_looked_at", {"most": _BATCH}):
+            for row in rows:
+                await self._note(row)
+            looked += len(rows)
+        return looked
+
+    async def erase(self, target: _Target, by: str, dry_run: bool) -> int:
+        """Delete the runs a person is in, with all they hold and started; give how many that is, or would be."""
+        person = target.person
+        if person is None:
+            return 0
+        await self.look()
+        rows = await self._queries.all("of_person", {"person": person})
+        held = next((row for row in rows if row["hold"] is not None), None)
+        if held is not None:
+            raise Conflict(f"run {held['id']!r} is under the legal hold {held['hold']!r}: release it first")
+        if dry_run:
+            return len(rows)
+        for row in rows:
+            if row["status"] not in _OVER:
+                with contextlib.suppress(Conflict):  # it came to its end by itself
+                    await self._engine.cancel(RunId(row["id"]))
+            await self._queries.run("erase_run", {"id": row["id"]})
+        return len(rows)
+
+    async def _note(self, row: Row) -> None:
+        run = RunId(row["id"])
+        organisation = str(opened(self._vault, run, "rights", row["rights"]).get("organisation") or "main")
+        found = set(people_in(self._vault, organisation, *self._held(run, row), whole=True))
+        for entry in (await self._journal.load(run)).values():
+            found.update(people_in(self._vault, organisation, entry.value))
+        for _, entry in await self._journal.aside(run):
+            found.update(people_in(self._vault, organisation, entry.value))
+        async with self._store.transaction() as tx:
+            # A run that was taken up again meanwhile is gone through at its next end.
+            if await self._queries.run("looked_at", {"id": run}, tx):
+                await self._queries.run("add_people", {"run": run, "people": sorted(found)}, tx)
+
+    def _held(self, run: RunId, row: Row) -> Iterator[JSON]:
+        yield unsealed(self._vault, run, "inputs", row["inputs"])
+        for what in ("output", "error"):
+            if row[what] is not None:
+                yield unsealed(self._vault, run, what, row[what])
+        if row["around_sealed"] is not None:
+            yield unpack(self._vault.open("blob", row["around_sealed"], bytes(row["around"]).hex()))

@@ -1,0 +1,159 @@
+"""How long runs are kept, and how the runs of a person are found and erased."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from psycopg import sql
+
+from metier.calls import JSON
+from metier.errors import ConfigError, Conflict, NotFound
+from metier.record.erasure import Target
+from metier.store import Store
+from metier.vault import Vault, member
+from metier.workflow.context import utc
+from metier.workflow.engine import Engine, StepContext
+from metier.workflow.operations import Operations
+from metier.workflow.people_found import people_in
+from metier.workflow.review import TaskDesk
+from metier.workflow.run_retention import RunRetention, RunRules
+from tests.workflow.flows import WHO, Counting, flow, step
+
+WHOM = "Jean.Dupont@exemple.fr"
+
+
+def target(vault: Vault, name: str) -> Target:
+    """Name an end user as an erasure does."""
+    return Target("main", person=member(vault, "main", name))
+
+
+async def told(store: Store, statement: str, *values: object) -> int:
+    async with store.connection() as connection:
+        return (await connection.execute(statement.encode(), values)).rowcount
+
+
+async def count(store: Store, table: str) -> int:
+    async with store.connection() as connection:
+        query = sql.SQL("SELECT count(*) AS n FROM {}").format(sql.Identifier(table))
+        row = await (await connection.execute(query)).fetchone()
+    assert row is not None
+    return int(row["n"])
+
+
+async def test_runs_are_kept_for_their_time_and_then_go_with_all_they_hold(store: Store, vault: Vault) -> None:
+    async def large(context: StepContext, given: dict[str, JSON]) -> JSON:
+        return {"text": "".join(f"{n}" for n in range(90_000))}
+
+    engine = Engine(store, vault, {"code": large}, desk=TaskDesk(store, vault))
+    config: JSON = {"over": "{{ [1, 2] }}", "max": 2, "as": "runs"}
+    each = step("each", "foreach", config, steps=(step("v"),))
+    old = await engine.start(flow(step("a"), each, output=1, name="old"), {}, WHO)
+    kept = await engine.start(flow(step("ask", "human", {"assign": "group:sav", "title": "?"}), name="open"), {}, WHO)
+    await engine.drain()
+    await told(store, "UPDATE runs SET finished_at = now() - interval '40 days' WHERE finished_at IS NOT NULL")
+    await told(store, "UPDATE blobs SET created_at = now() - interval '2 days'")
+    assert await RunRetention(store, vault, RunRules(days=41)).sweep(dry_run=True) is not None
+    retention = RunRetention(store, vault, RunRules(days=365, projects={"sales": 90}, flows={"old": 30}))
+    planned = await retention.sweep(dry_run=True)
+    assert planned is not None
+    assert [(one.flow, one.runs) for one in planned.runs] == [("old", 1)]
+    assert await count(store, "runs") == 4
+    blobs = await count(store, "blobs")
+    assert blobs > 0
+    swept = await retention.sweep()
+    assert swept is not None
+    assert (swept.blobs, await count(store, "runs"), await count(store, "blobs")) == (blobs, 1, 0)
+    with pytest.raises(NotFound):
+        await engine.get(old)
+    assert (await engine.get(kept)).status == "parked"
+
+
+async def test_what_is_under_a_legal_hold_stays(store: Store, vault: Vault) -> None:
+    engine = Engine(store, vault, {"code": Counting()})
+    operations = Operations(store, vault, engine, None)
+    run = await engine.start(flow(step("a"), output=1), {"from": WHOM}, WHO)
+    await engine.drain()
+    await told(store, "UPDATE runs SET finished_at = now() - interval '40 days'")
+    hold = "INSERT INTO legal_holds (id, scope, target, reason, by_whom) VALUES ('h1', %s, %s, 'court', 'zoe')"
+    await told(store, hold, "project", "sales")
+    swept = await RunRetention(store, vault, RunRules(days=1)).sweep()
+    assert swept is not None
+    assert swept.runs == ()
+    with pytest.raises(Conflict, match="h1"):
+        await operations.people.erase(target(vault, WHOM), "zoe", False)
+    await told(store, "UPDATE legal_holds SET released_at = now(), scope = 'subject', target = %s", "nobody")
+    assert await operations.people.erase(target(vault, WHOM), "zoe", False) == 1
+    with pytest.raises(NotFound):
+        await engine.get(run)
+
+
+async def test_old_events_go(store: Store, vault: Vault) -> None:
+    engine = Engine(store, vault, {})
+    await engine.emit(None, WHO.project, "paid", "7", {}, id="e1")
+    await engine.emit(None, WHO.project, "paid", "8", {}, id="e2")
+    await told(store, "UPDATE events SET at = now() - interval '91 days' WHERE id = 'e1'")
+    swept = await RunRetention(store, vault).sweep()
+    assert swept is not None
+    assert (swept.events, await count(store, "events")) == (1, 1)
+
+
+async def test_the_runs_of_a_person_are_found_and_erased(store: Store, vault: Vault) -> None:
+    async def finds(context: StepContext, given: dict[str, JSON]) -> JSON:
+        return {"contact": f"Madame <{WHOM}>"} if context.path == "look" else {}
+
+    engine = Engine(store, vault, {"code": finds}, desk=TaskDesk(store, vault))
+    operations = Operations(store, vault, engine, TaskDesk(store, vault))
+    asks = step("ask", "human", {"assign": "group:sav", "title": "?"})
+    given = await engine.start(flow(asks, name="one"), {"mail": {"text": f"De: {WHOM}\nBonjour"}}, WHO)
+    found = await engine.start(flow(step("look"), output=1, name="two"), {"customer": "C-1234"}, WHO)
+    other = await engine.start(flow(step("none"), output=1, name="three"), {"mail": "eve@exemple.fr"}, WHO)
+    await engine.drain()
+    erase = operations.people.erase
+    assert await erase(target(vault, WHOM.lower()), "zoe", True) == 2
+    assert await erase(target(vault, "C-1234"), "zoe", True) == 1
+    assert await erase(target(vault, "jean.dupont@exemple.com"), "zoe", True) == 0
+    assert await erase(Target("main", call="call_1"), "zoe", False) == 0
+    assert await erase(target(vault, WHOM), "zoe", False) == 2
+    for gone in (given, found):
+        with pytest.raises(NotFound):
+            await engine.get(gone)
+    assert (await engine.get(other)).status == "done"
+    assert await count(store, "tasks") == 0
+
+
+async def test_a_run_of_a_run_leads_to_the_one_that_started_it(store: Store, vault: Vault) -> None:
+    async def finds(context: StepContext, given: dict[str, JSON]) -> JSON:
+        return {"contact": WHOM}
+
+    engine = Engine(store, vault, {"code": finds})
+    config: JSON = {"over": "{{ [1, 2] }}", "max": 2, "as": "runs", "each": 1}
+    await engine.start(flow(step("each", "foreach", config, steps=(step("v"),)), output=1), {}, WHO)
+    await engine.drain()
+    assert await Operations(store, vault, engine, None).people.erase(target(vault, WHOM), "zoe", False) == 1
+    assert await count(store, "runs") == 0
+
+
+def test_long_texts_without_addresses_take_no_time(vault: Vault) -> None:
+    assert people_in(vault, "main", "A" * 5_000_000, ["@" * 100_000]) == set()
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ([], "list"),
+        ({"dys": 3}, "dys"),
+        ({"days": 0}, "whole number"),
+        ({"days": True}, "whole number"),
+        ({"flows": {"a": "3d"}}, r"runs\.flows\.a"),
+    ],
+)
+def test_a_section_that_is_wrong_is_refused(section: object, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        RunRules.from_yaml(section)
+
+
+def test_what_is_left_out_keeps_its_value() -> None:
+    assert RunRules.from_yaml({"flows": {"a": 3}}) == RunRules(flows={"a": 3})
+    assert RunRules.from_yaml(None) == RunRules()
+    assert utc() - timedelta(days=RunRules().days) < utc()
