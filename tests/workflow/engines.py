@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import orjson
@@ -20,6 +21,7 @@ from metier.workflow.dispatch import Pace
 from metier.workflow.engine import Engine, StepContext
 from metier.workflow.leaving import Opening
 from metier.workflow.memory import Memory
+from metier.workflow.memory_book import People
 from metier.workflow.port import Port
 
 QUICK = Pace(heartbeat_s=0.2, stall_s=1.0, recover_s=0.2, poll_s=0.2, grace_s=0.5)
@@ -87,8 +89,8 @@ class House(Protocol):
 class InMemory:
     """The engine in memory."""
 
-    def __init__(self, people: Mapping[str, JSON]) -> None:
-        self.acting = Acting()
+    def __init__(self, people: Mapping[str, JSON] | People, acting: Acting | None = None) -> None:
+        self.acting = acting or Acting()
         self.engine = Memory(functions(self.acting), people=people)
 
     async def settle(self) -> None:
@@ -101,10 +103,12 @@ class InMemory:
 class OnPostgres:
     """The engine on PostgreSQL, with a desk that answers once everything stands still."""
 
-    def __init__(self, store: Store, vault: Vault, people: Mapping[str, JSON]) -> None:
-        self.acting = Acting()
+    def __init__(
+        self, store: Store, vault: Vault, people: Mapping[str, JSON] | People, acting: Acting | None = None
+    ) -> None:
+        self.acting = acting or Acting()
         self.store = store
-        self.people = people
+        self.people: People = people if callable(people) else partial(looked_up, people)
         self.open_: dict[tuple[RunId, Key], Opening] = {}
         self.engine = Engine(store, vault, functions(self.acting), desk=self, pace=QUICK)
 
@@ -123,12 +127,10 @@ class OnPostgres:
             await self.engine.drain()
             answered = False
             for (run, key), opening in list(self.open_.items()):
-                park = opening.park
-                for name in (f"{park.path}{park.name}", park.path, park.step.id):
-                    if name in self.people:
-                        await self.decide(run, key, self.people[name])
-                        answered = True
-                        break
+                decision = self.people(opening)
+                if decision is not None:
+                    await self.decide(run, key, decision)
+                    answered = True
             if not answered:
                 return
 
@@ -136,6 +138,12 @@ class OnPostgres:
         async with self.store.transaction() as tx:
             await self.engine.signal(tx, run, key, value)
         self.open_.pop((run, key), None)
+
+
+def looked_up(people: Mapping[str, JSON], opening: Opening) -> JSON:
+    """Find a decision by path and name of the question, by path, or by id of the step."""
+    park = opening.park
+    return next((people[one] for one in (f"{park.path}{park.name}", park.path, park.step.id) if one in people), None)
 
 
 async def journal(engine: Port[Any], run: RunId) -> Journal:

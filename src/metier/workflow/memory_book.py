@@ -114,6 +114,8 @@ class Book:
         self._people = people
         self._events: list[Told] = []
         self._groups: dict[tuple[RunId, str, int], Group] = {}
+        self._below: dict[RunId, list[Record]] = {}
+        """Runs that steps of a run have started."""
         self._kept: dict[bytes, tuple[datetime, JSON]] = {}
 
     def make(
@@ -147,6 +149,8 @@ class Book:
             finished_at=None,
         )
         record = self.records[run.id] = Record(run, workflow, dict(inputs), principal, origin)
+        if origin is not None:
+            self._below.setdefault(origin.run, []).append(record)
         if status == "pending":
             self.due[run.id] = None
         return record
@@ -251,7 +255,7 @@ class Book:
         workflow = await called(record.workflow, command.flow, self.flows, record.principal)
         inputs = accept(workflow, plain(dict(command.with_)))
         origin = Origin(record.run.id, command.path, command.attempt)
-        child = next((one for one in self.records.values() if one.origin == origin), None) or self.make(
+        child = next((one for one in self._below.get(record.run.id, ()) if one.origin == origin), None) or self.make(
             bounded(workflow, command.budget_left_eur), inputs, record.principal, origin=origin
         )
         return {"run": child.run.id}
@@ -337,7 +341,7 @@ class Book:
             self.due[record.run.id] = None
 
     def _end_below(self, run: RunId) -> None:
-        for record in [one for one in self.records.values() if one.origin is not None and one.origin.run == run]:
+        for record in self._below.get(run, ()):
             if not record.run.over:
                 self.become(record, "cancelled")
                 self.due.pop(record.run.id, None)
