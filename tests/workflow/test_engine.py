@@ -52,6 +52,22 @@ async def test_a_run_goes_through_its_steps_and_gives_its_output(store: Store, v
     assert await count(store, "procrastinate_jobs") == 0
 
 
+async def test_a_step_done_in_the_foreground_takes_the_time_it_needs(store: Store, vault: Vault) -> None:
+    begun: list[str] = []
+
+    async def slow(context: StepContext, given: dict[str, JSON]) -> JSON:
+        begun.append(context.path)
+        await asyncio.sleep(0.2)
+        return {"slow": True}
+
+    # The grace is for workers that are asked to stop: here nobody asked, and what was begun would be paid twice.
+    engine = Engine(store, vault, {"code": slow}, pace=replace(QUICK, grace_s=0.01))
+    run = await engine.start(flow(step("a"), output="{{ steps.a }}"), {}, WHO)
+    await engine.drain()
+    assert await engine.result(run) == {"slow": True}
+    assert begun == ["a"]
+
+
 async def test_what_a_run_holds_is_sealed(store: Store, vault: Vault) -> None:
     engine = Engine(store, vault, {"code": Counting()})
     secret = "jean.dupont@exemple.fr"

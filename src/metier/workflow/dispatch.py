@@ -175,7 +175,8 @@ class Dispatch:
             fetch_job_polling_interval=self.pace.poll_s,
             update_heartbeat_interval=self.pace.heartbeat_s,
             stalled_worker_timeout=_FORGET_S,
-            shutdown_graceful_timeout=self.pace.grace_s,
+            # A worker that does not wait is asked to stop as soon as nothing is due: what it does then takes its time.
+            shutdown_graceful_timeout=self.pace.grace_s if wait else None,
         )
 
     @contextlib.asynccontextmanager
