@@ -6,6 +6,7 @@ python scripts/reference.py --check    change nothing; say which pages are out o
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import pathlib
@@ -21,9 +22,10 @@ from metier import errors, settings
 from metier.api import chat_body
 from metier.api.server import routes
 from metier.cli import main
-from metier.workflow import editor
+from metier.workflow import editor, flow_kinds, kinds
 from metier.workflow.expressions import evaluate
 from metier.workflow.functions import GROUPS
+from metier.workflow.grammar import ALLOWED, MODIFIERS
 from metier.workflow.steps.functions import FUNCTIONS
 
 REFERENCE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -145,7 +147,30 @@ def expressions() -> str:
     return "\n".join(parts)
 
 
+_KEYS = {
+    "agent": kinds.AGENT_KEYS,
+    "call": flow_kinds.CALL_KEYS,
+    "emit": flow_kinds.EMIT_KEYS,
+    "foreach": flow_kinds.FOREACH_KEYS,
+    "human": kinds.HUMAN_KEYS,
+    "llm": kinds.LLM_KEYS,
+    "loop": flow_kinds.LOOP_KEYS,
+    "parallel": flow_kinds.PARALLEL_KEYS,
+    "retrieve": kinds.RETRIEVE_KEYS,
+    "wait": flow_kinds.WAIT_KEYS,
+}
+"""What may stand under the key of each kind that is more than one word."""
+
+
+def kind(name: str) -> str:
+    """List what a kind of step takes: the keys of its value, and the modifiers beside it."""
+    rows = [("its keys", _KEYS[name])] if name in _KEYS else []
+    rows.append(("beside it", tuple(key for key in ALLOWED[name] if key in (*MODIFIERS, "steps"))))
+    return table(("", "may have"), [(what, ", ".join(f"`{key}`" for key in keys)) for what, keys in rows])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    **{f"kind-{name}": functools.partial(kind, name) for name in kinds.KIND_KEYS},
     "commands": commands,
     "endpoints": endpoints,
     "errors": error_codes,
@@ -175,13 +200,13 @@ def run(check: bool) -> int:
             stale.append(name)
             if not check:
                 file.write_text(fresh, encoding="utf-8")
-    for page in sorted(REFERENCE.glob("*.md")):
+    for page in sorted(REFERENCE.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         for match in _BLOCK.finditer(text):
             seen.add(match["name"])
         fresh = _BLOCK.sub(lambda m: f"{m[1]}{BLOCKS[m['name']]().rstrip()}\n{m[4]}", text)
         if fresh != text:
-            stale.append(page.name)
+            stale.append(str(page.relative_to(REFERENCE)))
             if not check:
                 page.write_text(fresh, encoding="utf-8")
     missing = sorted(set(BLOCKS) - seen)

@@ -32,7 +32,11 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 READMES = (ROOT / "README.md", ROOT / "README.fr.md")
 BIN = pathlib.Path(sys.executable).parent
 
-TWO_LANGUAGES = [DOCS / "quickstart.md", *sorted((DOCS / "howto").glob("*.md"))]
+TWO_LANGUAGES = [
+    DOCS / "quickstart.md",
+    *sorted((DOCS / "howto").glob("*.md")),
+    *sorted((DOCS / "tutorial").glob("*.md")),
+]
 
 # A command that needs neither model nor database, as it may stand in an example.
 _OFFLINE = re.compile(r"^(?:\.venv/bin/)?metier (?:--help|(?:lint|test) \S+)$")

@@ -108,7 +108,7 @@ def test_the_published_schema_takes_the_examples() -> None:
 
 
 async def test_a_chain_hands_on_what_stood_the_check(store: Store, tmp_path: pathlib.Path) -> None:
-    actions = [
+    actions: JSON = [
         {"who": "Nadia", "what": "Call Lumen", "due": ""},
         {"who": "Victor", "what": "Pay everything", "due": ""},
     ]

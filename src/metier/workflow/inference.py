@@ -134,6 +134,8 @@ class _Reading:
         if seen is None or id in view.racing:
             return
         if seen.never is not None:
+            if any(reason.key == f"end {id}" and reason.key in view.facts for reason in seen.reasons):
+                return
             self.say("always-null", f"'steps.{id}' is null here: {seen.never}", f"remove 'steps.{id}.{wanted}'")
             return
         open_reasons = [reason for reason in seen.reasons if reason.key not in view.facts]
