@@ -365,7 +365,8 @@ class _Walk:
 
 def _rest_null(view: View, all_ids: Collection[str]) -> View:
     """See the workflow from an end: whatever has not run by then never will."""
-    rest = {id: Seen({}, never="the run ends before it") for id in all_ids if id not in view.steps}
+    why = "the run ends before it"
+    rest = {id: Seen({}, (Reason(f"end {id}", why),), never=why) for id in all_ids if id not in view.steps}
     return replace(view, steps={**view.steps, **rest})
 
 
