@@ -120,7 +120,7 @@ async def test_a_chain_hands_on_what_stood_the_check(store: Store, tmp_path: pat
         found = await give(b, "meeting-minutes", {"notes": "Nadia calls Lumen.", "language": "en"})
         assert [action["who"] for action in found["doubtful"]] == ["Victor"]
         said = provider.calls[-1].messages[-1].content
-        assert "Nadia" in said and "Victor" not in said
+        assert "Call Lumen" in said and "Pay everything" not in said
 
 
 async def test_a_chain_stops_at_its_gate(store: Store, tmp_path: pathlib.Path) -> None:

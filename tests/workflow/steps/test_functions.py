@@ -299,5 +299,6 @@ def test_a_draft_without_a_text_is_refused() -> None:
 
 def test_the_table_of_functions_holds_exactly_what_is_public() -> None:
     assert sorted(FUNCTIONS) == [
-        "citations.check", "letter.brief", "letter.compose", "orders.named", "text.language", "text.questions"
+        "citations.check", "criteria.check", "letter.brief", "letter.compose", "orders.named", "text.language",
+        "text.questions",
     ]  # fmt: skip
