@@ -1,242 +1,183 @@
-"""What the engine costs: CPU per step and its growth, latency, parked runs, and a fan-out while a worker is killed."""
+"""What the engine costs: CPU, WAL and time per step, their growth with the length of a run, and other engines beside.
+
+    python bench/engine.py [--runs N] [--only steps|growth|latency] [--peers PYTHON]
+
+PYTHON is the interpreter of an environment in which other engines are installed, for example:
+    uv venv /tmp/peers && uv pip install --python /tmp/peers/bin/python \\
+        dbos langgraph langgraph-checkpoint-postgres prefect asyncpg 'psycopg[binary,pool]'
+Those that are not there are named and left out. All go through the same flow of 10 steps, 10 runs at once, on the same
+PostgreSQL, the start of each run included; CPU is that of the engine's processes, and that of PostgreSQL apart. The
+best of three rounds counts. Whoever waits is not counted: CPU per step hardly depends on what else the machine does.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.metadata
 import json
 import pathlib
-import resource
-import secrets
-import shutil
-import signal
-import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable
 
-import psutil
+from engine_house import WHO, House, chain, house, spread, start, told
+from engine_peers import best
 
-from metier.calls import JSON, KeyId, Principal, ProjectId, RunId, SystemId
-from metier.postgres import Embedded
-from metier.store import Store, create_database
-from metier.vault import Vault
-from metier.workflow.definition import Mark, Step, Workflow
-from metier.workflow.dispatch import Pace, migrations
-from metier.workflow.engine import Engine, StepContext
-from metier.workflow.review import Review, Reviewer, TaskDesk
+from metier.calls import JSON
+from metier.store import create_database
+from metier.workflow.engine import StepContext
 
-WHO = Principal(KeyId("key_bench"), ProjectId("bench"), SystemId("bench"))
-HERE = Mark("bench", 1, 1)
-ZOE = Reviewer("zoe", frozenset({"sav"}))
+_PEERS = {"dbos": "dbos", "langgraph": "langgraph.checkpoint.postgres", "prefect": "prefect"}
+_STEPS = 10
+_BAR_MS = 1.0
+_LATENCY_MS = 30
 
 
-def cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+async def through(of: House, runs: int, steps: int, width: int, times: int = 3) -> dict[str, JSON]:
+    """Start runs and go through them, some at once, and give the figures of the best of several times."""
+    engine = of.engine(concurrency=width)
+
+    async def flows(number: int) -> None:
+        await start(engine, chain(steps), number, beside=width)
+        await engine.drain()
+
+    return {"runs": runs, "steps_a_run": steps, **await best(of.meter, flows, runs, steps, times)}
 
 
-def chain(steps: int) -> Workflow:
-    made = tuple(
-        Step(f"s{n}", "code", None, HERE, with_={"x": "{{ inputs.x }}" if n == 0 else f"{{{{ steps.s{n - 1}.x }}}}"})
-        for n in range(steps)
-    )
-    return Workflow(
-        "chain", {"type": "object"}, made, f"{{{{ steps.s{steps - 1}.x }}}}", None, (), {}, f"chain{steps}", ""
-    )
+async def latency(of: House, runs: int) -> dict[str, JSON]:
+    """Start runs one after the other on an idle worker, and see when their first step begins."""
+    began: dict[str, float] = {}
 
+    async def noting(context: StepContext, given: dict[str, JSON]) -> JSON:
+        began[context.run] = time.perf_counter()
+        return given["x"]
 
-def fan(items: int, width: int) -> Workflow:
-    body = Step("one", "code", None, HERE, with_={"x": "{{ item }}"})
-    config: JSON = {"over": "{{ inputs.x }}", "max": items, "concurrency": width, "as": "runs", "each": "{{ index }}"}
-    each = Step("each", "foreach", config, HERE, steps=(body,))
-    output = "{{ [steps.each.count, steps.each.failed] }}"
-    return Workflow("fan", {"type": "object"}, (each,), output, None, (), {}, f"fan{items}-{width}", "")
-
-
-def asking() -> Workflow:
-    ask = Step("ask", "human", {"assign": "group:sav", "title": "?"}, HERE)
-    done = Step("done", "code", None, HERE, with_={"x": 1})
-    return Workflow("asking", {"type": "object"}, (ask, done), None, None, (), {}, "asking", "")
-
-
-class Bench:
-    """One engine on one embedded PostgreSQL."""
-
-    def __init__(self, store: Store, concurrency: int, key: bytes | None = None) -> None:
-        self.started: dict[str, float] = {}
-        vault = Vault(key or secrets.token_bytes(32))
-
-        async def trivial(context: StepContext, given: dict[str, JSON]) -> JSON:
-            self.started.setdefault(context.run, time.perf_counter())
-            return {"x": given["x"]}
-
-        pace = Pace(concurrency=concurrency)
-        self.engine = Engine(store, vault, {"code": trivial}, desk=TaskDesk(store, vault), pace=pace)
-        self.review = Review(store, vault, self.engine)
-
-    async def start(self, workflow: Workflow, number: int) -> list[RunId]:
-        return [await self.engine.start(workflow, {"x": n}, WHO) for n in range(number)]
-
-    async def chain(self, runs: int, steps: int) -> dict[str, JSON]:
-        await self.start(chain(steps), runs)
-        began, used = time.perf_counter(), cpu()
-        await self.engine.drain()
-        wall, spent = time.perf_counter() - began, cpu() - used
-        count = runs * steps
-        return {
-            "runs": runs,
-            "steps_a_run": steps,
-            "cpu_ms_a_step": round(1000 * spent / count, 3),
-            "steps_a_second": round(count / wall),
-        }
-
-    async def fan_out(self, items: int, width: int, command: list[str]) -> dict[str, JSON]:
-        """Go through many items as runs with two workers of their own processes, of which one is killed halfway."""
-        run = await self.engine.start(fan(items, width), {"x": [*range(items)]}, WHO)
-        workers = [await asyncio.create_subprocess_exec(*command) for _ in range(2)]
-        began, killed, memory = time.perf_counter(), False, 0
-        try:
-            while not (found := await self.engine.get(run)).over:
-                alive = [psutil.Process(worker.pid) for worker in workers if worker.returncode is None]
-                memory = max(memory, *(process.memory_info().rss for process in alive))
-                if not killed and len(await self.engine.list(workflow="fan/each", status="done", limit=200)) >= min(
-                    200, items // 2
-                ):
-                    workers[0].kill()
-                    await workers[0].wait()
-                    killed = True
-                await asyncio.sleep(0.5)
-        finally:
-            for worker in workers:
-                if worker.returncode is None:
-                    worker.terminate()
-                    await worker.wait()
-        wall = time.perf_counter() - began
-        return {
-            "items": items,
-            "status": found.status,
-            "given": await self.engine.result(run),
-            "killed_a_worker": killed,
-            "seconds": round(wall, 1),
-            "items_a_second": round(items / wall),
-            "most_memory_of_a_worker_mb": round(memory / 1e6),
-        }
-
-    async def latency(self, runs: int) -> dict[str, JSON]:
-        """Start runs one after the other on an idle worker, and see when their first step begins."""
-        found: list[float] = []
-
-        async def once() -> None:
-            began = time.perf_counter()
-            run = await self.engine.start(chain(1), {"x": 1}, WHO)
-            while run not in self.started:  # noqa: ASYNC110  # an event would wake us later than a look
+    engine, stop, found = of.engine(noting), asyncio.Event(), []
+    async with asyncio.TaskGroup() as group:
+        group.create_task(engine.work(stop))
+        await asyncio.sleep(1)
+        for number in range(runs + 5):
+            at = time.perf_counter()
+            run = await engine.start(chain(1), {"x": number}, WHO)
+            while run not in began:  # noqa: ASYNC110  # an event would wake us later than a look
                 await asyncio.sleep(0.0005)
-            found.append(1000 * (self.started[run] - began))
-            await asyncio.sleep(0.02)
-
-        await self.beside(lambda: _times(once, runs))
-        found.sort()
-        return {
-            "start_to_first_step_ms_p50": round(statistics.median(found), 1),
-            "start_to_first_step_ms_p95": round(found[int(len(found) * 0.95)], 1),
-        }
-
-    async def parked(self, runs: int, idle_s: float) -> dict[str, JSON]:
-        """Park runs, do nothing for a while with a worker there, then let all of them go on."""
-        process = psutil.Process()
-        await self.start(asking(), runs)
-        await self.engine.drain()
-        before = process.memory_info().rss
-        figures: dict[str, JSON] = {}
-
-        async def idle() -> None:
-            await asyncio.sleep(2)
-            used = cpu()
-            await asyncio.sleep(idle_s)
-            figures["cpu_percent_while_parked"] = round(100 * (cpu() - used) / idle_s, 2)
-            figures["memory_growth_mb_while_parked"] = round((process.memory_info().rss - before) / 1e6, 2)
-
-        await self.beside(idle)
-        began = time.perf_counter()
-        while tasks := await self.review.list(ZOE, limit=200):
-            for task in tasks:
-                await self.review.decide(task.id, ZOE, {"decision": "go"})
-        decided = time.perf_counter()
-        await self.engine.drain()
-        resumed = time.perf_counter()
-        left = len(await self.engine.list(status="parked", limit=1))
-        figures |= {
-            "parked": runs,
-            "still_parked": left,
-            "decide_ms": round(1000 * (decided - began) / runs, 2),
-            "resume_all_s": round(resumed - decided, 2),
-        }
-        return figures
-
-    async def beside(self, do: Callable[[], Awaitable[None]]) -> None:
-        stop = asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.engine.work(stop))
-            await asyncio.sleep(0.5)
-            await do()
-            stop.set()
+            found.append(1000 * (began[run] - at))
+            await asyncio.sleep(0.03)
+        stop.set()
+    return spread(found[5:])
 
 
-async def _times(do: Callable[[], Awaitable[None]], number: int) -> None:
-    for _ in range(number):
-        await do()
+async def peer(of: House, python: str, name: str, runs: int) -> dict[str, JSON]:
+    """Let another engine do the same in a process and a database of its own."""
+    await create_database(of.store.url, f"peer_{name}")
+    url = of.store.url.replace("/metier?", f"/peer_{name}?", 1)
+    script = str(pathlib.Path(__file__).with_name("engine_peers.py"))
+    words = [python, script, name, url, str(of.postmaster), "--runs", str(runs), "--steps", str(_STEPS)]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*words, stdout=pipe, stderr=pipe)
+    out, error = await process.communicate()
+    if process.returncode:
+        return {"engine": name, "failed": error.decode(errors="replace").strip().splitlines()[-1:]}
+    found: dict[str, JSON] = json.loads(out.decode().strip().splitlines()[-1])
+    return found
 
 
-async def work(url: str, key: str) -> None:
-    """Be one worker until told to stop."""
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with Store(url, size=10) as store:
-        await Bench(store, 10, bytes.fromhex(key)).engine.work(stop)
+async def installed(python: str, module: str) -> bool:
+    """Whether an interpreter finds a module."""
+    look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module.partition('.')[0]!r}) is None)"
+    process = await asyncio.create_subprocess_exec(python, "-c", look)
+    return await process.wait() == 0
 
 
-async def main(items: int, parked: int, only: str) -> None:
-    home = pathlib.Path(tempfile.mkdtemp(prefix="metier-bench-"))
-    embedded = Embedded(home)
-    await asyncio.to_thread(embedded.start)
-    try:
-        await create_database(embedded.url("postgres"), "metier")
-        async with Store(embedded.url(), size=10) as store:
-            await store.migrate(migrations())
-            key = secrets.token_bytes(32)
-            bench = Bench(store, 10, key)
-            await bench.chain(20, 10)
-            figures: dict[str, JSON] = {"bench": "engine"}
-            if only in ("", "steps"):
-                figures["ten_at_once"] = await bench.chain(150, 10)
-                figures["one_at_a_time"] = await Bench(store, 1, key).chain(60, 10)
-                figures["growth"] = [
-                    await bench.chain(runs, steps) for runs, steps in ((200, 10), (20, 100), (2, 1000))
-                ]
-            if only in ("", "latency"):
-                figures |= await bench.latency(60)
-            if only in ("", "fan"):
-                command = [sys.executable, __file__, "--worker", embedded.url(), key.hex()]
-                figures["fan_out"] = await bench.fan_out(items, 20, command)
-            if only in ("", "parked"):
-                figures |= await bench.parked(parked, 5)
-            print(json.dumps(figures))
-    finally:
-        await asyncio.to_thread(embedded.stop)
-        shutil.rmtree(home, ignore_errors=True)
+async def peers(of: House, python: str, runs: int) -> list[JSON]:
+    """Measure the floor, and every other engine that is installed."""
+    found: list[JSON] = [await peer(of, sys.executable, "floor", runs)]
+    for name, module in _PEERS.items():
+        if not await installed(python, module):
+            found.append({"engine": name, "missing": f"not installed: uv pip install --python {python} {name}"})
+            continue
+        # Prefect goes through a server of its own for each step: a tenth of the runs takes as long.
+        found.append(await peer(of, python, name, max(runs // 10, 10) if name == "prefect" else runs))
+    return found
+
+
+def lines(figures: dict[str, JSON]) -> list[tuple[str, object, str]]:
+    """Give the lines of the table."""
+    rows: list[tuple[str, object, str]] = []
+
+    def add(name: str, found: JSON, bar: str) -> None:
+        if isinstance(found, dict):
+            rows.append((f"{name}: CPU ms per step", found["cpu_ms_a_step"], bar))
+            rows.append((f"{name}: CPU ms per step of PostgreSQL", found["database_cpu_ms_a_step"], ""))
+            rows.append((f"{name}: steps per second", found["steps_a_second"], ""))
+            rows.append((f"{name}: bytes of WAL per step", found["wal_bytes_a_step"], ""))
+
+    add("Métier", figures.get("ten_at_once"), f"{_BAR_MS} at most")
+    add("Métier, one at a time", figures.get("one_at_a_time"), "")
+    growth, others = figures.get("growth"), figures.get("peers")
+    for one in growth if isinstance(growth, list) else ():
+        add(f"Métier, {one['steps_a_run']} steps" if isinstance(one, dict) else "", one, "no more than with 10")
+    for one in others if isinstance(others, list) else ():
+        assert isinstance(one, dict)
+        ways = one.get("ways")
+        for way, found in ways.items() if isinstance(ways, dict) else ():
+            add(f"{one['engine']} {one['version']}, {way}", found, "")
+        if ways is None:
+            rows.append((str(one["engine"]), "", str(one.get("missing") or one.get("failed"))))
+    if isinstance(first := figures.get("start_to_first_step_ms"), dict):
+        rows.append(("start to first step, ms p50", first["p50"], f"{_LATENCY_MS} at most"))
+        rows.append(("start to first step, ms p95", first["p95"], ""))
+    return rows
+
+
+def times_better(figures: dict[str, JSON]) -> dict[str, JSON]:
+    """Divide the least CPU per step of the others by ours: without PostgreSQL's, and with it."""
+    ours, others = figures.get("ten_at_once"), figures.get("peers")
+    if not isinstance(ours, dict) or not isinstance(others, list):
+        return {}
+    alone, both = ("cpu_ms_a_step",), ("cpu_ms_a_step", "database_cpu_ms_a_step")
+    found: dict[str, JSON] = {}
+    for name, parts in (("engine", alone), ("with_postgresql", both)):
+        sums = [
+            sum(way[part] for part in parts)
+            for one in others
+            if isinstance(one, dict) and one["engine"] != "floor"
+            for way in (one.get("ways") or {}).values()  # type: ignore[union-attr]  # a map where it is there
+        ]
+        if sums:
+            found[name] = round(min(sums) / sum(ours[part] for part in parts), 2)  # type: ignore[misc,operator]  # numbers
+    return {"times_better_than_the_best": found}
+
+
+async def main(runs: int, only: str, python: str) -> None:
+    figures: dict[str, JSON] = {"version": importlib.metadata.version("metier")}
+    async with house() as of:
+        if only in ("", "steps"):
+            figures["ten_at_once"] = await through(of, runs, _STEPS, 10)
+        if only == "":
+            figures["one_at_a_time"] = await through(of, max(runs // 3, 1), _STEPS, 1)
+        if only in ("", "growth"):
+            shapes = ((runs, 10), (max(runs // 10, 2), 100), (2, 1000))
+            figures["growth"] = [await through(of, number, steps, 10, 2) for number, steps in shapes]
+        if only in ("", "latency"):
+            figures["start_to_first_step_ms"] = await latency(of, 60)
+        if python:
+            figures["peers"] = await peers(of, python, runs)
+    figures |= times_better(figures)
+    rows = lines(figures)
+    if isinstance(better := figures.get("times_better_than_the_best"), dict):
+        rows.extend((f"times better than the best of them, {name}", found, "2") for name, found in better.items())
+    told("engine", rows, figures)
 
 
 def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--items", type=int, default=10_000, help="items of the fan-out")
-    parser.add_argument("--parked", type=int, default=1_000, help="runs that wait for a person; the bar is 10000")
-    parser.add_argument("--only", choices=("", "steps", "latency", "fan", "parked"), default="", help="one part alone")
-    parser.add_argument("--worker", nargs=2, metavar=("URL", "KEY"), help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=200, help="of 10 steps, in each of three rounds")
+    parser.add_argument("--only", choices=("", "steps", "growth", "latency"), default="", help="one part alone")
+    parser.add_argument("--peers", default="", metavar="PYTHON", help="where other engines are installed")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     chosen = options()
-    asyncio.run(work(*chosen.worker) if chosen.worker else main(chosen.items, chosen.parked, chosen.only))
+    asyncio.run(main(chosen.runs, chosen.only, chosen.peers))

@@ -1,6 +1,6 @@
-"""The same flow of trivial steps on another durable engine; run by `bench/engine.py --peers` in an environment of theirs.
+"""The same flow of trivial steps on another durable engine; run by `bench/engine.py --peers`, where they are installed.
 
-python bench/engine_peers.py floor|dbos|langgraph|prefect URL DATABASE_PID [--runs N] [--steps N] [--width N]
+    python bench/engine_peers.py floor|dbos|langgraph|prefect URL DATABASE_PID [--runs N] [--steps N] [--width N]
 
 Only the standard library and the engine itself are imported. Every engine keeps the promise that a step which is over
 is on disk before the next one begins (LangGraph: durability="sync"); Prefect keeps states, and no results.
@@ -282,7 +282,7 @@ async def prefect(url: str, steps: int, width: int, measure: Callable[[str, Flow
     }
     program = str(pathlib.Path(sys.executable).parent / "prefect")
     command = [program, "server", "start", "--port", str(port), "--no-ui"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         await asyncio.to_thread(_answers, f"http://127.0.0.1:{port}/api/health")
         from prefect import flow, task
@@ -307,7 +307,7 @@ async def prefect(url: str, steps: int, width: int, measure: Callable[[str, Flow
         await measure("coroutines", flows)
     finally:
         server.terminate()
-        server.wait()
+        await server.wait()
 
 
 def _answers(url: str) -> None:
