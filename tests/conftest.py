@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import pathlib
 import secrets
 import shutil
@@ -20,6 +21,13 @@ from metier.store import Migration, Store, create_database, packaged_migrations
 from metier.vault import Vault
 
 _FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+
+
+@pytest.fixture(autouse=True)
+def every_level() -> Iterator[None]:
+    """Undo what a command run in this process did to the level of our log: later tests read it."""
+    yield
+    logging.getLogger("metier").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
