@@ -5,7 +5,7 @@
 Each template runs on small labelled cases (bench/patterns.yaml): share right with its 95 % interval (Wilson),
 model calls, tokens, seconds, Wh. Evaluator-optimizer is compared, notice by notice, with its own first turn, which is
 what one call gives: the gain with a paired bootstrap interval. The model must be in FOLDER (`metier models pull`). On
-two cores it takes about ten minutes; the last line is JSON.
+two cores it takes about twenty minutes; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -88,8 +88,9 @@ async def play(app: App, who: Principal, name: str, inputs: dict[str, Any], tall
     if found.failure is not None:
         tally.failed.append(f"{found.failure.path}: {found.failure.code}: {found.failure.message[:200]}")
     steps = {s.path: s.value for s in await app.engine.steps(run) if s.kind == "result" and not s.name}
+    used = [s.value for s in await app.engine.steps(run) if ".tool." in s.name and not s.name.startswith("!")]
     output = await app.engine.result(run) if found.status == "done" else None
-    return {**steps, "output": output, "status": found.status}
+    return {**steps, "output": output, "status": found.status, "used": used}
 
 
 def judge(name: str, case: dict[str, Any], got: dict[str, Any], tally: Tally) -> None:
@@ -115,9 +116,11 @@ def judge(name: str, case: dict[str, Any], got: dict[str, Any], tally: Tally) ->
         checks = {"points": workers == case["points"], "open": len(output.get("open", [0] * 9)) == case["open"]}
         tally.said.append(f"{workers} workers, open: {output.get('open')}")
     elif name == "agent-desk":
-        answer = str(output.get("answer", ""))
-        checks = {"says": bool(answer) and all(part in answer for part in case["says"])}
-        tally.said.append(f"{got['status']}: {answer[:160]}")
+        # Right is what only the customer file can tell, and was looked up there: naming the question's words is not.
+        answer, results = str(output.get("answer", "")), [u.get("ok") for u in got["used"] if isinstance(u, dict)]
+        looked = any(isinstance(result, dict) and "orders" in result for result in results)
+        checks = {"says": looked and any(part in answer for part in case["says"])}
+        tally.said.append(f"{got['status']}, {len(results)} tool calls, looked up: {looked}: {answer[:160]}")
     tally.right += sum(checks.values())
     tally.of += len(checks)
 

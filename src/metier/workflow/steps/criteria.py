@@ -13,11 +13,11 @@ __all__ = ["check_criteria"]
 _BLANKS = re.compile(r"\s+")
 _SAID = {
     "fr": ("Il manque, mot pour mot : {}.", "À retirer : {}.",
-           "Trop court de {} caractères : écris environ {} mots de plus.",
-           "Trop long de {} caractères : écris environ {} mots de moins."),
+           "Trop court, {} caractères : il en faut au moins {}, soit environ {} mots.",
+           "Trop long, {} caractères : il en faut au plus {}, soit environ {} mots."),
     "en": ("Missing, word for word: {}.", "To be removed: {}.",
-           "Too short by {} characters: write about {} more words.",
-           "Too long by {} characters: write about {} words less."),
+           "Too short, {} characters: it takes at least {}, about {} words.",
+           "Too long, {} characters: it takes at most {}, about {} words."),
 }  # fmt: skip
 _QUOTED = {"fr": "« {} »", "en": '"{}"'}
 
@@ -37,8 +37,8 @@ def check_criteria(
         for says, parts in ((lacks, missing), (has, found))
         if parts
     ]
-    told += [short.format(least - length, _words(least - length))] if length < least else []
-    told += [long.format(length - most, _words(length - most))] if length > most else []
+    told += [short.format(length, least, _words(least))] if length < least else []
+    told += [long.format(length, most, _words(most))] if length > most else []
     # The length is one criterion, whichever bound is passed; so is each text that must or must not stand there.
     criteria = len(_texts(must)) + len(_texts(forbidden)) + 1
     wrong = len(missing) + len(found) + (not least <= length <= most)
