@@ -208,7 +208,7 @@ async def test_a_form_filled_in_wrong_keeps_what_was_written(desk: Desk) -> None
     path = await formed(desk)
     sent = {"_once": "x" * 24, "amount": "beaucoup", "text": "</textarea><script>alert(1)</script>"}
     told = await desk.http.post(path, data=sent, headers={"accept-language": "fr"})
-    assert told.status == 422 and "À corriger" in told.body.decode() and "write a number" in told.body.decode()
+    assert told.status == 422 and "À corriger" in told.body.decode() and "écrivez un nombre" in told.body.decode()
     assert "<script>" not in told.body.decode() and "&lt;/textarea&gt;&lt;script&gt;" in told.body.decode()
     assert (await desk.http.post(path, data={**sent, "colour": "red"})).status == 422
     assert (await desk.http.post(path, data={"order": "7"})).status == 422
@@ -227,3 +227,37 @@ async def test_a_form_takes_json_and_its_address_cannot_be_guessed(desk: Desk) -
     assert (await desk.http.get(path[:-1])).status == 404
     assert (await desk.http.get(path[:-2] + "é0")).status == 404
     assert (await desk.http.post(path, content=b"x" * (1024 * 1024 + 1))).status == 400
+
+
+async def test_what_a_form_finds_wrong_is_told_in_the_language_of_its_page(desk: Desk) -> None:
+    path, sent = await formed(desk), {"_once": "x" * 24, "amount": "beaucoup"}
+    for language, word in (
+        ("fr", "«\u00a0Amount\u00a0» vaut «\u00a0beaucoup\u00a0»\u00a0: écrivez un nombre"),
+        ("en", "write a number"),
+    ):
+        told = await desk.http.post(path, data=sent, headers={"accept-language": language})
+        assert told.status == 422 and word in told.body.decode() and f'<html lang="{language}"' in told.body.decode()
+    # What the flow itself asks of its inputs is said by the flow, in English, under words of the page.
+    french, english = {"accept-language": "fr"}, {"accept-language": "en"}
+    long = await desk.http.post(path, data={"_once": "y" * 24, "order": "7" * 41}, headers=french)
+    assert long.status == 422 and "Ce qui est écrit ne convient pas" in long.body.decode()
+    assert 'class="hint" lang="en"' in long.body.decode()
+    gone = await desk.http.get(path[:-1], headers=french)
+    assert (gone.status, gone.headers["content-language"]) == (404, "fr")
+    assert "Ce formulaire n’existe pas" in gone.body.decode()
+    (found,) = await desk.triggers.deployments.list()
+    await desk.triggers.deployments.enable(found.id, False)
+    paused = await desk.http.post(path, data={"_once": "z" * 24, "order": "7"}, headers=english)
+    assert paused.status == 403 and paused.body.decode() == "This form takes no requests for now."
+    assert await desk.runs() == []
+
+
+async def test_a_form_or_a_hook_asked_too_often_says_when_to_come_again(desk: Desk) -> None:
+    path = await formed(desk)
+    seen = [(await desk.http.get(path)).status for _ in range(30)]
+    late = await desk.http.get(path, headers={"accept-language": "fr"})
+    assert (set(seen), late.status) == ({200}, 429)
+    assert 1 <= int(late.headers["retry-after"]) <= 2 and "réessayez dans une minute" in late.body.decode()
+    id = await hooked(desk)
+    statuses = [(await desk.http.post(f"/hooks/{id}", content=b"{}")).status for _ in range(130)]
+    assert statuses[0] == 401 and statuses[-1] == 429, "what is not signed counts too: it costs a look-up"

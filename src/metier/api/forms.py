@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from metier.api import failures
 from metier.errors import Invalid, MetierError, Mistaken
-from metier.triggers import Form, Triggers
+from metier.triggers import Form, Gate, Triggers
 from metier.triggers.form import Field
 
 __all__ = ["Forms"]
@@ -27,11 +28,25 @@ _WORDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "send": "Envoyer", "required": "obligatoire", "choose": "Choisissez", "other": "English",
             "done": "C’est envoyé. Votre demande est prise en charge.", "number": "Référence",
             "again": "Envoyer une autre demande", "fault": "À corriger",
+            "misfit": "Ce qui est écrit ne convient pas à ce qui est demandé.",
+            "not_found": "Ce formulaire n’existe pas\u00a0: son adresse a peut-être été coupée.",
+            "not_allowed": "Ce formulaire ne prend plus de demandes pour le moment.",
+            "rate_limited": "Trop de demandes arrivent par ce formulaire\u00a0: réessayez dans une minute.",
+            "mistaken": "Ce formulaire ne peut pas être lu\u00a0: rechargez sa page, puis remplissez-le.",
+            "conflict": "Une autre demande a été envoyée sous le même numéro\u00a0: rechargez la page.",
+            "unable": "Le formulaire ne peut pas être pris en charge maintenant\u00a0: réessayez plus tard.",
         },
         "en": {
             "send": "Send", "required": "required", "choose": "Choose", "other": "Français",
             "done": "It is sent. Your request is being dealt with.", "number": "Reference",
             "again": "Send another request", "fault": "To be mended",
+            "misfit": "What is written does not fit what is asked.",
+            "not_found": "There is no such form: its address may have been cut short.",
+            "not_allowed": "This form takes no requests for now.",
+            "rate_limited": "Too many requests come by this form: try again in a minute.",
+            "mistaken": "This form cannot be read: load its page again, then fill it in.",
+            "conflict": "Another request was sent under the same number: load the page again.",
+            "unable": "The form cannot be dealt with now: try again later.",
         },
     }
 )  # fmt: skip
@@ -56,8 +71,9 @@ _HEADERS = MappingProxyType(
 class Forms:
     """Shows the form of a trigger and starts its run; JSON is answered with JSON. It works without JavaScript."""
 
-    def __init__(self, triggers: Triggers) -> None:
+    def __init__(self, triggers: Triggers, gate: Gate) -> None:
         self._triggers = triggers
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -70,20 +86,21 @@ class Forms:
         wants_json = request.headers.get("content-type", "").startswith("application/json")
         language = _language(request)
         try:
+            self._gate.enter(id)
             form = await self._triggers.form(id, token)
             if request.method == "GET":
                 return _page(language, form, {}, secrets.token_urlsafe(18))
             values, once = await _sent(request, wants_json)
         except MetierError as error:
-            return _fault(error, wants_json)
+            return _fault(error, wants_json, language)
         try:
-            taken = await self._triggers.fill(id, token, values, once)
+            taken = await self._triggers.fill(id, token, values, once, "en" if wants_json else language)
         except Invalid as error:
             if wants_json:
-                return _fault(error, wants_json)
-            return _page(language, form, values, secrets.token_urlsafe(18), error.message)
+                return _fault(error, wants_json, language)
+            return _page(language, form, values, secrets.token_urlsafe(18), error)
         except MetierError as error:
-            return _fault(error, wants_json)
+            return _fault(error, wants_json, language)
         if wants_json:
             return JSONResponse({"outcome": taken.outcome, "run": taken.run}, 202, dict(_HEADERS))
         return _thanks(language, form, taken.run or "")
@@ -124,15 +141,23 @@ def _language(request: Request) -> str:
     return next((one for one in ranked if one in _WORDS), "fr")
 
 
-def _page(language: str, form: Form, values: Mapping[str, str], once: str, fault: str = "") -> Response:
+def _page(language: str, form: Form, values: Mapping[str, str], once: str, fault: Invalid | None = None) -> Response:
     words = _WORDS[language]
-    told = f'<div role="alert"><strong>{words["fault"]}</strong><p>{escape(fault)}</p></div>' if fault else ""
+    told = "" if fault is None else _told(words, fault)
     rows = "".join(_row(field, values.get(field.name, field.default), words) for field in form.fields)
     body = (
         f'{told}<form method="post" accept-charset="utf-8"><input type="hidden" name="_once" value="{escape(once)}">'
         f'{rows}<button type="submit">{words["send"]}</button></form>'
     )
-    return _whole(language, form, body, 422 if fault else 200)
+    return _whole(language, form, body, 200 if fault is None else 422)
+
+
+def _told(words: Mapping[str, str], fault: Invalid) -> str:
+    """What the form itself finds is in the language of the page; what the flow finds further comes in English."""
+    said = f"<p>{escape(fault.message)}</p>"
+    if not (fault.param or "").startswith("form"):
+        said = f'<p>{words["misfit"]}</p><p class="hint" lang="en">{escape(fault.message)}</p>'
+    return f'<div role="alert"><strong>{words["fault"]}</strong>{said}</div>'
 
 
 def _row(field: Field, value: str, words: Mapping[str, str]) -> str:
@@ -185,7 +210,11 @@ def _whole(language: str, form: Form, body: str, status: int) -> Response:
     return Response(text.encode("utf-8", "replace"), status, headers, "text/html; charset=utf-8")
 
 
-def _fault(error: MetierError, is_json: bool) -> Response:
+def _fault(error: MetierError, is_json: bool, language: str) -> Response:
+    more = {name.decode(): value.decode() for name, value in failures.headers(error)}
+    headers = {**_HEADERS, **more}
     if is_json:
-        return JSONResponse({"error": {"code": error.code, "message": error.message}}, error.status, dict(_HEADERS))
-    return Response(error.message.encode("utf-8", "replace"), error.status, dict(_HEADERS), "text/plain; charset=utf-8")
+        return JSONResponse({"error": {"code": error.code, "message": error.message}}, error.status, headers)
+    words = _WORDS[language]
+    text = words.get(error.code, words["unable"])
+    return Response(text, error.status, {**headers, "content-language": language}, "text/plain; charset=utf-8")

@@ -6,7 +6,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from metier.api.exchange import Exchange
-from metier.triggers import Delivery, Triggers
+from metier.triggers import Delivery, Gate, Triggers
 from metier.triggers.webhook import BODY_LIMIT
 
 __all__ = ["Hook"]
@@ -15,8 +15,9 @@ __all__ = ["Hook"]
 class Hook:
     """Takes deliveries signed as the Standard Webhooks say; the same one again is known and starts nothing."""
 
-    def __init__(self, triggers: Triggers) -> None:
+    def __init__(self, triggers: Triggers, gate: Gate) -> None:
         self._triggers = triggers
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -26,6 +27,7 @@ class Hook:
         id: str = scope["path_params"]["trigger"]
 
         async def handle(exchange: Exchange) -> None:
+            self._gate.enter(id)
             body = await exchange.body(BODY_LIMIT)
             if body is None:
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from starlette.routing import BaseRoute, Route
 
@@ -14,11 +14,17 @@ from metier.connectors.secrets import Secrets
 from metier.policy.keys import Keys
 from metier.settings import Settings
 from metier.store import Store
-from metier.triggers import Triggers
+from metier.triggers import Gate, Released, Triggers
 from metier.vault import Vault
 from metier.workflow.engine import Engine
+from metier.workflow.releases import Releases
 
 __all__ = ["Platform", "starts", "triggers"]
+
+_HOOKS: Final = (600, 100)
+"""Requests a minute and at once for each webhook, in each process."""
+_FORMS: Final = (120, 30)
+"""The same for each form."""
 
 
 class Platform(Protocol):
@@ -49,11 +55,17 @@ class Platform(Protocol):
         """Starts runs."""
         ...
 
+    @property
+    def releases(self) -> Releases:
+        """Which version of a flow they are started with."""
+        ...
+
 
 def triggers(app: Platform) -> Triggers:
     """Make the room of triggers on a platform; it holds nothing that must be closed."""
     secrets = Secrets.built(app.store, app.vault)
-    return Triggers.built(app.store, app.vault, app.engine, app.keys.principal, secrets, ca_file=app.settings.ca_file)
+    starter = Released(app.engine, app.releases)
+    return Triggers.built(app.store, app.vault, starter, app.keys.principal, secrets, ca_file=app.settings.ca_file)
 
 
 def starts(app: Platform) -> list[BaseRoute]:
@@ -62,6 +74,6 @@ def starts(app: Platform) -> list[BaseRoute]:
     return [
         Route("/v1/flows/{flow}/runs", FlowRuns(room, keys), methods=["POST"]),
         Route("/v1/flows/{flow}/runs/{run}", FlowRun(room, app.engine, keys), methods=["GET"]),
-        Route("/hooks/{trigger}", Hook(room), methods=["POST"]),
-        Route("/forms/{trigger}/{token}", Forms(room), methods=["GET", "POST"]),
+        Route("/hooks/{trigger}", Hook(room, Gate(*_HOOKS)), methods=["POST"]),
+        Route("/forms/{trigger}/{token}", Forms(room, Gate(*_FORMS)), methods=["GET", "POST"]),
     ]

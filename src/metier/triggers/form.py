@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import orjson
@@ -22,6 +23,26 @@ Widget: TypeAlias = Literal["text", "long", "number", "yes", "choice", "email", 
 _NAMED = re.compile(r"\bevent\.([A-Za-z_][A-Za-z0-9_]*)")
 _LONG = 200
 _LONGEST = 100_000
+_FAULTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "en": {
+            "once": "the form was sent without its number: load its page again, then fill it in",
+            "strange": "the form asks no {name!r}",
+            "missing": "{label!r} is missing",
+            "long": "{label!r} has {size:,} characters: {most:,} at most",
+            "number": "{label!r} is {text!r}: write a number",
+            "choice": "{label!r} is {text!r}: choose among {choices}",
+        },
+        "fr": {
+            "once": "le formulaire est arrivé sans son numéro\u00a0: rechargez la page, puis remplissez-le",
+            "strange": "le formulaire ne demande pas «\u00a0{name}\u00a0»",
+            "missing": "«\u00a0{label}\u00a0» manque",
+            "long": "«\u00a0{label}\u00a0» a {size} caractères\u00a0: {most} au plus",
+            "number": "«\u00a0{label}\u00a0» vaut «\u00a0{text}\u00a0»\u00a0: écrivez un nombre",
+            "choice": "«\u00a0{label}\u00a0» vaut «\u00a0{text}\u00a0»\u00a0: choisissez parmi {choices}",
+        },
+    }
+)
 _ONCE = re.compile(r"[A-Za-z0-9_-]{16,100}", re.ASCII)
 
 
@@ -57,40 +78,43 @@ def form_of(trigger: Deployed, workflow: Workflow) -> Form:
     return Form(str(trigger.config.get("title") or workflow.name), str(trigger.config.get("hint") or ""), fields)
 
 
-def filled(form: Form, values: Mapping[str, str], once: str) -> Event:
+def filled(form: Form, values: Mapping[str, str], once: str, lang: str = "en") -> Event:
     """Give the event of a form as it was sent; `once` was in the page, so that sending it twice is one event."""
+    words = _FAULTS.get(lang, _FAULTS["en"])
     if not _ONCE.fullmatch(once):
-        raise Invalid("the form was sent without its number: load its page again, then fill it in")
+        raise Invalid(words["once"], param="form")
     for name in values:
         if name not in {field.name for field in form.fields}:
-            raise Invalid(f"the form asks no {name[:60]!r}", param=name[:60])
+            raise Invalid(words["strange"].format(name=name[:60]), param=f"form.{name[:60]}")
     data: dict[str, JSON] = {}
     for field in form.fields:
-        value = _value(field, values.get(field.name, "").strip())
+        value = _value(field, values.get(field.name, "").strip(), words)
         if value is not None:
             data[field.name] = value
         elif field.required:
-            raise Invalid(f"{field.label!r} is missing", param=field.name)
+            raise Invalid(words["missing"].format(label=field.label), param=f"form.{field.name}")
     return Event(once, data)
 
 
-def _value(field: Field, text: str) -> JSON:
+def _value(field: Field, text: str, words: Mapping[str, str]) -> JSON:
+    place = f"form.{field.name}"
     if field.widget == "yes":
         return text in ("on", "true", "1", "yes", "oui")
     if not text:
         return None
     if len(text) > _LONGEST:
-        raise Invalid(f"{field.label!r} has {len(text):,} characters: {_LONGEST:,} at most", param=field.name)
+        raise Invalid(words["long"].format(label=field.label, size=len(text), most=_LONGEST), param=place)
     if field.widget == "number":
         try:
             number: JSON = orjson.loads(text.replace(",", ".").replace(" ", "").replace("\u202f", ""))
         except orjson.JSONDecodeError:
             number = None
         if isinstance(number, bool) or not isinstance(number, int | float):
-            raise Invalid(f"{field.label!r} is {text[:40]!r}: write a number", param=field.name)
+            raise Invalid(words["number"].format(label=field.label, text=text[:40]), param=place)
         return number
     if field.choices and text not in field.choices:
-        raise Invalid(f"{field.label!r} is {text[:40]!r}: choose among {', '.join(field.choices)}", param=field.name)
+        told = words["choice"].format(label=field.label, text=text[:40], choices=", ".join(field.choices))
+        raise Invalid(told, param=place)
     return text.replace("\r\n", "\n")
 
 

@@ -116,10 +116,10 @@ class Triggers:
         trigger = await self._form(id, token)
         return form.form_of(trigger, await self.deployments.workflow(trigger))
 
-    async def fill(self, id: str, token: str, values: Mapping[str, str], once: str) -> Taken:
+    async def fill(self, id: str, token: str, values: Mapping[str, str], once: str, lang: str = "en") -> Taken:
         """Start the run of a form that was filled in; what does not fit is told to the person, and not kept."""
         trigger = await self._form(id, token)
-        event = form.filled(form.form_of(trigger, await self.deployments.workflow(trigger)), values, once)
+        event = form.filled(form.form_of(trigger, await self.deployments.workflow(trigger)), values, once, lang)
         return await self._brought(trigger, event)
 
     async def _form(self, id: str, token: str) -> Deployed:
