@@ -10,9 +10,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from metier.calls import JSON
+from metier.connectors.effects import Commit, Deed, Effects
 from metier.connectors.outbox import Outbox
 from metier.connectors.smtp import Smtp
 from metier.connectors.tools import tools
+from metier.errors import Unavailable
 from metier.store import Store
 from metier.vault import Vault
 from metier.workflow.definition import Workflow
@@ -61,6 +63,38 @@ async def posting(
             yield here, server
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_another_action_in_doubt_is_shown_as_what_it_is(
+    store: Store, vault: Vault, tmp_path: pathlib.Path, cancelled: bool
+) -> None:
+    async def breaks(_: bytes, __: str, commit: Commit) -> JSON:
+        await commit()
+        raise Unavailable("the line broke")
+
+    async def leave(context: StepContext, with_: dict[str, JSON]) -> JSON:
+        deed = Deed("crm.create_ticket", "crm.exemple.fr", b'{"ticket": 7}', breaks)
+        return await Effects(store, vault).once(f"{context.run}/{context.path}", deed)
+
+    async with office(store, vault, tmp_path, time.time, {"tool": leave}) as here:
+        here.given.pop("letter")
+        path = f"/review/deliveries/{await here.doubt(task := await here.park(mail('Retour')))}"
+        if cancelled:
+            await here.engine.cancel(task.run)
+        async with here.browser("zoe") as zoe:
+            listed = (await zoe.get("/review")).text
+            assert "crm › create ticket" in listed and "crm.exemple.fr" in listed
+            page = await zoe.get(path)
+            assert "seul le système joint" in page.text and '{"ticket": 7}' in page.text
+            assert "messagerie" not in page.text and "C'est fait" in page.text
+            assert ("Le faire de nouveau" in page.text) == (not cancelled)
+            assert ("rien ne sera refait" in page.text) == cancelled
+            done = await zoe.post(f"{path}/settle", settlement="delivered")
+            assert "C'est noté" in done.text
+            assert "Cette action n'est plus dans le doute" in (await zoe.get(path)).text
+        await here.engine.drain()
+        assert (await here.engine.get(task.run)).status == ("cancelled" if cancelled else "done")
+
+
 class _Effect:
     def __init__(self, key: str) -> None:
         self.key = key
@@ -75,8 +109,8 @@ async def test_a_letter_in_doubt_is_listed_shown_and_settled_once(
         path = f"/review/deliveries/{await here.doubt(task)}"
         async with here.browser("zoe") as zoe, here.browser("max") as max_, here.browser("eve") as eve:
             listed = await zoe.get("/review")
-            assert "E-mails dont on ignore" in listed.text and path.replace("@", "%40") in listed.source
-            assert "E-mails dont on ignore" not in (await eve.get("/review")).text
+            assert "Envois et actions dont on ignore" in listed.text and path.replace("@", "%40") in listed.source
+            assert "Envois et actions dont on ignore" not in (await eve.get("/review")).text
             assert (await eve.get(path)).status == 404
             assert (await eve.post(f"{path}/settle", settlement=found)).status == 404
             for browser in (zoe, max_):
@@ -88,7 +122,7 @@ async def test_a_letter_in_doubt_is_listed_shown_and_settled_once(
             await zoe.get(path)
             done = await zoe.post(f"{path}/settle", settlement=found)
             assert (done.url, "C'est noté" in done.text) == ("/review", True)
-            assert "E-mails dont on ignore" not in done.text
+            assert "Envois et actions dont on ignore" not in done.text
             late = await max_.post(f"{path}/settle", settlement="again")
             assert late.status == 409 and "Rien n'a été enregistré" in late.text
             assert here.known("zoe") in late.text and said in late.text and "/settle" not in late.source

@@ -51,9 +51,11 @@ def test_a_template_says_nothing_that_is_not_translated(path: pathlib.Path) -> N
         if not (isinstance(call.node, nodes.Name) and call.node.name == "t"):
             continue
         asked = call.args[0]
-        if isinstance(asked, nodes.Const):
-            assert asked.value in LANGUAGES["fr"], asked.value
-            assert {one.key for one in call.kwargs} == places(LANGUAGES["fr"][asked.value]), asked.value
+        either = [asked.expr1, asked.expr2] if isinstance(asked, nodes.CondExpr) else [asked]
+        if all(isinstance(one, nodes.Const) for one in either):
+            for one in either:
+                assert isinstance(one, nodes.Const) and one.value in LANGUAGES["fr"], one
+                assert {given.key for given in call.kwargs} == places(LANGUAGES["fr"][one.value]), one.value
         else:
             assert isinstance(asked, nodes.Add) and isinstance(asked.left, nodes.Const)
             assert all(asked.left.value + end in LANGUAGES["fr"] for end in BUILT[asked.left.value])
@@ -77,6 +79,8 @@ def test_every_string_is_used() -> None:
         "sign_in.",
         "said.",
         "settlement.",
+        "done.",
+        "tool.",
         "bar.",
         "link.",
         "event.",
@@ -128,6 +132,10 @@ def test_moments_lengths_and_numbers_are_written_in_the_language() -> None:
         "1234",
     ]
     assert english.number(0.5) == "0.5"
+    midnight = datetime(2026, 11, 21).astimezone()
+    assert (french.since(midnight), english.since(midnight)) == ("21/11/2026", "21 Nov 2026")
+    assert (french.until(midnight), english.until(midnight)) == ("20/11/2026 compris", "the end of 20 Nov 2026")
+    assert french.until(midnight + timedelta(hours=9)) == "21/11/2026 à 09:00" == french.since(midnight.replace(hour=9))
     assert french.named("decision", "send_later") == "send later"
     assert french.assignee("group:sav") == "groupe sav"
 

@@ -8,6 +8,8 @@ __all__ = ["WORDS"]
 
 WORDS: Mapping[str, str] = {
     "language": "English",
+    "day": "%d %b %Y",
+    "day.included": "the end of {day}",
     "moment": "%d %b %Y, %H:%M",
     "decimal": ".",
     "skip": "Skip to content",
@@ -168,18 +170,27 @@ WORDS: Mapping[str, str] = {
     "link.over": "This task is decided, or left to others.",
     "link.done": "Decided. The run goes on.",
     "link.sign_in": "Sign in",
-    "delivery.title": "E-mails that may or may not have left",
+    "delivery.title": "E-mails and actions that may or may not have happened",
+    "delivery.tool": "What",
+    "tool.email.send": "E-mail",
     "delivery.to": "To",
     "delivery.since": "In doubt since",
     "delivery.why": "The line broke after the message was handed over and before the mail server answered: only "
     "that server knows whether it left. Look for this identifier among its sent messages or in its "
     "log, then say what you found; the run goes on.",
+    "delivery.why_effect": "The line broke after the request and before its answer: only the other system "
+    "knows whether it was done. Look there for this identifier, then say what you found; the run goes on.",
+    "delivery.cancelled": "The run was cancelled: nothing is done again. You may note that it was done.",
+    "delivery.again_why_effect": "If it was done after all, it would be done twice.",
+    "delivery.over_effect": "This action is in no doubt any more.",
     "delivery.again_why": "If it did leave, the customer would get it twice.",
     "delivery.over": "This e-mail is in no doubt any more.",
-    "delivery.conflict": "Nothing was recorded: the e-mail or its run has changed, or nothing can send it any more.",
+    "delivery.conflict": "Nothing was recorded: it or its run has changed, or nothing can do it again any more.",
     "delivery.settled": "{name} said: {found}.",
     "settlement.delivered": "It was delivered",
     "settlement.again": "Send it again",
+    "done.delivered": "It was done",
+    "done.again": "Do it again",
     "said.decided": "Decided. The run goes on.",
     "said.handed_off": "Handed off.",
     "said.claimed": "You have it in hand.",

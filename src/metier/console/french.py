@@ -8,6 +8,8 @@ __all__ = ["WORDS"]
 
 WORDS: Mapping[str, str] = {
     "language": "Français",
+    "day": "%d/%m/%Y",
+    "day.included": "{day} compris",
     "moment": "%d/%m/%Y à %H:%M",
     "decimal": ",",
     "skip": "Aller au contenu",
@@ -169,19 +171,27 @@ WORDS: Mapping[str, str] = {
     "link.over": "Cette tâche est décidée, ou confiée à d'autres.",
     "link.done": "C'est décidé. Le traitement continue.",
     "link.sign_in": "Se connecter",
-    "delivery.title": "E-mails dont on ignore s'ils sont partis",
+    "delivery.title": "Envois et actions dont on ignore s'ils ont eu lieu",
+    "delivery.tool": "Quoi",
+    "tool.email.send": "E-mail",
     "delivery.to": "Destinataire",
     "delivery.since": "Dans le doute depuis",
     "delivery.why": "La liaison s'est coupée après la remise du message et avant la réponse du serveur de "
     "messagerie : lui seul sait s'il est parti. Cherchez cet identifiant dans ses messages envoyés "
     "ou son journal, puis dites ce que vous avez trouvé ; l'exécution continue.",
+    "delivery.why_effect": "La liaison s'est coupée après la demande et avant la réponse : seul le système joint "
+    "sait si c'est fait. Cherchez-y cet identifiant, puis dites ce que vous avez trouvé ; l'exécution continue.",
+    "delivery.cancelled": "L'exécution a été annulée : rien ne sera refait. Vous pouvez noter que c'était fait.",
+    "delivery.again_why_effect": "Si c'était fait malgré tout, ce serait fait deux fois.",
+    "delivery.over_effect": "Cette action n'est plus dans le doute.",
     "delivery.again_why": "S'il était parti malgré tout, le client le recevrait deux fois.",
     "delivery.over": "Cet e-mail n'est plus dans le doute.",
-    "delivery.conflict": "Rien n'a été enregistré : "
-    "l'e-mail ou son exécution a changé, ou rien ne peut plus l'envoyer.",
+    "delivery.conflict": "Rien n'a été enregistré : l'envoi ou l'exécution a changé, ou rien ne peut plus le refaire.",
     "delivery.settled": "{name} a dit : {found}.",
     "settlement.delivered": "Il est parti",
     "settlement.again": "L'envoyer de nouveau",
+    "done.delivered": "C'est fait",
+    "done.again": "Le faire de nouveau",
     "said.decided": "C'est décidé. Le traitement continue.",
     "said.handed_off": "La tâche est transmise.",
     "said.claimed": "Vous l'avez en main.",

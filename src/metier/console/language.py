@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from decimal import Decimal
 from typing import Literal, TypeAlias, cast
 
@@ -70,6 +70,18 @@ class Words:
     def moment(self, moment: datetime) -> str:
         """Write a moment in the time zone of the server."""
         return moment.astimezone().strftime(self._words["moment"])
+
+    def since(self, moment: datetime) -> str:
+        """Write when something begins: the day alone where it begins with it."""
+        local = moment.astimezone()
+        return local.strftime(self._words["day"]) if local.time() == time() else self.moment(moment)
+
+    def until(self, moment: datetime) -> str:
+        """Write how long something lasts: the last whole day, where it ends with one."""
+        local = moment.astimezone()
+        if local.time() != time():
+            return self.moment(moment)
+        return self("day.included", day=(local.date() - timedelta(days=1)).strftime(self._words["day"]))
 
     def due(self, due_at: datetime, now: datetime) -> str:
         """Write how long there is until a due date, or since."""
