@@ -275,6 +275,14 @@ class _Walk:
         for key in ("title", "assign", "on_timeout", "not", "escalate"):
             self.report.template(config.get(key), view, step.marks, f"human/{key}", step.mark)
         check_late(self.report, step, config)
+        if config.get("second_reading") and str(config.get("assign", "")).startswith("user:"):
+            self.report.say(
+                step.marks.get("human/second_reading", step.mark),
+                "one-reader",
+                f"second_reading of human step {step.id!r} finds no second reader: {config['assign']!r} is one person",
+                "assign it to a group, or remove second_reading",
+                "warning",
+            )
         show, edit = config.get("show"), config.get("edit")
         for number, shown in enumerate(show if isinstance(show, list) else []):
             if isinstance(shown, str):
