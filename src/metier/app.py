@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import psycopg
 
 from metier import gauges
@@ -34,7 +33,7 @@ from metier.governance.erasure import reach
 from metier.governance.register import ADMITTED, Register
 from metier.guardrails.base import Chain, Guardrail
 from metier.guardrails.pii import PersonalData
-from metier.knowledge.embedding import Embed, Embedder, Vectors
+from metier.knowledge.embedding import Embed, Embedder, Vectors, stacked
 from metier.knowledge.ingest import Ingest
 from metier.knowledge.retrieve import Retrieve
 from metier.policy.admission import Admission
@@ -148,7 +147,7 @@ class App:
         async def embed(texts: Sequence[str], purpose: Purpose) -> Vectors:
             call = Call(principal, model, operation="embed", inputs=tuple(texts), purpose=purpose, origin=origin)
             answer = await self.gateway.collect(call)
-            return np.array(answer.vectors, dtype=np.float32)
+            return stacked(answer.vectors)
 
         return embed
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
-
-import jsonschema
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from metier.calls import JSON, Principal
 from metier.connectors.effects import Effects
 from metier.connectors.secrets import Secrets
+from metier.deferred import deferred
 from metier.errors import ConfigError, Invalid
 from metier.workflow.context import fits
+
+if TYPE_CHECKING:
+    import jsonschema
+else:
+    jsonschema = deferred("jsonschema")
 
 __all__ = ["Call", "Connector", "Effect", "Given", "Make", "Tool", "ToolSpec", "schema_of", "text", "whole"]
 
@@ -115,6 +119,8 @@ class Given:
 Make: TypeAlias = Callable[[Given], Connector]
 """Makes a connector of one kind from its entry, without reaching anything; ConfigError where the entry is wrong."""
 
+_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
+
 
 def schema_of(given: object, where: str) -> dict[str, JSON]:
     """Read a JSON Schema of an object, or its short form: name to type, a trailing "?" where it may be left out."""
@@ -129,6 +135,9 @@ def schema_of(given: object, where: str) -> dict[str, JSON]:
         }
         needed: list[JSON] = [str(name) for name in given if not str(name).endswith("?")]
         found = {"type": "object", "properties": fields, "required": needed, "additionalProperties": False}
+        if all(isinstance(kind, str) and kind in _TYPES for kind in given.values()):
+            # Right as it was made: nothing to check, and no library to load for it.
+            return found
     try:
         jsonschema.Draft202012Validator.check_schema(found)
     except jsonschema.SchemaError as error:

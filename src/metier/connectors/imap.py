@@ -8,16 +8,20 @@ import email.message
 import email.policy
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
-
-import imapclient
-import imapclient.exceptions
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from metier.calls import JSON, Principal
 from metier.connectors.base import Connector, Effect, Given, ToolSpec, schema_of, text, whole
 from metier.connectors.effects import Commit, Deed, Doubt, NotTaken, identity
 from metier.connectors.letters import compose
+from metier.deferred import deferred
 from metier.errors import ConfigError, Invalid, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    import imapclient
+    import imapclient.exceptions
+else:
+    imapclient = deferred("imapclient")
 
 __all__ = ["Drafts", "imap_append"]
 

@@ -6,15 +6,20 @@ import fnmatch
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import yaml
 
 from metier.calls import JSON
 from metier.connectors.base import Connector, Given
 from metier.connectors.rest import KEY_HEADER, Operation, Place, Rest
 from metier.connectors.web import OPTIONS, web_of
+from metier.deferred import deferred
+
+if TYPE_CHECKING:
+    import jsonschema
+else:
+    jsonschema = deferred("jsonschema")
 
 __all__ = ["openapi"]
 

@@ -8,12 +8,11 @@ import datetime
 import decimal
 import pathlib
 import re
-import sqlite3
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 import psycopg
@@ -22,7 +21,13 @@ from psycopg import sql as composed
 from metier.calls import JSON, Principal
 from metier.connectors.base import Connector, Effect, Given, ToolSpec, schema_of, whole
 from metier.connectors.effects import Commit, Confirm, Deed, Doubt, NotTaken, unknowable
+from metier.deferred import deferred
 from metier.errors import ConfigError, Invalid, MetierError, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    import sqlite3
+else:
+    sqlite3 = deferred("sqlite3")
 
 __all__ = ["Query", "Sql", "sql"]
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-
-import jsonschema
+from typing import TYPE_CHECKING
 
 from metier.calls import JSON
 from metier.console.fields import Field, Problem, Schema, fields_of, is_long, plain, read
+from metier.deferred import deferred
 from metier.workflow.review import Task
 from metier.workflow.tasks import NEGATIVE
+
+if TYPE_CHECKING:
+    import jsonschema
+else:
+    jsonschema = deferred("jsonschema")
 
 __all__ = ["NOTE", "Answer", "answer", "choices", "fields", "note", "takes_note", "touched"]
 

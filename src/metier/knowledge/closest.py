@@ -8,11 +8,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from metier.deferred import deferred
 from metier.knowledge.analyser import Analyser, Language
 from metier.knowledge.embedding import Embedder, Vectors, embed
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = deferred("numpy")
 
 __all__ = ["Asked", "Near", "Passage", "closest", "sentences"]
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
 from metier.calls import Purpose
+from metier.deferred import deferred
 from metier.errors import Broken
 
-__all__ = ["Embed", "Embedder", "Vectors", "embed", "literal"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = deferred("numpy")
 
-Vectors: TypeAlias = NDArray[np.float32]
+__all__ = ["Embed", "Embedder", "Vectors", "embed", "literal", "stacked"]
+
+Vectors: TypeAlias = "NDArray[np.float32]"
 Embed: TypeAlias = Callable[[Sequence[str], Purpose], Awaitable[Vectors]]
 """Gives one vector for each text; the model may treat questions and passages differently."""
 
@@ -46,6 +50,11 @@ async def embed(embedder: Embedder, texts: Sequence[str], purpose: Purpose) -> l
             )
         vectors.extend(made)
     return vectors
+
+
+def stacked(rows: Sequence[Sequence[float]]) -> Vectors:
+    """Make one array of the vectors of an answer."""
+    return np.array(rows, dtype=np.float32)
 
 
 def literal(vector: Vectors) -> str:

@@ -8,17 +8,23 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from metier import weights
 from metier.calls import Call, Chunk, Usage
 from metier.catalog import Deployment
+from metier.deferred import deferred
 from metier.errors import ConfigError, Invalid, ProviderTimeout, ProviderUnavailable
 from metier.providers.base import texts_of
 from metier.providers.embedder_frames import LENGTH, VECTORS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = deferred("numpy")
 
 __all__ = ["Embedder"]
 

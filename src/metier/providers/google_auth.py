@@ -9,19 +9,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 import aiohttp
 import orjson
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from metier.catalog import Deployment
+from metier.deferred import deferred
 from metier.errors import ProviderUnavailable
 from metier.providers.exchange import Exchange, bare
 from metier.providers.token_cache import Token, TokenCache
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa
+else:
+    serialization = deferred("cryptography.hazmat.primitives.serialization")
+    padding = deferred("cryptography.hazmat.primitives.asymmetric.padding")
+    rsa = deferred("cryptography.hazmat.primitives.asymmetric.rsa")
 
 __all__ = ["GoogleTokens"]
 
@@ -114,7 +121,7 @@ def _claim(source: _Source, now: int) -> tuple[str, str]:
     account = orjson.loads(text if text.startswith("{") else Path(text).expanduser().read_bytes())
     if account.get("type", "service_account") != "service_account":
         raise ValueError("this is the credential of something else than a service account")
-    key = load_pem_private_key(account["private_key"].encode(), password=None)
+    key = serialization.load_pem_private_key(account["private_key"].encode(), password=None)
     if not isinstance(key, rsa.RSAPrivateKey):
         raise TypeError("Google's service accounts have RSA keys")
     url = source.token_url or account.get("token_uri") or _TOKEN_URL

@@ -10,13 +10,17 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from imapclient import IMAPClient, SocketTimeout
-from imapclient.exceptions import IMAPClientError
-
+from metier.deferred import deferred
 from metier.errors import ConfigError, Invalid, Unavailable
+
+if TYPE_CHECKING:
+    import imapclient
+    import imapclient.exceptions
+else:
+    imapclient = deferred("imapclient")
 
 __all__ = ["Account", "Imap", "account_from_url"]
 
@@ -62,11 +66,11 @@ class Imap:
     def __init__(self, account: Account, ca_file: str | None = None) -> None:
         self._account = account
         self._ca_file = ca_file
-        self._client: IMAPClient | None = None
+        self._client: imapclient.IMAPClient | None = None
         # Not the threads of the loop: waiting for mail takes one whole.
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="imap")
 
-    async def call(self, work: Callable[[IMAPClient], _T]) -> _T:
+    async def call(self, work: Callable[[imapclient.IMAPClient], _T]) -> _T:
         """Do something with the connection, made when there is none; failures are Unavailable."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
 
@@ -80,39 +84,39 @@ class Imap:
         self._thread.shutdown(wait=False, cancel_futures=True)
         if client is not None:
             await asyncio.to_thread(self._thread.shutdown)
-            with contextlib.suppress(OSError, IMAPClientError):
+            with contextlib.suppress(OSError, imapclient.exceptions.IMAPClientError):
                 client.shutdown()
 
-    def _guarded(self, work: Callable[[IMAPClient], _T]) -> _T:
+    def _guarded(self, work: Callable[[imapclient.IMAPClient], _T]) -> _T:
         try:
             if self._client is None:
                 self._client = self._connected()
             return work(self._client)
-        except (OSError, IMAPClientError) as error:
+        except (OSError, imapclient.exceptions.IMAPClientError) as error:
             raise Unavailable(
                 f"the mailbox of {self._account.user!r} at {self._account.host!r}: {_told(error)}"
             ) from None
 
-    def _connected(self) -> IMAPClient:
+    def _connected(self) -> imapclient.IMAPClient:
         account = self._account
         context = None
         if account.tls != "none":
             context = ssl.create_default_context()
             if self._ca_file is not None:
                 context.load_verify_locations(self._ca_file)
-        client: Any = IMAPClient(
+        client: Any = imapclient.IMAPClient(
             account.host, account.port, ssl=account.tls == "tls", ssl_context=context if account.tls == "tls" else None,
-            timeout=SocketTimeout(connect=_CONNECT_S, read=_READ_S),
+            timeout=imapclient.SocketTimeout(connect=_CONNECT_S, read=_READ_S),
         )  # fmt: skip
         try:
             if account.tls == "starttls":
                 client.starttls(context)
             client.login(account.user, account.password)
         except BaseException:
-            with contextlib.suppress(OSError, IMAPClientError):
+            with contextlib.suppress(OSError, imapclient.exceptions.IMAPClientError):
                 client.shutdown()
             raise
-        found: IMAPClient = client
+        found: imapclient.IMAPClient = client
         return found
 
 

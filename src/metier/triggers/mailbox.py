@@ -7,15 +7,19 @@ import hashlib
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias
-
-from imapclient import FLAGGED, SEEN, IMAPClient
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from metier.calls import JSON
 from metier.connectors.mail import read
+from metier.deferred import deferred
 from metier.errors import Invalid, MetierError
 from metier.triggers.event import Event, Kind, Mark, Mount, Taken, only
 from metier.triggers.imap import Imap, account_from_url
+
+if TYPE_CHECKING:
+    import imapclient
+else:
+    imapclient = deferred("imapclient")
 
 __all__ = ["KIND", "After", "MailboxSource"]
 
@@ -93,12 +97,12 @@ class MailboxSource:
         bad = taken.outcome == "failed" or (taken.outcome == "known" and bool(taken.error))
         await imap.call(lambda client: self._settled(client, uid, bad))
 
-    def _settled(self, client: IMAPClient, uid: int, bad: bool) -> None:
+    def _settled(self, client: imapclient.IMAPClient, uid: int, bad: bool) -> None:
         if bad:
-            client.add_flags([uid], [FLAGGED], silent=True)
+            client.add_flags([uid], [imapclient.FLAGGED], silent=True)
         if self._rules.after == "keep":
             return
-        client.add_flags([uid], [SEEN], silent=True)
+        client.add_flags([uid], [imapclient.SEEN], silent=True)
         if self._rules.after == "move":
             target = self._rules.failed if bad else self._rules.done
             if not client.folder_exists(target):
@@ -110,7 +114,7 @@ class MailboxSource:
                 client.delete_messages([uid], silent=True)
                 client.uid_expunge([uid])
 
-    def _opened(self, client: IMAPClient, state: JSON) -> tuple[_Place, bool]:
+    def _opened(self, client: imapclient.IMAPClient, state: JSON) -> tuple[_Place, bool]:
         told: Any = client.select_folder(self._rules.folder)
         validity, idle = int(told[b"UIDVALIDITY"]), bool(client.has_capability("IDLE"))
         kept: Any = state
@@ -173,13 +177,13 @@ class MailboxSource:
         )
 
 
-def _new(client: IMAPClient, place: _Place) -> list[int]:
+def _new(client: imapclient.IMAPClient, place: _Place) -> list[int]:
     """Find what came after the last one taken; `n:*` always names the last message, taken or not."""
     found: list[int] = client.search(["UID", f"{place.uid + 1}:*"])
     return sorted(uid for uid in found if uid > place.uid)
 
 
-def _idle(client: IMAPClient, folder: str) -> None:
+def _idle(client: imapclient.IMAPClient, folder: str) -> None:
     client.idle()
     try:
         client.idle_check(timeout=_IDLE_S)

@@ -9,20 +9,24 @@ import zipfile
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
+from metier.deferred import deferred
 from metier.errors import Broken, ConfigError, NotFound
 from metier.store import Store
 from metier.tuning import features
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = deferred("numpy")
 
 __all__ = ["Classifier", "Classifiers", "Embed", "Features", "Prediction", "Reading", "read"]
 
 Features = Literal["embeddings", "tfidf"]
 
-Embed = Callable[[Sequence[str], Literal["query", "passage"]], Awaitable[NDArray[np.float32]]]
+Embed: TypeAlias = Callable[[Sequence[str], Literal["query", "passage"]], Awaitable["NDArray[np.float32]"]]
 """Turns texts into vectors, shape (n, d); handed in, because it takes the one road."""
 
 _BATCH = 64

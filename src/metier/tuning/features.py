@@ -9,9 +9,16 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from metier.deferred import deferred
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = deferred("numpy")
+
 
 __all__ = ["WIDTH", "counts", "fold", "frequencies", "idf", "unit"]
 

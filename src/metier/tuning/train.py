@@ -10,14 +10,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from metier.deferred import deferred
 from metier.errors import ConfigError, Invalid
 from metier.tuning import features
 from metier.tuning.classifier import Classifier, Embed, Features, Prediction, Reading, read
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = deferred("numpy")
 
 __all__ = ["Example", "Measure", "Trained", "fingerprint", "fit", "measure", "read_examples"]
 

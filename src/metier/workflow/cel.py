@@ -6,12 +6,10 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import lark
-from celpy.celparser import CELParseError, CELParser
+from typing import TYPE_CHECKING, Any
 
 from metier.calls import JSON
+from metier.deferred import deferred
 from metier.errors import Invalid
 from metier.workflow.functions import FUNCTIONS, INT_MAX, INT_MIN
 from metier.workflow.syntax import (
@@ -28,6 +26,13 @@ from metier.workflow.syntax import (
     Select,
     Unary,
 )
+
+if TYPE_CHECKING:
+    import lark
+    from celpy import celparser
+else:
+    lark = deferred("lark")
+    celparser = deferred("celpy.celparser")
 
 __all__ = ["EXPRESSION_MAX", "Piece", "expressions_in", "parse", "pieces"]
 
@@ -82,8 +87,8 @@ def parse(expr: str) -> Node:
             f"more than {EXPRESSION_MAX}; move the computation to a code step"
         )
     try:
-        return _Builder().node(CELParser().parse(_guarded(expr)), 0)
-    except CELParseError as wrong:
+        return _Builder().node(celparser.CELParser().parse(_guarded(expr)), 0)
+    except celparser.CELParseError as wrong:
         at = _offset(expr, wrong.line, wrong.column)
         raise Invalid(f"cannot read the expression {expr!r} at character {at + 1}: not CEL") from None
     except _Wrong as wrong:

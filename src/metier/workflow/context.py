@@ -8,16 +8,21 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-import jsonschema
 import orjson
 
 from metier.calls import JSON, Principal, RunId
+from metier.deferred import deferred
 from metier.errors import Invalid
 from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, Entry, Key
 from metier.workflow.definition import Step, Workflow
 from metier.workflow.journal import Hold, Line
+
+if TYPE_CHECKING:
+    import jsonschema
+else:
+    jsonschema = deferred("jsonschema")
 
 __all__ = ["Asked", "Clock", "Keeps", "StepContext", "StepFunction", "fits", "plain", "utc"]
 
@@ -35,18 +40,22 @@ class Keeps(Protocol):
     """A journal as steps need it: a line is kept, for the holder of the run, before it is used."""
 
     async def append(self, hold: Hold, lines: Sequence[Line]) -> object:
-        """Write lines for the holder of a run, or raise LostRun when somebody else holds it by now."""
+        """Write lines for the holder of a run, or raise LostRun when somebody else holds it by now; none only look."""
 
 
 class Asked(BaseException):
     """A step needs a person before it goes on; no error, so that no step takes it for a failure of its own."""
 
-    def __init__(self, name: str, task: Mapping[str, JSON], schema: Mapping[str, JSON] | None) -> None:
+    def __init__(
+        self, name: str, task: Mapping[str, JSON], schema: Mapping[str, JSON] | None, flow: str | None = None
+    ) -> None:
         super().__init__(name)
         self.name = name
         """Of the decision in the journal, with its `!`."""
         self.task = dict(task)
         self.schema = schema
+        self.flow = flow
+        """The workflow whose run is asked, where no person is."""
         self.also: tuple[Asked, ...] = ()
         """What the step asks at the same time."""
 
@@ -98,6 +107,7 @@ class StepContext:
             return known.value
 
     async def _produce(self, name: str, produce: Callable[[], Awaitable[JSON]]) -> JSON:
+        await self._journal.append(self._hold, ())
         started, meter = self._clock(), _Meter()
         token = _meter.set(meter)
         try:
@@ -133,6 +143,13 @@ class StepContext:
         """Look at what a person decided under this name; None while nobody has."""
         known = self._entries.get((self.path, self.attempt, _asked(name)))
         return None if known is None else known.value
+
+    def returned(self, name: str, flow: str, inputs: Mapping[str, JSON]) -> Entry:
+        """Give what a run of another workflow came to; before that, leave the run until it is over."""
+        known = self._entries.get((self.path, self.attempt, _asked(name)))
+        if known is None:
+            raise Asked(_asked(name), inputs, None, flow)
+        return known
 
     def tried(self, attempt: int, name: str = "") -> Entry | None:
         """Look at what an earlier attempt of this step left in the journal; None where it left nothing."""

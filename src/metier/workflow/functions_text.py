@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import re2
-
+from metier.deferred import deferred
 from metier.workflow.builtin import TEXT_MAX, Builtin, Unfit, Value, items_in, text_in, whole_in
+
+if TYPE_CHECKING:
+    import re2
+else:
+    re2 = deferred("re2")
 
 __all__ = ["TEXT"]
 

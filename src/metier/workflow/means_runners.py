@@ -6,13 +6,11 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Literal
 
 from metier.calls import JSON, Answer, Call, CallId, Message, OutputSchema, Principal, new_id
 from metier.catalog import Catalog
+from metier.deferred import deferred
 from metier.errors import Invalid, NotFound, StepFailed
 from metier.tokens import bound, likely, shape_of
 from metier.tuning.classifier import Classifier
@@ -23,6 +21,12 @@ from metier.workflow.means_data import Candidate, Item, Kept
 from metier.workflow.steps.functions import FUNCTIONS
 from metier.workflow.steps.handed import Ask
 from metier.workflow.steps.llm import read_answer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = deferred("numpy")
 
 __all__ = ["Bill", "Runners"]
 

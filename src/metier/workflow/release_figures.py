@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
 from metier.calls import JSON
+from metier.deferred import deferred
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = deferred("numpy")
 
 __all__ = ["FEWEST", "Difference", "Figure", "Figures", "RunFigures", "differ", "measured", "wilson"]
 
@@ -125,7 +130,7 @@ def differ(first: Sequence[RunFigures], second: Sequence[RunFigures]) -> tuple[D
     )
 
 
-_Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+_Statistic: TypeAlias = "Callable[[NDArray[np.float64]], NDArray[np.float64]]"
 
 
 def _some(of: Callable[[RunFigures], float | None], runs: Sequence[RunFigures]) -> list[float]:

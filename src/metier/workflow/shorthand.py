@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import jsonschema
+from typing import TYPE_CHECKING, Any
 
 from metier.calls import JSON
+from metier.deferred import deferred
 from metier.errors import Invalid
 from metier.workflow.yaml_source import Node, suggest
+
+if TYPE_CHECKING:
+    import jsonschema
+else:
+    jsonschema = deferred("jsonschema")
 
 __all__ = ["KEYWORDS", "TYPES", "conform", "expand", "expand_fields"]
 

@@ -8,12 +8,12 @@ import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import orjson
 
 from metier.calls import JSON, Call, ConversationId, Message, Origin, OutputSchema, Tool
+from metier.deferred import deferred
 from metier.errors import BudgetExceeded, GuardrailBlocked, MetierError, StepFailed
 from metier.workflow.commands import FALLBACK
 from metier.workflow.engine import StepContext
@@ -22,6 +22,11 @@ from metier.workflow.steps.agent_items import kept, message_id, messages, said
 from metier.workflow.steps.agent_tools import Offer
 from metier.workflow.steps.handed import Ask
 from metier.workflow.steps.tool import Effect
+
+if TYPE_CHECKING:
+    import jsonschema
+else:
+    jsonschema = deferred("jsonschema")
 
 __all__ = ["Asking", "Halt", "Turns"]
 

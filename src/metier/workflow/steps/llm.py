@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import orjson
 
 from metier.calls import JSON, Answer, Call, ConversationId, Message, Origin, OutputSchema
+from metier.deferred import deferred
 from metier.errors import BudgetExceeded, Invalid, StepFailed
 from metier.workflow import prompts
 from metier.workflow.engine import StepContext
 from metier.workflow.steps.handed import Ask
+
+if TYPE_CHECKING:
+    import jsonschema
+else:
+    jsonschema = deferred("jsonschema")
 
 __all__ = ["LlmSteps", "read_answer"]
 
