@@ -103,6 +103,8 @@ class DeadlyJournal(Journal):
 
     async def append(self, hold: Hold, lines: Sequence[Line], tx: Tx | None = None) -> bool:
         """Write, or die around it."""
+        if not lines:
+            return await super().append(hold, lines, tx)
         name = lines[-1].name
         self.deaths.die(name, "unwritten")
         pausing = await super().append(hold, lines, tx)

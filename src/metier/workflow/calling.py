@@ -149,6 +149,7 @@ class Calling:
         outages = 0
         while True:
             try:
+                await self._journal.append(context._hold, ())
                 async with asyncio.timeout(command.step.timeout_s):
                     return await function(context, command.with_)
             except BaseExceptionGroup as several:

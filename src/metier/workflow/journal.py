@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -24,6 +25,8 @@ CHANNEL = "metier_runs"
 """Channel on which every journalled line and change of status is told; never with contents."""
 
 _INLINE = 64 * 1024
+_SURE_S = 1.0
+"""For so long after a worker has seen that it holds a run nobody looks again."""
 _PURPOSE = "journal"
 
 
@@ -31,12 +34,14 @@ class LostRun(Conflict):
     """The run was given to another worker, cancelled, or could not be written: this one must stop."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hold:
     """A run as taken by one worker; every write names the epoch, so that older holders are refused."""
 
     run: RunId
     epoch: int
+    seen: float = field(default_factory=time.monotonic, compare=False)
+    """When the worker began to do what showed last that it holds the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,13 @@ class Journal:
         """How long a write is tried again while the database is away; what it holds was paid for."""
 
     async def append(self, hold: Hold, lines: Sequence[Line], tx: Tx | None = None) -> bool:
-        """Write lines for the holder of a run, or raise LostRun when it has lost it; say if somebody wants a pause."""
+        """Write lines for the holder of a run, or raise LostRun when it has lost it; say if somebody wants a pause.
+
+        No lines at all only look whether it is held still, where that was not seen a moment ago.
+        """
+        if not lines:
+            await self._sure(hold)
+            return False
         sealed = [self._sealed(hold.run, (line.path, line.attempt, line.name), line.value) for line in lines]
         params = {
             "run": hold.run,
@@ -127,22 +138,14 @@ class Journal:
         blobs = [blob for _, _, blob in sealed if blob is not None]
         if tx is not None:
             return await self._write(hold, params, blobs, tx)
-        loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + self._patience_s, 0.1
-        while True:
-            try:
-                if blobs:
-                    async with self._store.transaction() as own:
-                        return await self._write(hold, params, blobs, own)
+
+        async def write() -> bool:
+            if not blobs:
                 return await self._write(hold, params, (), None)
-            except (psycopg.OperationalError, Unavailable) as error:
-                if loop.time() + pause > deadline:
-                    raise LostRun(
-                        f"could not journal {lines[-1].path!r} of {hold.run!r} within {self._patience_s:g} s: {error}; "
-                        "the run goes on from its last line once the database is back"
-                    ) from error
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 2.0)
+            async with self._store.transaction() as own:
+                return await self._write(hold, params, blobs, own)
+
+        return await self._patiently(hold, f"journal {lines[-1].path!r}", write)
 
     async def load(self, run: RunId, after: int | None = None) -> dict[Key, Entry]:
         """Read the journal of a run, opened, in the order it was written; or what came with signals after a count."""
@@ -218,6 +221,35 @@ class Journal:
     async def drop_blobs(self, before: datetime, most: int) -> int:
         """Delete large values that are old and that nothing names any more."""
         return await self._queries.run("drop_blobs", {"before": before, "most": most})
+
+    async def _sure(self, hold: Hold) -> None:
+        """A worker that stood still may have been taken for dead: then another one does what it is about to do."""
+        if time.monotonic() - hold.seen < _SURE_S:
+            return
+
+        async def look() -> bool:
+            return await self._queries.one("held", {"run": hold.run, "epoch": hold.epoch}) is not None
+
+        if not await self._patiently(hold, "look", look):
+            raise LostRun(f"run {hold.run!r} is no longer held under epoch {hold.epoch}: this worker stops here")
+
+    async def _patiently(self, hold: Hold, what: str, work: Callable[[], Awaitable[bool]]) -> bool:
+        """Do something that shows that the run is held; again and again while the database is away."""
+        deadline, pause = time.monotonic() + self._patience_s, 0.1
+        while True:
+            began = time.monotonic()
+            try:
+                found = await work()
+                hold.seen = began
+                return found
+            except (psycopg.OperationalError, Unavailable) as error:
+                if time.monotonic() + pause > deadline:
+                    raise LostRun(
+                        f"could not {what} for {hold.run!r} within {self._patience_s:g} s: {error}; "
+                        "the run goes on from its last line once the database is back"
+                    ) from error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
 
     async def _write(self, hold: Hold, params: Row, blobs: Sequence[Row], tx: Tx | None) -> bool:
         for blob in blobs:

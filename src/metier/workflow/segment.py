@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -76,11 +77,12 @@ class Segments:
     async def run(self, run: RunId) -> None:
         """Move one run as far as it can go; silent when it is held by somebody else or over."""
         try:
+            began = time.monotonic()
             row = await self._take(run)
             if row is None:
                 await self._queries.run("halt", {"id": run, "epoch": None, "cost_eur": None})
                 return
-            hold = Hold(run, row["epoch"])
+            hold = Hold(run, row["epoch"], began)
             try:
                 held = await self._load(hold, row)
                 await self._go_on(held)

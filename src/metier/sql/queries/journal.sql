@@ -17,6 +17,10 @@ ON CONFLICT (run, path, attempt, name) DO UPDATE SET epoch = j.epoch WHERE j.epo
 RETURNING (SELECT pausing FROM held) AS pausing, pg_notify('metier_runs', json_build_object(
     'run', j.run, 'path', j.path, 'attempt', j.attempt, 'name', j.name, 'kind', j.kind)::text) IS NULL AS told
 
+-- held --
+-- Says whether a worker holds a run still.
+SELECT 1 AS held FROM runs WHERE id = %(run)s AND epoch = %(epoch)s AND status = 'running'
+
 -- tell --
 -- Writes what came from outside its worker, with the count of signals it came with; replaces only an earlier decision.
 INSERT INTO journal AS j (run, path, attempt, name, kind, epoch, value, blob, cost_eur, calls, started_at, signal)
