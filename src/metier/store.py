@@ -9,6 +9,7 @@ import importlib.resources
 import re
 import select
 import time
+import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -22,7 +23,17 @@ from metier.errors import Broken, ConfigError, MetierError, Unavailable
 from metier.postgres import Embedded
 from metier.settings import Settings
 
-__all__ = ["Migration", "Queries", "Row", "Store", "Tx", "create_database", "named_queries", "packaged_migrations"]
+__all__ = [
+    "Migration",
+    "Queries",
+    "Row",
+    "Store",
+    "Trust",
+    "Tx",
+    "create_database",
+    "named_queries",
+    "packaged_migrations",
+]
 
 Row: TypeAlias = dict[str, Any]
 """One row; its owner turns it into a dataclass."""
@@ -75,10 +86,25 @@ def named_queries(owner: str) -> dict[str, str]:
     return found
 
 
-class _Lent(psycopg.AsyncConnection[DictRow]):
-    """A connection that knows when it was last of use."""
+class Trust:
+    """Finds out whether a connection is still one before a pool lends it, mostly without asking the server.
 
-    used_at: float = 0.0
+    One that was closed, or told something, has something to read. What was cut off in silence, by a machine that is
+    gone or a firewall that forgets the idle, is found by asking alone; soon after it was last lent that is rarer than
+    the asking is dear.
+    """
+
+    def __init__(self, for_s: float) -> None:
+        self._for_s = for_s
+        self._lent: weakref.WeakKeyDictionary[object, float] = weakref.WeakKeyDictionary()
+
+    async def __call__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Ask the server for a sign of life, except where the connection was lent a moment ago and is silent."""
+        now = time.monotonic()
+        last = self._lent.get(connection)
+        if last is None or now - last > self._for_s or _readable(connection):
+            await AsyncConnectionPool.check_connection(connection)
+        self._lent[connection] = now
 
 
 class Store:
@@ -86,16 +112,16 @@ class Store:
 
     def __init__(self, url: str, *, size: int = 10, trust_s: float = 1.0) -> None:
         self._url = url
-        self._trust_s = trust_s
-        """How long after it was of use a connection is lent again without asking the server for a sign of life."""
-        self._pool: AsyncConnectionPool[_Lent] = AsyncConnectionPool(
+        self.usable = Trust(trust_s)
+        """For other pools of connections to the same database."""
+        self._pool: AsyncConnectionPool[Tx] = AsyncConnectionPool(
             url,
             min_size=1,
             max_size=size,
             timeout=20,
             open=False,
-            check=self._usable,
-            connection_class=_Lent,
+            check=self.usable,
+            connection_class=psycopg.AsyncConnection[DictRow],
             kwargs={"row_factory": dict_row, "autocommit": True},
         )
 
@@ -155,18 +181,20 @@ class Store:
     async def connection(self) -> AsyncIterator[Tx]:
         """Lend a connection in autocommit; never keep one while a provider answers."""
         try:
-            async with self._pool.connection() as connection:
-                try:
-                    yield connection
-                    connection.used_at = time.monotonic()
-                except BaseException as error:
-                    # Behind a cancellation psycopg may leave a pipeline open or an answer unread, for the next to find.
-                    if not isinstance(error, psycopg.Error | MetierError):
-                        await connection.close()
-                    if isinstance(error, AssertionError) and isinstance(error.__context__, asyncio.CancelledError):
-                        # Cancelled on its way into a batch, psycopg stumbles over its own checks.
-                        raise error.__context__ from None
-                    raise
+            # Not `pool.connection()`: all our transactions are blocks of their own, and none is left to commit.
+            connection = await self._pool.getconn()
+            try:
+                yield connection
+            except BaseException as error:
+                # Behind a cancellation psycopg may leave a pipeline open or an answer unread, for the next to find.
+                if not isinstance(error, psycopg.Error | MetierError):
+                    await connection.close()
+                if isinstance(error, AssertionError) and isinstance(error.__context__, asyncio.CancelledError):
+                    # Cancelled on its way into a batch, psycopg stumbles over its own checks.
+                    raise error.__context__ from None
+                raise
+            finally:
+                await self._pool.putconn(connection)
         except PoolTimeout as error:
             raise Unavailable(f"no connection to the database at {self.where()} within 20 s: try again") from error
 
@@ -185,20 +213,6 @@ class Store:
             yield _payloads(connection)
         finally:
             await connection.close()
-
-    async def _usable(self, connection: _Lent) -> None:
-        """Ask the server for a sign of life, except where the connection was of use a moment ago and is silent.
-
-        One that was closed, or told something, has something to read. What was cut off in silence, by a machine that
-        is gone or a firewall that forgets the idle, is found by asking; between two statements of one piece of work it
-        is rarer than the asking is dear.
-        """
-        if time.monotonic() - connection.used_at <= self._trust_s:
-            look = select.poll()
-            look.register(connection.fileno(), select.POLLIN)
-            if not look.poll(0):
-                return
-        await AsyncConnectionPool.check_connection(connection)
 
     async def migrate(self, extra: Sequence[Migration] = ()) -> list[str]:
         """Apply the missing migrations under an advisory lock; `extra` are those of libraries we embed."""
@@ -270,6 +284,12 @@ async def create_database(url: str, name: str, *, template: str | None = None) -
                 await connection.execute(sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(name), base))
     finally:
         await connection.close()
+
+
+def _readable(connection: psycopg.AsyncConnection[Any]) -> bool:
+    look = select.poll()
+    look.register(connection.fileno(), select.POLLIN)
+    return bool(look.poll(0))
 
 
 async def _payloads(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[str]:

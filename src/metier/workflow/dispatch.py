@@ -9,12 +9,13 @@ import pathlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import psycopg
 from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
 from procrastinate.schema import SchemaManager
+from psycopg_pool import AsyncConnectionPool
 
 from metier.calls import RunId
 from metier.errors import MetierError
@@ -79,8 +80,13 @@ class Dispatch:
         self._queries = store.queries("dispatch")
         self._deferrer = App(connector=PsycopgConnector())
 
-    async def defer(self, tx: Tx, run: RunId, at: datetime | None = None, *, rank: int | None = None) -> None:
-        """Make a segment of the run due with this transaction; one that is already due is enough."""
+    async def defer(
+        self, tx: Tx, run: RunId, at: datetime | None = None, *, rank: int | None = None, first: bool = False
+    ) -> None:
+        """Make a segment of the run due with this transaction; one that is already due is enough.
+
+        With `first` it is known that there is none, and nothing has to be saved for the case that there is.
+        """
         if rank is None:
             # The more a project has under way, the later comes one more of it: all of them take turns.
             row = await self._queries.one("rank", {"run": run}, tx) if at is None else None
@@ -90,6 +96,9 @@ class Dispatch:
         task = self._deferrer.configure_task(
             self._task, queue=self._queue, queueing_lock=run, schedule_at=at, priority=rank, connection=tx
         )
+        if first:
+            await task.defer_async(run=run)
+            return
         with contextlib.suppress(AlreadyEnqueued):
             async with tx.transaction():
                 await task.defer_async(run=run)
@@ -179,9 +188,16 @@ class Dispatch:
             shutdown_graceful_timeout=self.pace.grace_s if wait else None,
         )
 
+    def _pool(self, **how: Any) -> AsyncConnectionPool[Any]:
+        """Make the pool of a worker, which looks at connections as the store does."""
+        return AsyncConnectionPool(**{**how, "check": self._store.usable})
+
     @contextlib.asynccontextmanager
     async def _app(self, segment: RunSegment) -> AsyncIterator[App]:
-        app = App(connector=PsycopgConnector(conninfo=self._store.url, min_size=1, max_size=4, timeout=10))
+        connector = PsycopgConnector(
+            conninfo=self._store.url, min_size=1, max_size=4, timeout=10, pool_factory=self._pool
+        )
+        app = App(connector=connector)
 
         async def run_segment(run: str) -> None:
             await segment(RunId(run))

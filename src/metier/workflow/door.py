@@ -40,6 +40,8 @@ class Door:
         self._queries = store.queries("schedule")
         self._runs = store.queries("engine")
         self._names: dict[ProjectId, str] = {}
+        self._admitting: dict[ProjectId, bool] = {}
+        """Projects of which this process lets runs in just now, and whether it has to look once more after that."""
         self._worker = new_id("worker")
         self.limits = Limits()
 
@@ -90,8 +92,20 @@ class Door:
         """Let the next ones in, after a run of a project has ended or was put aside."""
         if self.limits.flows:
             await self.sweep()
-        elif (row := await self._queries.one("waiting", {"project": project, "now": self._clock()})) and row["line"]:
-            await self.admit(project)
+            return
+        if project in self._admitting:
+            # Somebody here is at it: what came free meanwhile is filled once more, together.
+            self._admitting[project] = True
+            return
+        self._admitting[project] = True
+        try:
+            while self._admitting[project]:
+                self._admitting[project] = False
+                row = await self._queries.one("waiting", {"project": project, "now": self._clock()})
+                if row is not None and row["line"]:
+                    await self.admit(project)
+        finally:
+            del self._admitting[project]
 
     async def sweep(self) -> int:
         """Let in of every line what may begin: hours have come, a minute is over, or a worker died in between."""

@@ -62,6 +62,8 @@ class Engine(Looking):
         segments = Segments(store, vault, self._dispatch, steps, desk, clock=clock, max_strikes=max_strikes)
         super().__init__(store, vault, segments)
         self._door = segments.door
+        self._pinned: set[str] = set()
+        """Definitions known to be in the database, which keeps them for good."""
 
     @property
     def door(self) -> Door:
@@ -97,7 +99,8 @@ class Engine(Looking):
             "priority": priority,
         }
         async with self._store.transaction() as tx:
-            await pin(self._queries.run, tx, workflow)
+            if workflow.hash not in self._pinned:
+                await pin(self._queries.run, tx, workflow)
             entrance = await self._door.ask(tx, principal.project, workflow.name, window)
             row |= {
                 "status": "queued" if entrance.queued else "pending",
@@ -109,9 +112,10 @@ class Engine(Looking):
             if people:
                 await self._queries.run("add_people", {"run": run, "people": sorted(people)}, tx)
             if made and not entrance.queued:
-                await self._dispatch.defer(tx, run, rank=entrance.rank)
+                await self._dispatch.defer(tx, run, rank=entrance.rank, first=True)
             cause = {"project": principal.project, "workflow": workflow.name, "dedupe": dedupe}
             known = None if made else await self._queries.one("by_dedupe", cause, tx)
+        self._pinned.add(workflow.hash)
         if made:
             if entrance.queued:
                 await self._door.left(principal.project)

@@ -208,11 +208,17 @@ class Leaving:
             "error": sealed(self._vault, hold.run, "error", error) if failure else None,
             "cost_eur": cost,
         }
+        lost = LostRun(f"run {hold.run!r} is no longer held under epoch {hold.epoch}: this worker stops here")
+        if not notes and left == _Left(False, False) and row.get("parent") is None:
+            # Nothing has to be true together with it.
+            if not await self._queries.run("finish", ending):
+                raise lost
+            return
         async with self._store.transaction() as tx:
             if notes:
                 await self._journal.append(hold, notes, tx)
             if not await self._queries.run("finish", ending, tx):
-                raise LostRun(f"run {hold.run!r} is no longer held under epoch {hold.epoch}: this worker stops here")
+                raise lost
             if left is not None and left.waits:
                 await self._queries.run("forget_waits", {"run": hold.run}, tx)
                 if self._desk is not None:

@@ -124,7 +124,7 @@ class Segments:
         walk = Walk(
             bounded(workflow, row["allowance_eur"]),
             inputs,
-            await self.journal.load(hold.run),
+            await self.journal.load(hold.run) if row["progress"] else {},
             {"id": hold.run},
             expressions=self._expressions,
             around=around if isinstance(around, dict) else None,

@@ -27,7 +27,7 @@ UPDATE runs
   FROM (SELECT count(*) AS lines FROM journal WHERE run = %(id)s) found
  WHERE id = %(id)s AND status IN ('pending', 'running', 'waiting') AND paused_at IS NULL
    AND NOT EXISTS (SELECT 1 FROM runs above WHERE above.id = runs.parent AND above.paused_at IS NOT NULL)
-RETURNING id, workflow, definition, epoch, strikes, signals, key_id, project, system, rights, inputs, parent,
+RETURNING id, workflow, definition, epoch, progress, strikes, signals, key_id, project, system, rights, inputs, parent,
           parent_path, parent_attempt, item, allowance_eur,
           (SELECT blobs.sealed FROM blobs WHERE blobs.digest = around) AS around_sealed, around
 

@@ -21,6 +21,20 @@ RETURNING (SELECT pausing FROM held) AS pausing, pg_notify('metier_runs', json_b
 -- Says whether a worker holds a run still.
 SELECT 1 AS held FROM runs WHERE id = %(run)s AND epoch = %(epoch)s AND status = 'running'
 
+-- append_one --
+-- Writes one line of a run, as "append" does.
+WITH held AS MATERIALIZED (
+    SELECT id, paused_at IS NOT NULL AS pausing FROM runs
+     WHERE id = %(run)s AND epoch = %(epoch)s AND status = 'running' FOR SHARE
+)
+INSERT INTO journal AS j (run, path, attempt, name, kind, epoch, value, blob, cost_eur, calls, started_at, duration_s)
+SELECT held.id, %(paths)s, %(attempts)s, %(names)s, %(kinds)s::journal_kind, %(epoch)s, %(values)s, %(blobs)s,
+       %(costs)s, %(calls)s, %(started)s, %(durations)s
+  FROM held
+ON CONFLICT (run, path, attempt, name) DO UPDATE SET epoch = j.epoch WHERE j.epoch = excluded.epoch
+RETURNING (SELECT pausing FROM held) AS pausing, pg_notify('metier_runs', json_build_object(
+    'run', j.run, 'path', j.path, 'attempt', j.attempt, 'name', j.name, 'kind', j.kind)::text) IS NULL AS told
+
 -- tell --
 -- Writes what came from outside its worker, with the count of signals it came with; replaces only an earlier decision.
 INSERT INTO journal AS j (run, path, attempt, name, kind, epoch, value, blob, cost_eur, calls, started_at, signal)
