@@ -39,6 +39,8 @@ class Making:
 
     chance: random.Random
     kinds: set[str] = field(default_factory=set)
+    pace: float = 1.0
+    """Of what waits for a time; little where nobody moves the clock."""
 
     def workflow(self) -> Workflow:
         """Make a workflow of some steps, nested up to three deep."""
@@ -64,14 +66,16 @@ class Making:
         made = step(id, kind, when=when, on_error=error)
         if kind in _NESTED:
             return self.nested(made, names, depth - 1)
-        retry = choose([None, Retry(2, "constant", 0), Retry(1, "exponential", 30)])
+        retry = choose([None, Retry(2, "constant", 0), Retry(1, "exponential", 30 * self.pace)])
         given: dict[str, JSON] = {"n": "{{ inputs.n }}"}
         match kind:
             case "human":
                 return replace(made, config={"title": "?", "assign": "group:sav"})
             case "wait":
                 event: JSON = {"event": "order", "key": "{{ inputs.n }}"}
-                return replace(made, config=choose([{"for": 7200}, event]), timeout_s=choose([None, 60.0]), retry=retry)
+                passing: JSON = {"for": 7200 * self.pace}
+                config = choose([passing, event])
+                return replace(made, config=config, timeout_s=choose([None, 60 * self.pace]), retry=retry)
             case "emit":
                 return replace(made, config={"event": "order", "key": "{{ inputs.n }}"}, with_=given)
             case "call":
@@ -86,18 +90,18 @@ class Making:
         choose = self.chance.choice
         match made.kind:
             case "switch":
-                ways = (branch(choose(["inputs.n > 3", "inputs.none.x"]), *self.body(names, depth)),)
-                return replace(made, branches=(*ways, branch(None, *self.body(names, depth))))
+                first = branch(choose(["inputs.n > 3", "inputs.none.x"]), *self.body(names, depth))
+                return replace(made, branches=(first, branch(None, *self.body(names, depth))))
             case "parallel":
                 ways = tuple(replace(branch(None, *self.body(names, depth)), name=f"w{n}") for n in range(3))
                 return replace(made, config={"concurrency": choose([None, 1, 2])}, branches=ways)
             case "foreach":
-                config: dict[str, JSON] = {"times": choose([0, 2, 4]), "concurrency": choose([1, 2, 3])}
-                config |= {"on_item_error": choose(["fail", "collect"]), "as": choose(["paths", "paths", "runs"])}
-                return replace(made, config=config, steps=self.body(names, depth))
+                items: dict[str, JSON] = {"times": choose([0, 2, 4]), "concurrency": choose([1, 2, 3])}
+                items |= {"on_item_error": choose(["fail", "collect"]), "as": choose(["paths", "paths", "runs"])}
+                return replace(made, config=items, steps=self.body(names, depth))
             case _:
-                config = {"max": choose([1, 2, 3]), "until": choose(["false", "loop.turn > 1"])}
-                return replace(made, config=config, steps=self.body(names, depth))
+                turns: JSON = {"max": choose([1, 2, 3]), "until": choose(["false", "loop.turn > 1"])}
+                return replace(made, config=turns, steps=self.body(names, depth))
 
 
 class Chancy(Acting):

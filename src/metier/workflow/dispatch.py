@@ -34,6 +34,7 @@ _TASK = "metier.segment"
 # Registrations of dead workers are only forgotten after a day: stalled segments are found by their heartbeat.
 _FORGET_S = 86_400.0
 _MARGIN_S = 3.0
+_FOREVER_S = 1e7
 
 _log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ class Dispatch:
             update_heartbeat_interval=self.pace.heartbeat_s,
             stalled_worker_timeout=_FORGET_S,
             # A worker that does not wait is asked to stop as soon as nothing is due: what it does then takes its time.
-            shutdown_graceful_timeout=self.pace.grace_s if wait else None,
+            shutdown_graceful_timeout=self.pace.grace_s if wait else _FOREVER_S,
         )
 
     def _pool(self, **how: Any) -> AsyncConnectionPool[Any]:
