@@ -20,7 +20,7 @@ COMMANDS: dict[str, str] = {
     "release": "Give versions of a workflow to pilots, a share, all.",
     "review": "Answer the tasks that wait for a person.",
     "triggers": "Let flows start by themselves: deploy, look, pause, try.",
-    "runs": "List, show, resume or cancel runs.",
+    "runs": "Runs: show, pause, cancel, do again, look back, delete.",
     "batches": "List, show or cancel batches.",
     "ingest": "Put documents into a collection.",
     "ask": "Search a collection and answer with citations.",

@@ -168,7 +168,8 @@ def _erase(
 ) -> None:
     """Erase what was said in one call, or for one person: keys first, so that backups are unreadable too.
 
-    Stored responses, placeholders of the conversations and kept answers go too; with --project all its kept answers.
+    Stored responses, placeholders of the conversations, kept answers and, for a person, the runs they are in go too;
+    with --project all its kept answers.
     Records of calls and totals stay, and no longer say whom they served. Files and batches belong to their project,
     and stay. What is under a legal hold is refused.
     """
@@ -190,8 +191,9 @@ def _erase(
         other = found.elsewhere
         terminal.say(
             f"{would}: {found.keys} keys, {found.records} contents, {other.get('responses', 0)} stored responses, "
-            f"{other.get('conversations', 0)} tables of placeholders, {other.get('kept_answers', 0)} kept answers; "
-            f"{found.unlinked} calls that say whom they served. Files belong to their project, which deletes them."
+            f"{other.get('conversations', 0)} tables of placeholders, {other.get('kept_answers', 0)} kept answers, "
+            f"{other.get('runs', 0)} runs; {found.unlinked} calls that say whom they served. "
+            "Files belong to their project, which deletes them."
         )
 
     administer(work, as_json=as_json)

@@ -14,15 +14,12 @@ from metier.app import App
 from metier.calls import JSON
 from metier.cli import flows
 from metier.cli.terminal import Terminal, administer, as_json_option
-from metier.errors import Invalid, MetierError, NotFound
-from metier.record.impact import impact
-from metier.workflow.definition import Workflow, accept, parse
-from metier.workflow.plan import Plan, plan
+from metier.errors import Invalid, NotFound
+from metier.workflow.definition import Workflow, accept
+from metier.workflow.foresee import Foresight
+from metier.workflow.plan import Plan
 from metier.workflow.plan_amount import Amount
-from metier.workflow.plan_costs import ModelCosts
-from metier.workflow.plan_history import History
 from metier.workflow.plan_verdict import Verdict, guard, verdict
-from metier.workflow.releases import Releases
 
 __all__ = ["before_run", "command", "foresee"]
 
@@ -74,12 +71,7 @@ async def foresee(
     app: App, workflow: Workflow, inputs: Mapping[str, JSON] | None = None, project: str | None = None
 ) -> Plan:
     """Plan one run of a workflow on the models of this house, with what earlier runs of the project took."""
-    past = await History(app.store).of(workflow, project)
-    costs = ModelCosts(app.catalog, app.roles, impact, inputs)
-    children = await _children(app, workflow, project)
-    return plan(
-        workflow, costs, past.steps, child=lambda owner, name: children.get((owner.hash, name)), history_runs=past.runs
-    )
+    return await Foresight(app.store, lambda: app.catalog, app.roles, app.releases).of(workflow, inputs, project)
 
 
 async def before_run(
@@ -97,34 +89,6 @@ async def before_run(
         return yes or (sys.stdin.isatty() and not terminal.as_json and click.confirm(f"{told}. Go on?", err=True))
 
     guard(judged, ask)
-
-
-async def _children(app: App, workflow: Workflow, project: str | None) -> dict[tuple[str, str], Workflow]:
-    """Find what a workflow calls, and what that calls: beside it, or released under a name and version."""
-    found: dict[tuple[str, str], Workflow] = {}
-    todo = [workflow]
-    while todo:
-        one = todo.pop()
-        for step in one.walk():
-            if step.kind != "call" or not isinstance(step.config, dict):
-                continue
-            name = str(step.config.get("flow"))
-            if (one.hash, name) in found:
-                continue
-            child = await _child(app, one, name, project)
-            if child is not None:
-                found[one.hash, name] = child
-                todo.append(child)
-    return found
-
-
-async def _child(app: App, workflow: Workflow, name: str, project: str | None) -> Workflow | None:
-    try:
-        if name in workflow.files:
-            return parse(workflow.files[name], workflow.files, name)
-        return await Releases(app.store, app.vault).resolve(name, project) if project else None
-    except MetierError:
-        return None
 
 
 async def _payer(app: App, workflow: Workflow, project: str | None) -> str | None:

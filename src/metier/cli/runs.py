@@ -11,9 +11,11 @@ from rich.markup import escape
 
 from metier.app import App
 from metier.calls import JSON, RunId
+from metier.cli import runs_looking, runs_many, runs_moving
+from metier.cli.runs_chosen import chosen, table, which_runs
 from metier.cli.terminal import Terminal, as_json_option, plain, run
 from metier.connectors.deliveries import Delivery
-from metier.guardrails.pii import Table, mask
+from metier.guardrails.pii import Table, hide
 from metier.workflow.engine import StepRecord
 from metier.workflow.review import Task
 
@@ -24,39 +26,60 @@ _SHOWN = 220
 
 @click.group()
 def command() -> None:
-    """List, show, resume or cancel runs."""
+    """Look after runs: list, show, pause, cancel, do again, fork, look back, delete."""
+
+
+for _part in (runs_moving, runs_looking, runs_many):
+    _part.add_to(command)
 
 
 @command.command(name="list")
-@click.option("--workflow", help="Only this workflow.")
-@click.option(
-    "--status",
-    type=click.Choice(["queued", "pending", "running", "waiting", "parked", "done", "failed", "cancelled", "dead"]),
-    help="Only this status.",
-)
+@which_runs
 @click.option("--before", help="The next page: runs older than this one.")
+@click.option("--children", is_flag=True, help="Also runs that others have started as their steps.")
 @click.option("--limit", type=click.IntRange(1, 200), default=30, show_default=True)
 @as_json_option
-def _list(workflow: str | None, status: Any, before: str | None, limit: int, as_json: bool) -> None:
+def _list(before: str | None, children: bool, limit: int, as_json: bool, **which: Any) -> None:
     """List runs, newest first."""
 
     async def work(app: App, terminal: Terminal) -> None:
-        found = await app.engine.list(
-            workflow=workflow, status=status, before=RunId(before) if before else None, limit=limit
+        wanted = await chosen(app, which, limit)
+        found = await app.engine.search(
+            dataclasses.replace(wanted, before=RunId(before) if before else None, children=children)
         )
         terminal.data({"runs": found})
-        terminal.table(
-            ["run", "workflow", "status", "outcome", "waits on", "€", "started"],
-            [
-                [
-                    r.id, r.workflow, r.status, r.outcome, r.parked_on, f"{r.cost_eur:.4f}",
-                    f"{r.created_at:%d/%m %H:%M}",
-                ]
-                for r in found
-            ],
-        )  # fmt: skip
+        table(terminal, found)
         if len(found) == limit:
             terminal.say(f"More: metier runs list --before {found[-1].id}")
+
+    run(work, as_json=as_json)
+
+
+@command.command(name="dead")
+@which_runs
+@click.option("--limit", type=click.IntRange(1, 200), default=30, show_default=True)
+@as_json_option
+def _dead(limit: int, as_json: bool, **which: Any) -> None:
+    """List the runs that go no further by themselves, and why: those that failed, and those that killed workers.
+
+    One goes on with `metier runs resume`, all of them with `metier runs again resume`.
+    """
+
+    async def work(app: App, terminal: Terminal) -> None:
+        wanted = await chosen(app, {**which, "status": which["status"] or ("failed", "dead")}, limit)
+        found = await app.engine.search(dataclasses.replace(wanted, children=True))
+        terminal.data({"runs": found})
+        terminal.table(
+            ["run", "workflow", "status", "of run", "code", "at", "since", "why"],
+            [
+                [
+                    one.id, one.workflow, one.status, one.parent, one.failure.code if one.failure else "",
+                    one.failure.path if one.failure else "", f"{one.updated_at:%d/%m %H:%M}",
+                    hide(one.failure.message[:_SHOWN], Table()) if one.failure else "",
+                ]
+                for one in found
+            ],
+        )  # fmt: skip
 
     run(work, as_json=as_json)
 
@@ -78,11 +101,21 @@ def _show(run_id: str, clear: bool, as_json: bool) -> None:
         steps = [_masked(step, clear) for step in await app.engine.steps(found.id)]
         asked = [_told(task, clear) for task in await app.review.of_run(found.id)]
         letters = [_letter(each, clear) for each in await app.deliveries.of_run(found.id)]
-        terminal.data({"run": found, "steps": steps, "tasks": asked, "deliveries": letters, "calls": calls})
+        below = await app.engine.below(found.id)
+        aside = [(cut, one.path) for cut, one in await app.operations.history(found.id)]
+        terminal.data(
+            {
+                "run": found, "steps": steps, "tasks": asked, "deliveries": letters, "calls": calls, "below": below,
+                "set_aside": [{"retry": cut, "path": path} for cut, path in aside],
+            }
+        )  # fmt: skip
         terminal.say(
             f"[bold]{found.id}[/bold] {found.workflow} {found.definition[:12]}: {found.status}"
             + (f" ({found.outcome})" if found.outcome else "")
             + (f", waits on {found.parked_on}" if found.parked_on else "")
+            + (f", of {found.parent}" if found.parent else "")
+            + (f", forked from {found.forked_from}" if found.forked_from else "")
+            + (", to stand still at its next boundary" if found.paused_at and found.status == "running" else "")
         )
         if found.failure:
             terminal.say(f"[red]{found.failure.code}[/red] at {found.failure.path}: {escape(found.failure.message)}")
@@ -92,6 +125,11 @@ def _show(run_id: str, clear: bool, as_json: bool) -> None:
             _say_task(task, terminal)
         for letter in letters:
             _say_letter(letter, terminal)
+        for cut in sorted({cut for cut, _ in aside}):
+            paths = ", ".join(dict.fromkeys(path for number, path in aside if number == cut))
+            terminal.say(f"[dim]set aside by retry {cut}: {escape(paths)}[/dim]")
+        if below:
+            table(terminal, below)
         terminal.say("")
         terminal.table(
             ["step", "model", "outcome", "in/out", "€", "Wh", "gCO2e", "masked", "s"],
@@ -106,34 +144,6 @@ def _show(run_id: str, clear: bool, as_json: bool) -> None:
                 for row in calls
             ],
         )  # fmt: skip
-
-    run(work, as_json=as_json)
-
-
-@command.command(name="resume")
-@click.argument("run_id")
-@as_json_option
-def _resume(run_id: str, as_json: bool) -> None:
-    """Make a failed or dead run go on from the step that failed; nothing that was done is done again."""
-
-    async def work(app: App, terminal: Terminal) -> None:
-        await app.engine.resume(RunId(run_id))
-        terminal.data({"run": await app.engine.get(RunId(run_id))})
-        terminal.say("It goes on as soon as a worker is free: metier worker")
-
-    run(work, as_json=as_json)
-
-
-@command.command(name="cancel")
-@click.argument("run_id")
-@as_json_option
-def _cancel(run_id: str, as_json: bool) -> None:
-    """End a run where it is; its open tasks are withdrawn."""
-
-    async def work(app: App, terminal: Terminal) -> None:
-        await app.engine.cancel(RunId(run_id))
-        terminal.data({"run": await app.engine.get(RunId(run_id))})
-        terminal.say("Cancelled.")
 
     run(work, as_json=as_json)
 
@@ -174,7 +184,7 @@ def _letter(given: Delivery, clear: bool) -> dict[str, Any]:
     shown: dict[str, Any] = {f.name: getattr(given, f.name) for f in dataclasses.fields(given) if f.name != "body"}
     if not clear:
         table = Table()
-        shown["recipient"], shown["subject"] = _hidden(given.recipient, table), _hidden(given.subject, table)
+        shown["recipient"], shown["subject"] = hide(given.recipient, table), hide(given.subject, table)
     return shown
 
 
@@ -189,7 +199,7 @@ def _told(task: Task, clear: bool) -> dict[str, Any]:
         "decided_by": task.decided_by,
         "decided_id": task.decided_id,
         "decided_at": task.decided_at,
-        "note": task.note if clear else _hidden(task.note, Table()),
+        "note": task.note if clear else hide(task.note, Table()),
     }
 
 
@@ -208,19 +218,8 @@ def _masked(step: StepRecord, clear: bool) -> dict[str, Any]:
     }
     if not clear:
         table = Table()
-        shown["given"], shown["value"] = _hidden(shown["given"], table), _hidden(shown["value"], table)
+        shown["given"], shown["value"] = hide(shown["given"], table), hide(shown["value"], table)
     return shown
-
-
-def _hidden(value: JSON, table: Table) -> JSON:
-    """Replace personal values in every string of a JSON value."""
-    if isinstance(value, str):
-        return mask(value, table)[0]
-    if isinstance(value, list):
-        return [_hidden(item, table) for item in value]
-    if isinstance(value, dict):
-        return {key: _hidden(item, table) for key, item in value.items()}
-    return value
 
 
 def _short(value: JSON) -> str:

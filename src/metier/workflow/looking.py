@@ -33,12 +33,17 @@ class Chosen:
 
     workflow: str | None = None
     project: str | None = None
-    status: RunStatus | None = None
+    statuses: tuple[RunStatus, ...] = ()
+    """Any of them; none means every status."""
     code: str | None = None
     """Of the failure; it is sealed, so that runs are opened one by one to find it."""
     since: datetime | None = None
     """When they were started."""
     until: datetime | None = None
+    before: RunId | None = None
+    """Only runs older than this one: the last of the page before."""
+    children: bool = False
+    """Runs that others have started as their steps are among them."""
     limit: int = 100
 
 
@@ -75,17 +80,18 @@ class Looking:
         return tuple(self._run(row) for row in await self._queries.all("page", filters))
 
     async def search(self, chosen: Chosen) -> tuple[Run, ...]:
-        """Give the runs that no other run has started and that are as chosen, newest first."""
+        """Give the runs that are as chosen, newest first; those of other runs only where that says so."""
         found: list[Run] = []
-        before: RunId | None = None
+        before = chosen.before
         for _ in range(_PAGES_MAX):
             filters = {
                 "workflow": chosen.workflow,
                 "project": chosen.project,
-                "status": chosen.status,
+                "statuses": list(chosen.statuses) or None,
                 "since": chosen.since,
                 "until": chosen.until,
                 "before": before,
+                "children": chosen.children,
                 "limit": _PAGE_MAX,
             }
             page = [self._run(row) for row in await self._queries.all("search", filters)]
@@ -98,6 +104,10 @@ class Looking:
                 break
             before = page[-1].id
         return tuple(found)
+
+    async def below(self, run: RunId, limit: int = 1_000) -> tuple[Run, ...]:
+        """Give the runs a run has started as its steps, and those they have started, the oldest first."""
+        return tuple(self._run(row) for row in await self._queries.all("below", {"id": run, "most": limit}))
 
     async def steps(self, run: RunId) -> tuple[StepRecord, ...]:
         """Give the journal of a run in order, with what each step was given; traces are left out."""

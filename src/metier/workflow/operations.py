@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from metier.calls import JSON, ProjectId, RunId, new_id
 from metier.errors import Conflict, NotFound
@@ -17,15 +17,17 @@ from metier.workflow.context import plain, utc
 from metier.workflow.cutting import Cut, cut, reused
 from metier.workflow.definition import Workflow, accept
 from metier.workflow.dispatch import Dispatch, Pace
-from metier.workflow.engine import Engine
+from metier.workflow.engine import Engine, Run
 from metier.workflow.interpreter import Walk
 from metier.workflow.journal import Journal, Line, opened, sealed
 from metier.workflow.limits import Limits
 from metier.workflow.run_people import RunPeople
-from metier.workflow.run_retention import RunRetention, RunRules
+from metier.workflow.run_retention import ExpiredRuns, RunRetention, RunRules
 from metier.workflow.settled import persistently
 
-__all__ = ["Difference", "Moment", "Operations", "RunRules", "Tasks"]
+__all__ = ["Difference", "Moment", "Moving", "Operations", "RunRules", "Tasks"]
+
+Moving: TypeAlias = Literal["pause", "unpause", "cancel", "resume"]
 
 _NOTHING = Decimal(0)
 _STILL = ("parked", "waiting", "paused", "done", "failed", "dead", "cancelled")
@@ -154,10 +156,10 @@ class Operations:
 
         return await persistently(self._store, work)
 
-    async def reuse(self, run: RunId, workflow: Workflow) -> Cut:
-        """Say what of a run would hold for another definition, without doing anything."""
+    async def reuse(self, run: RunId, workflow: Workflow, *, afresh: bool = False) -> Cut:
+        """Say what of a run would hold for another definition, without doing anything; afresh, nothing would."""
         row = await self._parts(run)
-        entries = await self._journal.load(run)
+        entries = {} if afresh else await self._journal.load(run)
         inputs = accept(workflow, plain(opened(self._vault, run, "inputs", row["inputs"])))
         return reused(await self._engine.definition(run), workflow, inputs, entries, {"id": run})
 
@@ -169,9 +171,7 @@ class Operations:
         With `afresh` none of them is taken over; the same `dedupe` gives the run it has already made.
         """
         row, made = await self._parts(run), RunId(new_id("run"))
-        found = await self.reuse(run, workflow)
-        if afresh:
-            found = Cut((), (*found.kept, *found.aside), frozenset(), (), found.outward)
+        found = await self.reuse(run, workflow, afresh=afresh)
         inputs = accept(workflow, plain(opened(self._vault, run, "inputs", row["inputs"])))
         rights = opened(self._vault, run, "rights", row["rights"])
         params: Row = {
@@ -244,6 +244,32 @@ class Operations:
                 found.append(Difference(path, values[0], values[1], kinds[0], kinds[1]))
         return tuple(found)
 
+    async def lines(self, run: RunId) -> tuple[Entry, ...]:
+        """Give the journal of a run as the engine reads it."""
+        return tuple((await self._journal.load(run)).values())
+
+    async def touched(self, run: RunId, what: Moving) -> tuple[Run, ...]:
+        """Say which runs would be paused, unpaused, cancelled or resumed, without doing it; Conflict where none is."""
+        family = (await self._engine.get(run), *await self._engine.below(run))
+        if what == "resume":
+            found = [one for one in family[:1] if one.status in ("failed", "dead")]
+        elif what == "unpause":
+            above = family[0].parent and (await self._engine.get(family[0].parent)).paused_at
+            found = [] if above else [one for one in family if one.paused_at is not None]
+        elif what == "cancel":
+            found = [] if family[0].over else [one for one in family if not one.over]
+        else:
+            found = [one for one in family if one.paused_at is None and not one.over]
+            found = [one for one in found if one.status != "queued" or one.id == run]
+        if not found:
+            raise Conflict(f"run {run!r} is {family[0].status!r}: there is nothing to {what}")
+        return tuple(found)
+
+    async def erase_older(self, project: str, days: int, *, dry_run: bool = False) -> tuple[ExpiredRuns, ...]:
+        """Delete the runs of one project that have been over for so many days, or say which."""
+        await self.people.look()  # a legal hold on a person is found by who is in a run
+        return await self.retention.older(project, days, dry_run=dry_run)
+
     async def history(self, run: RunId) -> tuple[tuple[int, Entry], ...]:
         """Give what was set aside of a run, with the number of the retry that did it."""
         return tuple(await self._journal.aside(run))
@@ -272,7 +298,11 @@ class Operations:
         mark = f" {MARKS}{number}"
         gone = {entry.path for entry in found.aside}
         kept = {one for one in found.reached if one not in gone and one != path}
-        began = {entry.path for entry in found.aside if entry.name in (CHILD, BEGAN)}
+        began = {
+            f"{entry.path}{entry.name.removeprefix(CHILD).removeprefix(BEGAN)}"
+            for entry in found.aside
+            if entry.name.startswith((CHILD, BEGAN))
+        }
         for below in await self._queries.all("drop_below", {"run": run, "paths": [*began], "mark": mark}, tx):
             if below["begun"]:
                 await self._dispatch.abort(tx, RunId(below["id"]))

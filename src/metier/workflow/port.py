@@ -47,6 +47,11 @@ class Run:
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None
+    parent: RunId | None = None
+    """The run that started it as one of its steps."""
+    forked_from: RunId | None = None
+    paused_at: datetime | None = None
+    """Since when somebody wants it to stand still; it may still be on its way to its next boundary."""
 
     @property
     def over(self) -> bool:

@@ -44,13 +44,16 @@ class RunPeople:
             looked += len(rows)
         return looked
 
-    async def erase(self, target: _Target, by: str, dry_run: bool) -> int:
-        """Delete the runs a person is in, with all they hold and started; give how many that is, or would be."""
+    async def erase(self, target: _Target, by: str, dry_run: bool, project: str | None = None) -> int:
+        """Delete the runs a person is in, with all they hold and started; give how many that is, or would be.
+
+        With a project, those of other projects stay.
+        """
         person = target.person
         if person is None:
             return 0
         await self.look()
-        rows = await self._queries.all("of_person", {"person": person})
+        rows = await self._queries.all("of_person", {"person": person, "project": project})
         held = next((row for row in rows if row["hold"] is not None), None)
         if held is not None:
             raise Conflict(f"run {held['id']!r} is under the legal hold {held['hold']!r}: release it first")

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import psycopg
 from psycopg.types.json import Jsonb
 
-from metier.errors import ConfigError, MetierError
+from metier.errors import ConfigError, Invalid, MetierError
 from metier.store import Store
 from metier.vault import Vault
 from metier.workflow.context import Clock, utc
@@ -90,10 +90,20 @@ class RunRetention:
         self._queries = store.queries("engine")
         self._clock = clock
 
+    async def older(self, project: str, days: int, *, dry_run: bool = False) -> tuple[ExpiredRuns, ...]:
+        """Delete the runs of one project that have been over for so many days, or say which; holds have precedence."""
+        if not 0 <= days <= _LONGEST:
+            raise Invalid(f"cannot delete runs over for {days!r} days: give 0 to {_LONGEST}", param="older_than_days")
+        which = {"now": self._clock(), "days": days, "flows": Jsonb({}), "projects": Jsonb({}), "project": project}
+        found = await self._expired(which)
+        while not dry_run and await self._queries.run("expire_runs", {**which, "most": _RUNS}):
+            pass
+        return found
+
     async def sweep(self, *, dry_run: bool = False) -> Swept | None:
         """Delete what is due in small transactions, so that nobody waits; None where another worker is at it."""
         if dry_run:
-            return Swept(await self._due(), await self._old_events(), 0)
+            return Swept(await self._expired(self._times(self._clock())), await self._old_events(), 0)
         async with self._store.connection() as connection:
             cursor = await connection.execute("SELECT pg_try_advisory_lock(%s) AS mine", (_LOCK,))
             row = await cursor.fetchone()
@@ -120,7 +130,7 @@ class RunRetention:
 
     async def _sweep(self) -> Swept:
         now = self._clock()
-        due = await self._due()
+        due = await self._expired(self._times(now))
         while await self._queries.run("expire_runs", {**self._times(now), "most": _RUNS}):
             pass
         before = {"before": now - timedelta(days=self.rules.events_days), "most": _ROWS}
@@ -128,8 +138,8 @@ class RunRetention:
         blobs = await _all(lambda: self._journal.drop_blobs(now - _BLOBS_AFTER, _ROWS))
         return Swept(due, events, blobs)
 
-    async def _due(self) -> tuple[ExpiredRuns, ...]:
-        rows = await self._queries.all("expired_runs", self._times(self._clock()))
+    async def _expired(self, which: Mapping[str, object]) -> tuple[ExpiredRuns, ...]:
+        rows = await self._queries.all("expired_runs", which)
         return tuple(ExpiredRuns(row["workflow"], row["project"], row["runs"], row["oldest"]) for row in rows)
 
     async def _old_events(self) -> int:
@@ -144,6 +154,7 @@ class RunRetention:
             "days": rules.days,
             "flows": Jsonb(dict(rules.flows)),
             "projects": Jsonb(dict(rules.projects)),
+            "project": None,
         }
 
 

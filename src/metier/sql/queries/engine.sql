@@ -114,6 +114,19 @@ SELECT runs.id FROM runs JOIN below ON runs.id = below.id
  ORDER BY below.depth DESC, runs.id
    FOR UPDATE OF runs
 
+-- below --
+-- Gives the runs a run has started, and those they have, the oldest first.
+WITH RECURSIVE family AS (
+    SELECT id FROM runs WHERE parent = %(id)s
+    UNION ALL
+    SELECT runs.id FROM runs JOIN family ON runs.parent = family.id
+)
+SELECT runs.id, workflow, definition, status, outcome, key_id, project, system, dedupe, parked_on, wake_at, cost_eur,
+       error, strikes, created_at, updated_at, finished_at, parent, forked_from, paused_at
+  FROM runs JOIN family ON runs.id = family.id
+ ORDER BY runs.id
+ LIMIT %(most)s
+
 -- pause --
 -- Makes a run, and those below it, stand still: at once where nothing is done for it, else at its next boundary.
 WITH RECURSIVE family AS (
@@ -151,7 +164,7 @@ RETURNING runs.id, runs.status,
 -- get --
 -- Gives one run without its contents.
 SELECT id, workflow, definition, status, outcome, key_id, project, system, dedupe, parked_on, wake_at, cost_eur, error,
-       strikes, created_at, updated_at, finished_at
+       strikes, created_at, updated_at, finished_at, parent, forked_from, paused_at
   FROM runs WHERE id = %(id)s
 
 -- contents --
@@ -163,7 +176,7 @@ SELECT definition, inputs, output, allowance_eur, around,
 -- page --
 -- Gives one page of runs, newest first, those before a given one.
 SELECT id, workflow, definition, status, outcome, key_id, project, system, dedupe, parked_on, wake_at, cost_eur, error,
-       strikes, created_at, updated_at, finished_at
+       strikes, created_at, updated_at, finished_at, parent, forked_from, paused_at
   FROM runs
  WHERE (%(workflow)s::text IS NULL OR workflow = %(workflow)s)
    AND (%(project)s::text IS NULL OR project = %(project)s)
@@ -387,14 +400,14 @@ RETURNING id
 SELECT workflow, definition, project, inputs, rights, parent, around FROM runs WHERE id = %(id)s
 
 -- search --
--- Gives runs that no other run has started, newest first, by what is known of them without opening anything.
+-- Gives runs, newest first, by what is known of them without opening anything.
 SELECT id, workflow, definition, status, outcome, key_id, project, system, dedupe, parked_on, wake_at, cost_eur, error,
-       strikes, created_at, updated_at, finished_at
+       strikes, created_at, updated_at, finished_at, parent, forked_from, paused_at
   FROM runs
- WHERE parent IS NULL
+ WHERE (parent IS NULL OR %(children)s)
    AND (%(workflow)s::text IS NULL OR workflow = %(workflow)s)
    AND (%(project)s::text IS NULL OR project = %(project)s)
-   AND (%(status)s::run_status IS NULL OR status = %(status)s)
+   AND (%(statuses)s::run_status[] IS NULL OR status = ANY(%(statuses)s))
    AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s)
    AND (%(until)s::timestamptz IS NULL OR created_at < %(until)s)
    AND (%(before)s::text IS NULL OR id < %(before)s)
@@ -437,7 +450,7 @@ SELECT runs.id, runs.status, hold.id AS hold
      WHERE released_at IS NULL AND (scope = 'system' AND target = runs.system OR scope = 'project' AND target = runs.project
            OR scope = 'subject' AND target = %(person)s)
      LIMIT 1) hold ON true
- WHERE runs.parent IS NULL
+ WHERE runs.parent IS NULL AND (%(project)s::text IS NULL OR runs.project = %(project)s)
  ORDER BY runs.id
 
 -- expired_runs --
@@ -445,6 +458,7 @@ SELECT runs.id, runs.status, hold.id AS hold
 SELECT workflow, project, count(*) AS runs, min(finished_at) AS oldest
   FROM runs
  WHERE parent IS NULL AND status IN ('done', 'failed', 'cancelled', 'dead')
+   AND (%(project)s::text IS NULL OR project = %(project)s)
    AND finished_at < %(now)s::timestamptz - make_interval(days => coalesce(
        (%(flows)s::jsonb ->> workflow)::integer, (%(projects)s::jsonb ->> project)::integer, %(days)s))
    AND NOT EXISTS (SELECT 1 FROM legal_holds WHERE released_at IS NULL
@@ -457,6 +471,7 @@ SELECT workflow, project, count(*) AS runs, min(finished_at) AS oldest
 DELETE FROM runs WHERE id IN (
     SELECT id FROM runs
      WHERE parent IS NULL AND status IN ('done', 'failed', 'cancelled', 'dead')
+       AND (%(project)s::text IS NULL OR project = %(project)s)
        AND finished_at < %(now)s::timestamptz - make_interval(days => coalesce(
            (%(flows)s::jsonb ->> workflow)::integer, (%(projects)s::jsonb ->> project)::integer, %(days)s))
        AND NOT EXISTS (SELECT 1 FROM legal_holds WHERE released_at IS NULL
