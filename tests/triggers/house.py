@@ -102,8 +102,17 @@ class House:
                 stop.set()
                 await working
 
+    async def settled(self, uid: int) -> None:
+        """Wait until the only trigger has taken and settled a mailbox up to this message, which follows its run."""
+        async with asyncio.timeout(60):
+            while True:
+                (found,) = await self.triggers.deployments.list()
+                if isinstance(found.state, dict) and found.state["uid"] == uid:
+                    return
+                await asyncio.sleep(0.02)
+
     async def until(self, runs: int) -> None:
-        """Wait until there are that many runs; the limit of the whole test is the only clock."""
+        """Wait until there are that many runs, which is before their events are counted and settled."""
         async with asyncio.timeout(60):
             while True:
                 if await self.count() >= runs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import pathlib
 import secrets
@@ -13,6 +14,7 @@ import pytest
 
 from metier.calls import JSON
 from metier.store import Store
+from metier.triggers import Event
 from metier.triggers.imap import account_from_url
 from metier.vault import Vault
 from tests.triggers.dovecot import PASSWORD, Dovecot
@@ -56,12 +58,31 @@ async def test_messages_there_and_messages_that_arrive_start_one_run_each(
     async with house.working():
         await house.until(2)
         mailserver.put(message(3, "Où est mon colis ?"), user=user)
-        await house.until(3)
+        await house.settled(3)
     found = await house.triggers.deployments.get(id)
     assert (found.taken, found.error, found.holder) == (3, None, None)
     assert (await house.runs())[2] == {"subject": "Commande 3", "text": "Où est mon colis ?", "from": "zoe@exemple.fr"}
     assert mailserver.count(user=user, criterion="UNSEEN") == 3
     assert PASSWORD not in caplog.text
+
+
+async def test_a_message_that_arrives_while_others_are_read_waits_for_no_next_one(
+    store: Store, vault: Vault, mailserver: Dovecot, user: str
+) -> None:
+    house = house_of(store, vault, mailserver, user)
+    mailserver.put(message(1), user=user)
+    id = await deployed(house, existing=True)
+    source = await house.triggers.source(await house.triggers.deployments.get(id))
+    seen = []
+    async with asyncio.timeout(20), contextlib.aclosing(source.events(None)) as events:
+        async for event in events:
+            if isinstance(event, Event):
+                seen.append(event.data["subject"])
+                if len(seen) == 3:
+                    break
+                # After the look and before the wait: the wait is told of it in a way that wakes nobody.
+                mailserver.put(message(len(seen) + 1), user=user)
+    assert seen == ["Commande 1", "Commande 2", "Commande 3"]
 
 
 async def test_old_mail_starts_nothing_unless_it_is_asked_for(
@@ -91,7 +112,7 @@ async def test_two_workers_and_a_restart_take_each_message_once(
         await house.until(12)
     mailserver.put(message(12), user=user)
     async with house.working():
-        await house.until(13)
+        await house.settled(13)
     assert (await house.triggers.deployments.get(id)).taken == 13
     assert await house.count() == 13
     assert mailserver.count(user=user, criterion="SEEN") == 13

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
@@ -25,8 +26,10 @@ __all__ = ["KIND", "After", "MailboxSource"]
 
 After: TypeAlias = Literal["keep", "seen", "move"]
 
-_IDLE_S = 240
-"""Shorter than the half hour servers allow, and than most firewalls forget a connection in."""
+_IDLE_S = 25.0
+"""How late a message may be at most that arrived between two looks: servers do not tell of it once one waits."""
+_SOON_S = 1.0
+"""The first wait after something was taken, when more is likely."""
 _POLL_S = 30.0
 _LIMIT = 40 * 1024 * 1024
 _TEXT = 200_000
@@ -73,16 +76,22 @@ class MailboxSource:
         try:
             place, idle = await imap.call(lambda client: self._opened(client, state))
             yield Mark(place.state())
+            wait_s = _SOON_S
             while True:
-                for uid in await imap.call(lambda client: _new(client, place)):
+                found = await imap.call(lambda client: _new(client, place))
+                for uid in found:
                     event = await self._message(imap, place, uid)
                     if event is not None:
                         self._uids[event.id] = uid
                         yield event
                         self._uids.pop(event.id, None)
                     place.uid = uid
-                if idle:
-                    await imap.call(lambda client: _idle(client, self._rules.folder))
+                if found:
+                    # What arrives meanwhile may be told in the answer to any command, and is not told again.
+                    wait_s = _SOON_S
+                elif idle:
+                    await imap.call(functools.partial(_idle, wait_s=wait_s))
+                    wait_s = _IDLE_S
                 else:
                     await self._mount.sleep(_POLL_S)
                 yield Mark()
@@ -183,10 +192,11 @@ def _new(client: imapclient.IMAPClient, place: _Place) -> list[int]:
     return sorted(uid for uid in found if uid > place.uid)
 
 
-def _idle(client: imapclient.IMAPClient, folder: str) -> None:
+def _idle(client: imapclient.IMAPClient, wait_s: float) -> None:
+    """Wait for news; what came in one piece with the server's word that it waits is only seen at the end."""
     client.idle()
     try:
-        client.idle_check(timeout=_IDLE_S)
+        client.idle_check(timeout=wait_s)
     finally:
         client.idle_done()
 
