@@ -65,6 +65,7 @@ from metier.workflow.releases import Called, Releases, Told
 from metier.workflow.review import Review, TaskDesk
 from metier.workflow.steps import step_functions
 from metier.workflow.steps.agent import AgentParts
+from metier.workflow.steps.agent_flows import FlowCalls
 from metier.workflow.steps.agent_memory import Memory
 from metier.workflow.steps.handed import Extract
 
@@ -244,13 +245,13 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     reload = _reload(settings, parts, register, ways, roles)
     watched = (reload.families, gauges.leases(admission.lent), *([] if spans is None else [spans.families]))
     metrics.add(*watched, *gauges.of(ledger, gateway.shadows, ways, tries.health))
-    classifiers = Classifiers(store)
+    classifiers, releases = Classifiers(store), Releases(store, vault, _told)
     outbox, memory, handed = _outbox(settings, parts, store, vault), Memory(store, vault), list[App]()
     house = tools(outbox, _customers(settings, parts), parts.mail_from or settings.mail_from)
     toolbox = Toolbox.built(store, vault, settings.config.get("connectors"), house)
-    steps = _steps(parts, handed, gateway, roles, toolbox, memory)
+    steps = _steps(parts, handed, gateway, roles, toolbox, AgentParts(memory, FlowCalls(Called(releases))))
     engine = Engine(store, vault, steps, desk=TaskDesk(store, vault), pace=parts.pace)
-    review, releases = Review(store, vault, engine), Releases(store, vault, _told)
+    review = Review(store, vault, engine)
     engine.wire(flows=Called(releases))
     app = App(
         settings=settings,
@@ -285,7 +286,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
 
 
 def _steps(
-    parts: Parts, handed: Sequence[App], gateway: Gateway, roles: Roles, toolbox: Toolbox, memory: Memory
+    parts: Parts, handed: Sequence[App], gateway: Gateway, roles: Roles, toolbox: Toolbox, agents: AgentParts
 ) -> Mapping[Kind, StepFunction]:
     """Make what steps do; some of it needs the platform, which is handed in once it stands."""
     functions = step_functions(
@@ -295,7 +296,7 @@ def _steps(
         search=lambda *given: _search(handed[0], *given),
         embedder=lambda context: handed[0].embedder(context.principal, _origin(context)),
         tools=toolbox,
-        agents=AgentParts(memory),
+        agents=agents,
     )
     return {kind: parts.around(function) for kind, function in functions.items()}
 

@@ -11,12 +11,24 @@ from metier.errors import Invalid
 from metier.workflow.files import Below, Files, rules_paths
 from metier.workflow.shape import Mark, Step
 
-__all__ = ["CALLED_MAX", "DEPTH_MAX", "Bundle", "Called", "called_path", "prompts_of"]
+__all__ = [
+    "CALLED_MAX",
+    "DEPTH_MAX",
+    "OFFERED",
+    "Bundle",
+    "Called",
+    "called_path",
+    "calls_of",
+    "offered_path",
+    "prompts_of",
+]
 
 CALLED_MAX = 30
 """Workflows one workflow may call, those that they call included."""
 DEPTH_MAX = 5
 """Calls inside one another."""
+OFFERED = "flows."
+"""Begins the names under which agents are offered other workflows."""
 
 
 class Called(Protocol):
@@ -47,8 +59,9 @@ class Bundle:
                 self.collect(lambda step=step, path=path, mark=mark: self._prompt(path, step, mark, folder))  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
             if step.kind == "rules" and isinstance(step.config, str):
                 self.collect(lambda step=step: self._rules(step, folder))  # type: ignore[misc]  # same
-            elif (called := called_path(step)) is not None:
-                self.collect(lambda step=step, called=called: self._call(called, step, folder, chain))  # type: ignore[misc]  # same
+            for key, called in calls_of(step):
+                mark = step.marks.get(key, step.mark)
+                self.collect(lambda step=step, called=called, mark=mark: self._call(called, step, mark, folder, chain))  # type: ignore[misc]  # same
 
     def _prompt(self, path: str, step: Step, mark: Mark, folder: PurePosixPath) -> None:
         """Take a prompt with its variants by language; one of them at least must be there."""
@@ -74,9 +87,8 @@ class Bundle:
                 self.found[str(folder / path)] = text
                 return
 
-    def _call(self, path: str, step: Step, folder: PurePosixPath, chain: tuple[str, ...]) -> None:
+    def _call(self, path: str, step: Step, mark: Mark, folder: PurePosixPath, chain: tuple[str, ...]) -> None:
         """Take a called workflow and everything it names, refusing calls that come round to themselves."""
-        mark = step.marks.get("call/flow", step.mark)
         place = str(folder / path)
         if place in chain:
             round_ = " → ".join((*chain[chain.index(place) :], place))
@@ -118,6 +130,27 @@ def called_path(step: Step) -> str | None:
     """Give the file of the workflow a step calls, or None when it calls none or a released one."""
     flow = step.config.get("flow") if step.kind == "call" and isinstance(step.config, Mapping) else None
     return flow if isinstance(flow, str) and flow.endswith((".yaml", ".yml")) else None
+
+
+def offered_path(name: str) -> str:
+    """Give the file of a workflow that an agent is offered by name, without the `flows.` before it."""
+    return f"flows/{name}.yaml"
+
+
+def calls_of(step: Step) -> Iterator[tuple[str, str]]:
+    """Name the files of the workflows a step may call, with the path of the value that names each."""
+    path = called_path(step)
+    if path is not None:
+        yield "call/flow", path
+    config = step.config if step.kind == "agent" and isinstance(step.config, Mapping) else {}
+    others = config.get("handoffs")
+    named = others.items() if isinstance(others, Mapping) else ()
+    team = {"agent": config, **{f"agent/handoffs/{id}": other for id, other in named}}
+    for place, agent in team.items():
+        tools = agent.get("tools") if isinstance(agent, Mapping) else None
+        for number, tool in enumerate(tools if isinstance(tools, list) else ()):
+            if isinstance(tool, str) and tool.startswith(OFFERED) and "@" not in tool:
+                yield f"{place}/tools/{number}", offered_path(tool.removeprefix(OFFERED))
 
 
 def _at(mark: Mark, step: Step, message: str) -> Invalid:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -121,7 +121,7 @@ class Calling:
         except LostRun:
             raise
         except Asked as asked:
-            return tuple(_question(command, one) for one in (asked, *asked.also))
+            return _questions(command, (asked, *asked.also), context.spent[0])
         except TimeoutError:
             value = error_value("timeout", f"{command.path!r} did not end within {step.timeout_s} s", retry=True)
             failed = True
@@ -173,8 +173,24 @@ def _place(held: Held, command: RunStep) -> JSON:
     return [held.principal.project, held.workflow.name, step.id, step.kind, step.config, command.with_]
 
 
-def _question(command: RunStep, asked: Asked) -> Park:
-    return Park(command.path, command.attempt, asked.name, command.step, asked.task, asked.schema)
+def _questions(command: RunStep, asked: Sequence[Asked], spent: Decimal) -> tuple[Park, ...]:
+    """Say what a step asks; runs that it starts at the same time share what money it has left."""
+    share, runs = command.budget_left_eur, sum(one.flow is not None for one in asked)
+    if share is not None and runs:
+        share = max(share - spent, Decimal(0)) / runs
+    return tuple(
+        Park(
+            command.path,
+            command.attempt,
+            one.name,
+            command.step,
+            one.task,
+            one.schema,
+            one.flow,
+            share if one.flow is not None else None,
+        )
+        for one in asked
+    )
 
 
 def _leaves(group: BaseExceptionGroup[Asked]) -> list[Asked]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from metier.calls import JSON
-from metier.workflow.bundle import called_path
+from metier.workflow.bundle import OFFERED, called_path
 from metier.workflow.cel import parse, pieces
 from metier.workflow.checks import Report, check_given
 from metier.workflow.inference import give, types_of, words
@@ -72,8 +72,13 @@ def _reachable(report: Report, step: Step, others: Mapping[str, JSON]) -> None:
 
 
 def _tool(report: Report, mark: Mark, name: str) -> None:
+    if name.startswith(OFFERED):
+        flow, flows = name.removeprefix(OFFERED), report.known.flows
+        if "@" in flow and flows is not None and flow not in flows:
+            report.say(mark, "unknown-workflow", f"there is no workflow {flow!r}", suggest(flow, flows))
+        return
     known = report.known.agent_tools
-    if known is None or name.startswith("flows."):
+    if known is None:
         return
     if not any(_covers(name, one) for one in known):
         report.say(mark, "unknown-tool", f"there is no tool {name!r}", suggest(name, known))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,7 +14,7 @@ from metier.calls import JSON, Principal, RunId, new_id
 from metier.errors import NotFound
 from metier.store import Row, Store, Tx
 from metier.vault import Vault
-from metier.workflow.commands import CHILD, GATHERED, Call, Finish, Items, Under
+from metier.workflow.commands import CHILD, GATHERED, Call, Finish, Items, Key, Park, Under
 from metier.workflow.context import plain
 from metier.workflow.definition import RunBudget, Step, Workflow, accept, embedded, to_data
 from metier.workflow.dispatch import Dispatch
@@ -62,6 +62,32 @@ class Children:
         """Start the run of a called flow with the line that says so; once for each attempt."""
         workflow = await called(held.workflow, command.flow, self.flows, held.principal)
         inputs = accept(workflow, plain(dict(command.with_)))
+        async with self._store.transaction() as tx:
+            child = await self._start(tx, held, workflow, inputs, command.path, command)
+            line = _began(command.path, command.attempt, {"run": child})
+            await self._journal.append(held.hold, [line], tx)
+        return line
+
+    async def prepare(self, held: Held, parks: Sequence[Park]) -> dict[Key, Workflow]:
+        """Find the workflows whose runs are asked something, before the transaction that starts them."""
+        found = {(park.path, park.attempt, park.name): park.flow for park in parks}
+        return {
+            key: await called(held.workflow, flow, self.flows, held.principal)
+            for key, flow in found.items()
+            if flow is not None
+        }
+
+    async def asked(self, tx: Tx, held: Held, park: Park, workflow: Workflow) -> Line:
+        """Start the run that a step asks, in the transaction that notes what the step waits for."""
+        inputs = accept(workflow, plain(dict(park.task)))
+        child = await self._start(tx, held, workflow, inputs, f"{park.path}{park.name}", park)
+        line = _began(park.path, park.attempt, {"run": child}, park.name)
+        await self._journal.append(held.hold, [line], tx)
+        return line
+
+    async def _start(
+        self, tx: Tx, held: Held, workflow: Workflow, inputs: JSON, path: str, command: Call | Park
+    ) -> RunId:
         child = RunId(new_id("run"))
         row: Row = {
             "id": child,
@@ -70,19 +96,16 @@ class Children:
             "rights": sealed(self._vault, child, "rights", rights_of(held.principal)),
             "inputs": sealed(self._vault, child, "inputs", inputs),
             "parent": held.hold.run,
-            "path": command.path,
+            "path": path,
             "attempt": command.attempt,
             "allowance_eur": command.budget_left_eur,
         }
-        async with self._store.transaction() as tx:
-            await pin(self._queries.run, tx, workflow)
-            if await self._queries.one("start_child", row, tx) is None:
-                known = await self._queries.one("child_of", row, tx)
-                child = RunId(known["id"]) if known is not None else child
-            line = _began(command.path, command.attempt, {"run": child})
-            await self._journal.append(held.hold, [line], tx)
-            await self._dispatch.defer(tx, child)
-        return line
+        await pin(self._queries.run, tx, workflow)
+        if await self._queries.one("start_child", row, tx) is None:
+            known = await self._queries.one("child_of", row, tx)
+            child = RunId(known["id"]) if known is not None else child
+        await self._dispatch.defer(tx, child)
+        return child
 
     async def begin(self, held: Held, command: Items) -> Line:
         """Make a queued run for each item, then let the first ones go with the line that says so."""
@@ -145,7 +168,12 @@ class Children:
         if row.get("item") is None:
             attempt = row["parent_attempt"]
             assert isinstance(attempt, int)
-            await self._events.tell(tx, parent, returned(str(row["parent_path"]), attempt, child, finish, cost))
+            line = returned(str(row["parent_path"]), attempt, child, finish, cost)
+            if line.name:
+                place = {"run": parent, "path": line.path, "attempt": attempt, "name": line.name}
+                if await self._queries.one("settle", place, tx) is None:
+                    return
+            await self._events.tell(tx, parent, line)
             return
         place = {"parent": parent, "path": row["parent_path"], "attempt": row["parent_attempt"]}
         over: Row = {**place, "number": 1, "spent_eur": cost, "held_eur": row.get("allowance_eur")}
@@ -239,15 +267,19 @@ async def pin(run: Callable[..., Awaitable[int]], tx: Tx, workflow: Workflow) ->
     await run("pin", {"hash": workflow.hash, "name": workflow.name, "data": data}, tx)
 
 
-def _began(path: str, attempt: int, value: JSON) -> Line:
-    return Line(path, attempt, "choice", value, datetime.now(UTC), name=CHILD)
+def _began(path: str, attempt: int, value: JSON, name: str = "") -> Line:
+    return Line(path, attempt, "choice", value, datetime.now(UTC), name=f"{CHILD}{name}")
 
 
 def returned(path: str, attempt: int, child: RunId, finish: Finish, cost: Decimal) -> Line:
-    """Say what the end of a called run is to the step that called it."""
+    """Say what the end of a called run is to the step that called it, or that asked it under a name."""
     now = datetime.now(UTC)
     failure = finish.failure
+    path, mark, name = path.partition("!")
+    if mark:
+        told: JSON = {"ok": finish.output} if failure is None else {"error": failure.message, "code": failure.code}
+        return Line(path, attempt, "answer", told, now, name=f"{mark}{name}", cost_eur=cost)
     if failure is None:
         return Line(path, attempt, "result", finish.output, now, cost_eur=cost)
-    told = f"the run {child!r} it called failed at {failure.path!r}: {failure.message}"
-    return Line(path, attempt, "error", error_value(failure.code, told, retry=True), now, cost_eur=cost)
+    why = f"the run {child!r} it called failed at {failure.path!r}: {failure.message}"
+    return Line(path, attempt, "error", error_value(failure.code, why, retry=True), now, cost_eur=cost)

@@ -219,6 +219,10 @@ class Park:
     """The configuration of the human step with its templates evaluated, or the question of the engine."""
     schema: Mapping[str, JSON] | None = None
     """What the decision must look like."""
+    flow: str | None = None
+    """The workflow whose run answers, where no person does; the task holds its inputs."""
+    budget_left_eur: Decimal | None = None
+    """What that run may spend."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ def reused(
         key: entry
         for key, entry in entries.items()
         if not entry.path.startswith(MARKS)
-        and (entry.name not in (BEGAN, CHILD) or (entry.path, entry.attempt) in over)
+        and (not entry.name.startswith((BEGAN, CHILD)) or (entry.path, entry.attempt) in over)
         and all(step in same for step in _steps(entry.path, old))
     }
     return _split(new, inputs, entries, held, run)

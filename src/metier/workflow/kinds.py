@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _DOTTED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*){0,5}\Z", re.ASCII)
-_TOOLS = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z_][A-Za-z0-9_-]*){0,5}(?:\.\*)?\Z", re.ASCII)
+_TOOLS = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z_][A-Za-z0-9_-]*){0,5}(?:\.\*|@\d{1,6})?\Z", re.ASCII)
 
 LLM_KEYS = ("model", "prompt", "temperature", "max_output_tokens", "system", "examples", "guardrails")
 HANDOFF_KEYS = ("instructions", "model", "tools", "approve", "handoffs", "description")

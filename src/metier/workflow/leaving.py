@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -17,10 +17,12 @@ from metier.workflow.children import Children
 from metier.workflow.commands import (
     CHILD,
     Finish,
+    Key,
     Park,
     Work,
 )
 from metier.workflow.context import Clock
+from metier.workflow.definition import Workflow
 from metier.workflow.dispatch import Dispatch
 from metier.workflow.journal import Hold, Journal, Line, LostRun, sealed
 from metier.workflow.trying import Held
@@ -117,20 +119,30 @@ class Leaving:
 
     async def ask(self, held: Held, parks: Sequence[Park]) -> None:
         """Open tasks while other branches go on."""
+        flows = await self._children.prepare(held, parks)
         async with self._store.transaction() as tx:
-            await self._open(held, parks, tx)
+            lines = await self._open(held, parks, flows, tx)
         self._opened(held, parks)
+        for line in lines:
+            held.walk.feed(line.entry())
 
-    async def _open(self, held: Held, parks: Sequence[Park], tx: Tx) -> None:
-        run = held.hold.run
+    async def _open(self, held: Held, parks: Sequence[Park], flows: Mapping[Key, Workflow], tx: Tx) -> list[Line]:
+        """Put questions where they are answered: to people, or to runs that begin for it."""
+        run, lines = held.hold.run, list[Line]()
         for park in parks:
-            if self._desk is None:
+            flow = flows.get((park.path, park.attempt, park.name))
+            if self._desk is None and flow is None:
                 raise Broken(f"{park.path!r} of {run!r} asks a person, and no desk for tasks was handed in")
-            place = {"run": run, "path": park.path, "attempt": park.attempt, "name": park.name, "kind": "task"}
-            nothing = {"project": None, "event": None, "key": None, "epoch": held.hold.epoch}
+            place = {"run": run, "path": park.path, "attempt": park.attempt, "name": park.name}
+            kind = "task" if flow is None else "run"
+            nothing = {"kind": kind, "project": None, "event": None, "key": None, "epoch": held.hold.epoch}
             if await self._queries.one("open", {**place, **nothing}, tx) is None:
                 raise LostRun(f"run {run!r} is no longer held under epoch {held.hold.epoch}: this worker stops here")
-            await self._desk.open(tx, Opening(run, held.workflow.name, held.principal.project, park))
+            if flow is not None:
+                lines.append(await self._children.asked(tx, held, park, flow))
+            elif self._desk is not None:
+                await self._desk.open(tx, Opening(run, held.workflow.name, held.principal.project, park))
+        return lines
 
     def _opened(self, held: Held, parks: Sequence[Park]) -> None:
         held.opened.update((park.path, park.attempt, park.name) for park in parks)
@@ -142,7 +154,7 @@ class Leaving:
             await asyncio.sleep(max(pause, 0))
             held.come = now.at
             return False
-        notes = self.notes(held)
+        notes, flows = self.notes(held), await self._children.prepare(held, now.ask)
         row = {
             "id": held.hold.run,
             "epoch": held.hold.epoch,
@@ -155,7 +167,7 @@ class Leaving:
             async with self._store.transaction() as tx:
                 if notes:
                     await self._journal.append(held.hold, notes, tx)
-                await self._open(held, now.ask, tx)
+                await self._open(held, now.ask, flows, tx)
                 if not await self._queries.run("park", row, tx):
                     raise Overtaken
                 if now.at is not None:
@@ -174,7 +186,7 @@ class Leaving:
     async def over(self, held: Held, finish: Finish) -> None:
         """End a run, with all it has begun."""
         notes = self.notes(held)
-        below = any(name == CHILD for _, _, name in held.entries)
+        below = any(name.startswith(CHILD) for _, _, name in held.entries)
         left = _Left(below, bool(held.opened))
         await self.finish(held.hold, held.row, finish, held.spent, left=left, notes=notes)
 

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from metier.calls import JSON
 from metier.errors import Invalid
-from metier.workflow.bundle import called_path
+from metier.workflow.bundle import called_path, calls_of
 from metier.workflow.cel import expressions_in, parse
 from metier.workflow.checks import (
     Finding,
@@ -254,12 +254,16 @@ class _Walk:
     def call(self, step: Step, view: View) -> None:
         """Check what goes into a called workflow, and that workflow itself, once."""
         path = called_path(step)
-        if path is not None and path not in self.called:
-            self.called[path] = embedded(self.workflow, path)
-        called = None if path is None else self.called[path]
+        called = None if path is None else self.whole(path)
         check_called(self.report, step, view, called)
-        if path is None or called is None:
-            return
+        if called is not None:
+            self.report.given.setdefault(step.id, step.output if step.output is not None else self.gave[called.hash])
+
+    def whole(self, path: str) -> Workflow:
+        """Check a workflow that is called from this one, once however often it is."""
+        if path not in self.called:
+            self.called[path] = embedded(self.workflow, path)
+        called = self.called[path]
         if called.hash not in self.gave:
             inner = _Walk(Report(called, self.report.known, frozenset(one.id for one in called.walk())), self.gave)
             inner.run()
@@ -268,7 +272,7 @@ class _Walk:
             for finding in inner.report.findings:
                 file = finding.file if finding.file == path else str(folder / finding.file)
                 self.report.findings.append(replace(finding, file=file))
-        self.report.given.setdefault(step.id, step.output if step.output is not None else self.gave[called.hash])
+        return called
 
     def human(self, step: Step, view: View) -> None:
         config = step.config if isinstance(step.config, dict) else {}
@@ -334,6 +338,8 @@ class _Walk:
             case "agent":
                 check_prompt(self.report, step)
                 check_agent(self.report, step, view)
+                for _, path in calls_of(step):
+                    self.whole(path)
             case "wait" | "emit":
                 check_wait(self.report, step, view)
             case "call":

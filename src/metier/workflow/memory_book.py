@@ -15,7 +15,7 @@ from metier.calls import JSON, Principal, ProjectId, RunId
 from metier.errors import NotFound
 from metier.workflow.calling import Held
 from metier.workflow.children import Flows, bounded, called, item_flow, returned
-from metier.workflow.commands import Await, Call, Entry, Failure, Finish, Items, Key, Park, Under
+from metier.workflow.commands import CHILD, Await, Call, Entry, Failure, Finish, Items, Key, Park, Under
 from metier.workflow.context import fits, plain
 from metier.workflow.definition import Workflow, accept
 from metier.workflow.journal import Hold, Line, LostRun
@@ -204,14 +204,21 @@ class Book:
             self.due[record.run.id] = None
         return True
 
-    def ask(self, record: Record, park: Park) -> None:
-        """Put a question to the people, who may decide at once."""
+    async def ask(self, record: Record, park: Park) -> None:
+        """Put a question to the people, who may decide at once, or to a run that begins for it."""
         held, key = record.held, (park.path, park.attempt, park.name)
         if held is not None:
             held.asked = [one for one in held.asked if (one.path, one.attempt, one.name) != key]
         if key in record.opened:
             return
         record.opened[key] = park
+        if park.flow is not None:
+            place = f"{park.path}{park.name}"
+            call = Call(place, park.attempt, park.step, park.flow, park.task, park.budget_left_eur)
+            child = await self.call(record, call)
+            line = Line(park.path, park.attempt, "choice", child, self.clock(), name=f"{CHILD}{park.name}")
+            self.write(record, line.entry())
+            return
         decision = self._people(Opening(record.run.id, record.workflow.name, record.principal.project, park))
         if decision is not None:
             self.decide(record, key, decision)
@@ -276,7 +283,7 @@ class Book:
             for number, item in enumerate(command.items)
         ]
         self._groups[place] = Group(members, [*members], len(members), command.collect)
-        self._next(self._groups[place], command.width)
+        _let_go(self, self._groups[place], command.width)
         return {"items": len(members)}
 
     def gathered(self, record: Record, command: Under) -> tuple[JSON, Decimal] | None:
@@ -330,15 +337,9 @@ class Book:
                 self.become(self.records[id], "cancelled")
             group.queued.clear()
         else:
-            self._next(group, 1)
+            _let_go(self, group, 1)
         if group.left == 0:
             self.tell(parent, None)
-
-    def _next(self, group: Group, number: int) -> None:
-        for _ in range(min(number, len(group.queued))):
-            record = self.records[group.queued.pop(0)]
-            self.become(record, "pending")
-            self.due[record.run.id] = None
 
     def _end_below(self, run: RunId) -> None:
         for record in self._below.get(run, ()):
@@ -348,6 +349,13 @@ class Book:
                 record.opened.clear()
                 record.came.set()
                 self._end_below(record.run.id)
+
+
+def _let_go(book: Book, group: Group, number: int) -> None:
+    for _ in range(min(number, len(group.queued))):
+        record = book.records[group.queued.pop(0)]
+        book.become(record, "pending")
+        book.due[record.run.id] = None
 
 
 def _value(told: Told) -> dict[str, JSON]:

@@ -115,7 +115,7 @@ class Moves:
                 await self._keep(held, await self._do(record, held, command))
                 came = True
         for park in now.ask:
-            self._book.ask(record, park)
+            await self._book.ask(record, park)
             came = True
         return came
 

@@ -11,15 +11,13 @@ from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type
 
 from metier.calls import JSON
 from metier.errors import Invalid, NotFound
+from metier.workflow.bundle import OFFERED
 from metier.workflow.engine import StepContext
 from metier.workflow.steps.agent_persona import Persona
 from metier.workflow.steps.code import Code
 from metier.workflow.steps.tool import Effect, Tool
 
-__all__ = ["FLOWS", "AgentTool", "CallFlow", "FlowTool", "Matching", "Offer", "Toolbox", "schema_of"]
-
-FLOWS = "flows."
-"""Beginning of the names under which other workflows are offered."""
+__all__ = ["AgentTool", "CallFlow", "FlowTool", "Matching", "Offer", "Toolbox", "schema_of"]
 
 _OUTSIDE = re.compile(r"[^A-Za-z0-9_-]")
 _LONGEST_NAME = 64
@@ -124,7 +122,7 @@ class Toolbox:
         return tuple(found.values())
 
     async def _meant(self, context: StepContext, persona: Persona, written: str) -> list[Offer]:
-        if written.startswith(FLOWS) and self._call_flow is not None:
+        if written.startswith(OFFERED) and self._call_flow is not None:
             return [await self._flow(context, written)]
         found = [_function(name, made) for name, made in self._functions.items() if _matches(written, name)]
         if isinstance(self._tools, Matching):
@@ -144,7 +142,7 @@ class Toolbox:
         return found
 
     async def _flow(self, context: StepContext, name: str) -> Offer:
-        flow, call_flow = name.removeprefix(FLOWS), self._call_flow
+        flow, call_flow = name.removeprefix(OFFERED), self._call_flow
         known = None if call_flow is None else await call_flow.find(context, flow)
         if call_flow is None or known is None:
             raise NotFound(f"step {context.path!r} offers an agent the workflow {flow!r}, which it may not call")

@@ -16,6 +16,7 @@ from metier.calls import JSON, Call, ConversationId, Message, Origin, OutputSche
 from metier.deferred import deferred
 from metier.errors import BudgetExceeded, GuardrailBlocked, MetierError, StepFailed
 from metier.workflow.commands import FALLBACK
+from metier.workflow.context import Asked
 from metier.workflow.engine import StepContext
 from metier.workflow.journal import LostRun
 from metier.workflow.steps.agent_items import kept, message_id, messages, said
@@ -96,7 +97,13 @@ class Turns:
     @property
     def stop(self) -> BaseException | None:
         """Why the agent was stopped, if it was: of several reasons in one turn, that of the first tool call."""
-        return self._stops[min(self._stops)] if self._stops else None
+        if not self._stops:
+            return None
+        first, *more = (self._stops[number] for number in sorted(self._stops))
+        if isinstance(first, Asked) and first.flow is not None:
+            # Runs of other workflows go on side by side; people are asked one thing after the other.
+            first.also = tuple(one for one in more if isinstance(one, Asked) and one.flow is not None)
+        return first
 
     async def answer(self, asking: Asking) -> Mapping[str, Any]:
         """Give the next turn, from the journal where it is there already."""
