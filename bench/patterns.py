@@ -177,24 +177,30 @@ async def work(home: pathlib.Path, only: set[str]) -> None:
                     terminal.say(escape(f"  {tallies[name].said[-1]}"))
             for failure in tallies[name].failed:
                 terminal.say(escape(f"  failed at {failure}"))
+            # Told at once: what took minutes is not lost to a fault in the pattern after it.
+            terminal.say(escape(json.dumps({name: facts(tallies[name])})))
     report(tallies, gain, terminal)
 
 
+def facts(t: Tally) -> dict[str, Any]:
+    return {
+        "right": t.right, "of": t.of, "interval": [round(side, 3) for side in wilson(t.right, t.of)], "runs": t.runs,
+        "calls": t.calls, "tokens_in": t.tokens_in, "tokens_out": t.tokens_out, "cost_eur": str(t.cost_eur),
+        "wh": [round(side, 3) for side in t.wh], "seconds": round(t.seconds, 1), "failed": len(t.failed),
+    }  # fmt: skip
+
+
 def report(tallies: dict[str, Tally], gain: dict[str, Any], terminal: Terminal) -> None:
-    rows, facts = [], {}
+    rows = []
     for name, t in tallies.items():
         low, high = wilson(t.right, t.of)
         rows.append(
             [name, f"{t.right}/{t.of} ({low:.0%}–{high:.0%})", t.runs, t.calls, f"{t.tokens_in}/{t.tokens_out}",
              f"{t.cost_eur:.4f}", f"{t.wh[0]:.2f}–{t.wh[1]:.2f}", f"{t.seconds:.0f}", len(t.failed)]
         )  # fmt: skip
-        facts[name] = {
-            "right": t.right, "of": t.of, "interval": [round(low, 3), round(high, 3)], "runs": t.runs,
-            "calls": t.calls, "tokens_in": t.tokens_in, "tokens_out": t.tokens_out, "cost_eur": str(t.cost_eur),
-            "wh": [round(side, 3) for side in t.wh], "seconds": round(t.seconds, 1), "failed": len(t.failed),
-        }  # fmt: skip
     terminal.table(["pattern", "right (95 %)", "runs", "calls", "tokens in/out", "€", "Wh", "s", "failed"], rows)
-    terminal.say(escape(json.dumps({"patterns": facts, "evaluator_optimizer": gain})))
+    found = {name: facts(t) for name, t in tallies.items()}
+    terminal.say(escape(json.dumps({"patterns": found, "evaluator_optimizer": gain})))
 
 
 def main() -> None:
