@@ -6,11 +6,10 @@ import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
-from rich.progress import Progress
 
 from metier import weights
 from metier.app import App
@@ -19,6 +18,9 @@ from metier.cli.terminal import Terminal
 from metier.errors import Conflict, NotFound
 from metier.settings import Settings
 from metier.tuning.train import fingerprint, fit, read_examples
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 __all__ = [
     "CHAT_WEIGHTS",

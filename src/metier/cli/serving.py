@@ -12,12 +12,14 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import orjson
 import uvicorn
 import uvloop
 
 from metier.api.duty import Duty
+from metier.api.later import Later
 from metier.api.server import Watch, application
 from metier.api.starting import starts
 from metier.app import App, Parts
@@ -26,7 +28,12 @@ from metier.cli.listening import Service, listen, shown
 from metier.cli.node import Node
 from metier.cli.terminal import Terminal, run
 from metier.cli.worker import working
-from metier.console import pages
+from metier.deferred import deferred
+
+if TYPE_CHECKING:
+    from metier import console
+else:
+    console = deferred("metier.console")
 
 __all__ = ["IDLE_S", "alone", "main"]
 
@@ -127,7 +134,8 @@ async def _serve(service: Service, place: _Place | None, app: App, terminal: Ter
         exposition=node.exposition, remarks=app.remarks, everybody=app.settings.metrics == "open",
         behind_proxy=service.behind_proxy, traced=app.spans is not None,
     )  # fmt: skip
-    duty = Duty(application(app, more=[*pages(app), *starts(app)], watch=watch))
+    pages = Later("/review", lambda: console.pages(app))
+    duty = Duty(application(app, more=[pages, *starts(app)], watch=watch))
     server = _Server(_config(service, duty))
     stop = _Stop()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.reload.ask)

@@ -7,25 +7,36 @@ import dataclasses
 import datetime
 import enum
 import errno
+import functools
 import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import click
 import psycopg
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from metier import settings as configuration
 from metier.app import App, Parts, build
+from metier.deferred import deferred
 from metier.errors import Broken, MetierError, Mistaken, Refused, Unavailable
 from metier.settings import Settings
+
+if TYPE_CHECKING:
+    from rich import console as consoles
+    from rich import markup
+    from rich import progress as bars
+    from rich import table as tables
+    from rich import text as texts
+else:
+    # A server says one line, which needs none of this.
+    consoles = deferred("rich.console")
+    markup = deferred("rich.markup")
+    bars = deferred("rich.progress")
+    tables = deferred("rich.table")
+    texts = deferred("rich.text")
 
 __all__ = [
     "Loop",
@@ -56,30 +67,43 @@ class Terminal:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self.out = Console(highlight=False)
-        self.err = Console(stderr=True, highlight=False)
-        if not self.out.is_terminal:
+
+    @functools.cached_property
+    def out(self) -> consoles.Console:
+        """Where people read what was found."""
+        made = consoles.Console(highlight=False)
+        if not made.is_terminal:
             # What is piped is searched and cut by lines: a row stays one line, however long.
-            self.out.width = _UNBROKEN
+            made.width = _UNBROKEN
+        return made
+
+    @functools.cached_property
+    def err(self) -> consoles.Console:
+        """Where people read how it goes."""
+        return consoles.Console(stderr=True, highlight=False)
 
     def say(self, text: str) -> None:
         """Tell a person something; programs that asked for JSON do not see it."""
-        if not self.as_json:
+        if self.as_json:
+            return
+        if "[" in text:
             self.out.print(text, soft_wrap=True)
+        else:
+            click.echo(text)
 
     def note(self, text: str) -> None:
         """Tell how far a long work is, on the error stream."""
-        self.err.print(f"[dim]{escape(text)}[/dim]", soft_wrap=True)
+        self.err.print(f"[dim]{markup.escape(text)}[/dim]", soft_wrap=True)
 
     def data(self, value: object) -> None:
         """Print the result as JSON, when JSON was asked for."""
         if self.as_json:
             click.echo(json.dumps(plain(value), ensure_ascii=False, indent=2))
 
-    def progress(self) -> Progress:
+    def progress(self) -> bars.Progress:
         """A progress bar on the error stream, silent when that is no terminal."""
-        return Progress(
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(),
+        return bars.Progress(
+            bars.TextColumn("{task.description}"), bars.BarColumn(), bars.DownloadColumn(), bars.TimeRemainingColumn(),
             console=self.err, transient=True, disable=not self.err.is_terminal,
         )  # fmt: skip
 
@@ -92,26 +116,26 @@ class Terminal:
         if any(columns[1:]) and sum(least) + 2 * len(least) > self.out.width:
             self._stacked(columns, cells, title)
             return
-        table = Table(title=title, title_justify="left", header_style="bold dim", box=None, padding=(0, 2, 0, 0))
+        table = tables.Table(title=title, title_justify="left", header_style="bold dim", box=None, padding=(0, 2, 0, 0))
         for number, column in enumerate(columns):
             table.add_column(column, overflow="fold", no_wrap=number == 0, min_width=least[number])
         for row in cells:
-            table.add_row(*(escape(cell) for cell in row))
+            table.add_row(*(markup.escape(cell) for cell in row))
         self.out.print(table)
 
     def _stacked(self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> None:
         """Show each row as its first cell, and under it what the others say, with their names."""
         if title:
-            self.out.print(f"[italic]{escape(title)}[/italic]", soft_wrap=True)
+            self.out.print(f"[italic]{markup.escape(title)}[/italic]", soft_wrap=True)
         for first, *others in rows:
-            self.out.print(f"[bold]{escape(first)}[/bold]", soft_wrap=True)
-            line = Text()
+            self.out.print(f"[bold]{markup.escape(first)}[/bold]", soft_wrap=True)
+            line = texts.Text()
             for name, cell in zip(columns[1:], others, strict=False):
-                told = Text.assemble("  ", (f"{name} ", "dim"), cell)
+                told = texts.Text.assemble("  ", (f"{name} ", "dim"), cell)
                 if line and len(line) + len(told) > self.out.width:
                     self.out.print(line, soft_wrap=True)
-                    line = Text()
-                line.append_text(told if cell.strip() else Text())
+                    line = texts.Text()
+                line.append_text(told if cell.strip() else texts.Text())
             self.out.print(line, soft_wrap=True)
 
 
@@ -173,7 +197,9 @@ def fail(terminal: Terminal, error: MetierError) -> NoReturn:
     if terminal.as_json:
         click.echo(json.dumps({"error": {"code": error.code, "message": error.message}}, ensure_ascii=False))
     else:
-        terminal.err.print(f"[bold red]{escape(error.code)}[/bold red] {escape(error.message)}", soft_wrap=True)
+        terminal.err.print(
+            f"[bold red]{markup.escape(error.code)}[/bold red] {markup.escape(error.message)}", soft_wrap=True
+        )
     raise SystemExit(next((code for kind, code in _CODES if isinstance(error, kind)), 1))
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from metier.calls import JSON
+from metier.deferred import deferred
 from metier.errors import Invalid, MetierError, NotFound
-from metier.workflow import prompts, rules
+from metier.workflow import rules
 from metier.workflow.bundle import prompts_of
 from metier.workflow.cel import expressions_in, parse, pieces
 from metier.workflow.files import language_of
@@ -18,6 +20,11 @@ from metier.workflow.shorthand import conform
 from metier.workflow.tables import gaps
 from metier.workflow.view import Schema, Seen, Severity, View
 from metier.workflow.yaml_source import suggest
+
+if TYPE_CHECKING:
+    from metier.workflow import prompts
+else:
+    prompts = deferred("metier.workflow.prompts")
 
 __all__ = [
     "Finding",

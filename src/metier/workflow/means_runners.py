@@ -14,7 +14,7 @@ from metier.deferred import deferred
 from metier.errors import Invalid, NotFound, StepFailed
 from metier.tokens import bound, likely, shape_of
 from metier.tuning.classifier import Classifier
-from metier.workflow import prompts, rules
+from metier.workflow import rules
 from metier.workflow.definition import Workflow
 from metier.workflow.means import Outcome, Runner
 from metier.workflow.means_data import Candidate, Item, Kept
@@ -25,8 +25,11 @@ from metier.workflow.steps.llm import read_answer
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from metier.workflow import prompts
 else:
     np = deferred("numpy")
+    prompts = deferred("metier.workflow.prompts")
 
 __all__ = ["Bill", "Runners"]
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from metier.calls import JSON, Impact, Usage
 from metier.catalog import Catalog
+from metier.deferred import deferred
 from metier.deployment import Deployment
 from metier.errors import MetierError, NotFound
 from metier.tokens import Shape, features, likely
-from metier.workflow import prompts
 from metier.workflow.expressions import Expressions
 from metier.workflow.plan import Attempt
 from metier.workflow.plan_amount import NOTHING, Amount
 from metier.workflow.quantities import seconds
 from metier.workflow.shape import Step, Workflow
+
+if TYPE_CHECKING:
+    from metier.workflow import prompts
+else:
+    prompts = deferred("metier.workflow.prompts")
 
 __all__ = ["Footprint", "ModelCosts"]
 

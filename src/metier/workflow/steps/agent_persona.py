@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
 from metier.calls import JSON
+from metier.deferred import deferred
 from metier.errors import Invalid
-from metier.workflow import prompts
 from metier.workflow.engine import StepContext
+
+if TYPE_CHECKING:
+    from metier.workflow import prompts
+else:
+    prompts = deferred("metier.workflow.prompts")
 
 __all__ = ["ASIDE", "TURNS_DEFAULT", "Persona", "Team", "team"]
 

@@ -12,14 +12,16 @@ import orjson
 from metier.calls import JSON, Answer, Call, ConversationId, Message, Origin, OutputSchema
 from metier.deferred import deferred
 from metier.errors import BudgetExceeded, Invalid, StepFailed
-from metier.workflow import prompts
 from metier.workflow.engine import StepContext
 from metier.workflow.steps.handed import Ask
 
 if TYPE_CHECKING:
     import jsonschema
+
+    from metier.workflow import prompts
 else:
     jsonschema = deferred("jsonschema")
+    prompts = deferred("metier.workflow.prompts")
 
 __all__ = ["LlmSteps", "read_answer"]
 
