@@ -13,7 +13,18 @@ from metier.deferred import deferred
 
 SOURCE = pathlib.Path(__file__).parent.parent / "src" / "metier"
 MODULES = [p for p in sorted(SOURCE.rglob("*.py")) if "import deferred" in p.read_text(encoding="utf-8")]
-NOT_NEEDED = ("celpy", "imapclient", "jinja2", "jsonschema", "lark", "metier.console", "numpy", "re2", "rich", "sqlite3")
+NOT_NEEDED = (
+    "celpy",
+    "imapclient",
+    "jinja2",
+    "jsonschema",
+    "lark",
+    "metier.console",
+    "numpy",
+    "re2",
+    "rich",
+    "sqlite3",
+)
 
 
 def _is_checking(node: ast.stmt) -> bool:
