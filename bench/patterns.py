@@ -18,6 +18,7 @@ import json
 import math
 import pathlib
 import random
+import secrets
 import time
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -164,7 +165,8 @@ async def work(home: pathlib.Path, only: set[str]) -> None:
     tallies: dict[str, Tally] = {}
     gain: dict[str, Any] = {}
     async with build(settings, parts) as app:
-        who = await caller(app, "patterns", groups=("public", "sav"))
+        # A project of its own: agents remember what was said to the same customer in the benches before.
+        who = await caller(app, f"patterns {secrets.token_hex(4)}", groups=("public", "sav"))
         for name in [name for name in book if not only or name in only]:
             terminal.say(f"[bold]{name}[/bold]")
             if name == "product-notice":
