@@ -21,7 +21,7 @@ schema: 1
 inputs: {x: any}
 steps:
   - {id: inner, code: double, with: {x: "{{ inputs.x }}"}}
-  - {id: second, code: double, with: {x: "{{ steps.inner.n }}"}, retry: {max: 1, backoff: constant, first: 0s}}
+  - {id: second, code: double, with: {x: "{{ steps.inner.n }}"}, retry: {max: 1, backoff: constant, first: 1ms}}
 output: "{{ steps.second }}"
 """
 _WORK: tuple[Kind, ...] = ("tool", "code", "model", "rules", "llm", "agent", "retrieve")

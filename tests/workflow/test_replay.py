@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from datetime import timedelta
 from functools import partial
 
 from metier.calls import RunId
@@ -27,6 +28,7 @@ async def lived(house: InMemory, making: Making, number: int) -> RunId:
             break
         await house.engine.emit(None, WHO.project, "order", str(number % 9), turn, id=f"out-{number}-{turn}")
     if (await house.engine.get(run)).status == "failed" and making.chance.random() < 0.5:
+        house.engine.clock.now += timedelta(seconds=1)
         await house.engine.resume(run)
         for _ in range(200):
             with contextlib.suppress(Crash):

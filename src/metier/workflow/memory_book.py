@@ -327,7 +327,8 @@ class Book:
             return
         parent = self.records[origin.run]
         if origin.item is None:
-            self.tell(parent, returned(origin.path, origin.attempt, run.id, finish, run.cost_eur))
+            line = returned(origin.path, origin.attempt, run.id, finish, run.cost_eur)
+            self.tell(parent, replace(line, started_at=self.clock()))
             return
         group = self._groups[origin.run, origin.path, origin.attempt]
         group.left -= 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from metier.calls import JSON
 from metier.errors import MetierError
 from metier.workflow.commands import (
+    ASK_BUDGET,
     ASK_HUMAN,
     BEGAN,
     CHILD,
@@ -28,10 +30,12 @@ from metier.workflow.commands import (
 )
 from metier.workflow.definition import Workflow
 from metier.workflow.expressions import Expressions
-from metier.workflow.ground import field_of
 from metier.workflow.interpreter import Walk
 
 __all__ = ["Did", "Replayed", "replay"]
+
+_FIRST: Mapping[str, str] = MappingProxyType({ASK_HUMAN: "fail", ASK_BUDGET: "stop"})
+"""What makes a run fail, of decisions that may be changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,24 +112,9 @@ class _Replay:
             failure = self.end.failure
             if (failure.path, failure.attempt) == place:
                 return None
-        if entry.name == ASK_HUMAN and self.tried_again(entry.path):
-            return None
         if command is None:
             return f"the interpreter does not come there; it does {_told(self.walk.frontier())}"
         return None if _answers(command, entry) else f"the interpreter does {_told((command,))} there"
-
-    def tried_again(self, path: str) -> bool:
-        """Whether what failed below a step was tried again later: its failure was decided on, and is no longer there.
-
-        A run that failed and is resumed gets the decision to retry in the place of the one that made it fail.
-        """
-        known = self.walk.entries
-        return any(
-            name == ASK_HUMAN
-            and below.startswith((f"{path}.", f"{path}#", f"{path}["))
-            and field_of(entry, "decision", below) == "retry"
-            for (below, _, name), entry in known.items()
-        )
 
 
 def replay(
@@ -140,10 +129,11 @@ def replay(
     """Replay a run from its definition and the lines of its journal; with `ended`, check what it came to too."""
     walk = Walk(workflow, inputs, {}, run, expressions=Expressions(), around=around)
     going = _Replay(walk)
+    entries = [*lines]
     number = 0
     frontier: tuple[Command, ...] = ()
     try:
-        for number, entry in enumerate(lines, 1):
+        for number, entry in _as_lived(entries):
             if not entry.path.startswith(MARKS):
                 going.line(number, entry)
         frontier = going.look()
@@ -151,7 +141,27 @@ def replay(
         going.differences.append(f"line {number}: {error.message}")
     if ended is not None and not going.differences:
         going.differences.extend(_ends(going.end, ended, frontier))
-    return Replayed(number, tuple(going.sequence), tuple(going.differences), frontier)
+    return Replayed(len(entries), tuple(going.sequence), tuple(going.differences), frontier)
+
+
+def _as_lived(lines: Sequence[Entry]) -> Iterator[tuple[int, Entry]]:
+    """Give the lines with their numbers, and a decision that was changed since as it was first, and when it changed.
+
+    A run that failed because somebody said so, and is resumed, gets the decision to go on in the place of that one. It
+    is told by its time, which is later than that of lines behind it; what these did followed from the first.
+    """
+    changed: dict[int, list[int]] = {}
+    for place, entry in enumerate(lines):
+        if entry.kind == "decision" and entry.name in _FIRST:
+            last = max((n for n in range(place + 1, len(lines)) if lines[n].at < entry.at), default=None)
+            if last is not None:
+                changed.setdefault(last, []).append(place)
+    first = {place for places in changed.values() for place in places}
+    for place, entry in enumerate(lines):
+        value: JSON = {"decision": _FIRST[entry.name]} if place in first else entry.value
+        yield place + 1, replace(entry, value=value)
+        for again in changed.get(place, ()):
+            yield again + 1, lines[again]
 
 
 def _answers(command: Command, entry: Entry) -> bool:
