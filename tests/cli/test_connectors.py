@@ -43,6 +43,7 @@ def test_a_connector_is_written_shown_tested_and_removed(house: House, tmp_path:
     config = pathlib.Path(house.environment["METIER_HOME"]) / "metier.yaml"
     before = config.read_text() if config.exists() else None
     try:
+        config.write_text((before or "") + "# what people wrote\n")
         told(house, "secret", "set", "local", "--for", "hooks", value=VALUE)
         options = (
             "--option",
@@ -66,6 +67,7 @@ def test_a_connector_is_written_shown_tested_and_removed(house: House, tmp_path:
         wrong.write_text("kind: webhook\nurl: https://x.example\n")
         assert "needs secret" in house.run("connectors", "add", "other", "--file", str(wrong), code=2)
         house.run("connectors", "remove", "hooks")
+        assert "# what people wrote\n" in config.read_text()
         assert house.data("connectors", "list")["connectors"] == []
         assert "no connector 'hooks'" in house.run("connectors", "test", "hooks", code=2)
     finally:

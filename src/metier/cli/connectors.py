@@ -12,7 +12,7 @@ import yaml
 from rich.markup import escape
 
 from metier.app import App
-from metier.cli import preparation
+from metier.cli import config_text
 from metier.cli.terminal import Terminal, administer, as_json_option
 from metier.connectors.tools import KINDS, Toolbox, tools
 from metier.errors import Conflict, Invalid, MetierError, NotFound
@@ -88,12 +88,11 @@ def _add(
             if not equals:
                 raise Invalid(f"the option {option!r} has no '=': write KEY=VALUE")
             entry[key] = yaml.safe_load(value)
-        whole = _written(app.settings)
-        known = _declared(whole)
+        known = _declared(_written(app.settings))
         if name in known and not replace:
             raise Conflict(f"there is a connector {name!r} already: --replace puts this one in its place")
         _box(app).read({name: entry})
-        preparation.write_config(app.settings.config_path, {**whole, "connectors": {**known, name: entry}})
+        config_text.change(app.settings.config_path, ["connectors", name], entry)
         terminal.data({"connector": name, "entry": entry})
         terminal.say(f"{escape(name)} written. See that it works: metier connectors test {escape(name)}")
 
@@ -137,12 +136,10 @@ def _remove(name: str, as_json: bool) -> None:
     """Take a connector out of metier.yaml; its secrets stay, steps that name its tools fail from then on."""
 
     async def work(app: App, terminal: Terminal) -> None:
-        whole = _written(app.settings)
-        known = _declared(whole)
+        known = _declared(_written(app.settings))
         if name not in known:
             raise NotFound(f"there is no connector {name!r}: metier connectors list shows those there are")
-        kept = {other: entry for other, entry in known.items() if other != name}
-        preparation.write_config(app.settings.config_path, {**whole, "connectors": kept})
+        config_text.change(app.settings.config_path, ["connectors", name], None)
         terminal.data({"removed": name})
         terminal.say(f"{escape(name)} removed.")
 

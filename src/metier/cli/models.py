@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-import yaml
 
 from metier import weights
 from metier.catalog import Catalog, Deployment, Model, Price
-from metier.cli import preparation
+from metier.cli import config_text, preparation
 from metier.cli.choose import choose
 from metier.cli.terminal import Terminal, as_json_option, without_platform
 from metier.errors import NotFound
@@ -118,10 +117,7 @@ def _use(role: str, model: str, as_json: bool) -> None:
             raise NotFound(
                 f"there is no model {model!r} in {settings.config_path}: it has {', '.join(catalog.names())}"
             )
-        # The file is read again as it is written, so that `env/NAME` references stay references.
-        written: dict[str, Any] = yaml.safe_load(settings.config_path.read_text(encoding="utf-8")) or {}
-        written.setdefault("roles", {})[role] = model
-        preparation.write_config(settings.config_path, written)
+        config_text.change(settings.config_path, ["roles", role], model)
         terminal.data({"role": role, "model": model})
         terminal.say(f"{role} now means {model}.")
 
