@@ -115,6 +115,25 @@ def test_the_hash_is_of_what_a_run_depends_on() -> None:
     )
 
 
+def test_defaults_are_for_work_and_end_no_wait_of_a_person_or_an_event() -> None:
+    steps = """
+flow: paying
+schema: 1
+defaults: {retry: 2, timeout: 1s, on_error: continue}
+steps:
+  - {id: work, tool: crm.find_contact, with: {email: a}, output: object}
+  - {id: paid, wait: {event: invoice.paid}}
+  - {id: late, wait: {event: invoice.paid}, timeout: 30d}
+  - {id: seen, human: {assign: group:sav, title: Voir}}
+  - {id: sub, call: {flow: "refund@1"}}
+"""
+    work, *others = parse(steps, {}).steps
+    assert (work.timeout_s, work.retry) == (1, Retry(2, "exponential", 1.0))
+    assert work.on_error is not None and work.on_error.then == "continue"
+    assert [one.timeout_s for one in others] == [None, 30 * 86400, None, None]
+    assert [(one.retry, one.on_error) for one in others] == [(None, None)] * 4
+
+
 def test_inputs_are_accepted_with_their_defaults() -> None:
     workflow = parse(FLOW, FILES)
     assert accept(workflow, {"email": "a"}) == {"email": "a", "language": "fr"}
