@@ -16,7 +16,18 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.routing import Route
 
-from metier.api import batches, chat_body, image, messages_body, openai, rerank, responses_body, tasks, transcription
+from metier.api import (
+    batches,
+    chat_body,
+    image,
+    messages_body,
+    openai,
+    rerank,
+    responses_body,
+    run_bodies,
+    tasks,
+    transcription,
+)
 from metier.api.server import routes
 
 TARGET = pathlib.Path(__file__).resolve().parent.parent / "docs" / "reference" / "openapi.json"
@@ -116,6 +127,14 @@ def _asked(made: Description) -> dict[tuple[str, str], tuple[str, Schema]]:
         ("POST", "/v1/tasks/{id}/decide"): (json_type, made.body("Decision", tasks._Decision)),
         ("POST", "/v1/tasks/{id}/hand-off"): (json_type, made.body("HandOff", tasks._HandOff)),
         ("POST", "/v1/absences"): (json_type, made.body("Absence", tasks._Absent)),
+        **{
+            ("POST", f"/v1/runs/{{id}}/{what}"): (json_type, made.body("Move", run_bodies.MoveBody))
+            for what in ("pause", "unpause", "resume", "cancel")
+        },
+        ("POST", "/v1/runs/{id}/retry"): (json_type, made.body("Retry", run_bodies.RetryBody)),
+        ("POST", "/v1/runs/{id}/fork"): (json_type, made.body("Fork", run_bodies.ForkBody)),
+        ("POST", "/v1/reruns"): (json_type, made.body("Rerun", run_bodies.ManyBody)),
+        ("POST", "/v1/plans"): (json_type, made.body("Plan", run_bodies.PlanBody)),
     }
 
 
@@ -129,6 +148,11 @@ def _answered() -> dict[tuple[str, str], tuple[str, Schema]]:
     task = _object("task", id="string", run="string", state="string", assignee="string")
     whole = _object("task", id="string", title="string", schema={}, events="array")
     absence = _object("absence", id="string", person="string", substitute="string", since="string", until="string")
+    run = _object("run", id="string", flow="string", status="string", cost_eur="number")
+    moved = _object("run", id="string", status="string", dry_run="boolean")
+    cut = _object("run", id="string", status="string", cut={"type": "object"})
+    many = _object("rerun", label="string", able="integer", most_eur="number", has_more="boolean", data="array")
+    plan = _object("plan", flow="string", least="object", expected="object", most="object", held_eur="number")
     return {
         ("POST", "/v1/chat/completions"): (json_type, _object("chat.completion", id="string", choices="array")),
         ("POST", "/v1/responses"): (json_type, response),
@@ -160,6 +184,18 @@ def _answered() -> dict[tuple[str, str], tuple[str, Schema]]:
         ("POST", "/v1/tasks/{id}/comments"): (json_type, whole),
         ("POST", "/v1/tasks/{id}/decide"): (json_type, task),
         ("POST", "/v1/tasks/{id}/hand-off"): (json_type, task),
+        ("GET", "/v1/runs"): (json_type, _list(run)),
+        ("DELETE", "/v1/runs"): (json_type, _object("run.erasure", runs="integer", dry_run="boolean")),
+        ("GET", "/v1/runs/{id}"): (json_type, _object("run", id="string", steps="array", below="array")),
+        ("GET", "/v1/runs/{id}/moment"): (json_type, _object("run.moment", line="integer", values="object")),
+        ("GET", "/v1/runs/{id}/differences"): (json_type, _object("run.differences", data="array")),
+        **{
+            ("POST", f"/v1/runs/{{id}}/{what}"): (json_type, moved) for what in ("pause", "unpause", "resume", "cancel")
+        },
+        ("POST", "/v1/runs/{id}/retry"): (json_type, cut),
+        ("POST", "/v1/runs/{id}/fork"): (json_type, cut),
+        ("POST", "/v1/reruns"): (json_type, many),
+        ("POST", "/v1/plans"): (json_type, plan),
         ("GET", "/v1/absences"): (json_type, _list(absence)),
         ("POST", "/v1/absences"): (json_type, absence),
         ("DELETE", "/v1/absences/{id}"): (json_type, deleted),
@@ -190,6 +226,17 @@ _QUERIES = {
     },
     ("GET", "/v1/batches"): {"limit": {"type": "integer", "minimum": 1, "maximum": 99}, "after": {"type": "string"}},
     ("GET", "/v1/tasks"): {"limit": {"type": "integer", "minimum": 1, "maximum": 100}, "after": {"type": "string"}},
+    ("GET", "/v1/runs"): {
+        "limit": {"type": "integer", "minimum": 1, "maximum": 100},
+        **{name: {"type": "string"} for name in ("flow", "status", "code", "since", "until", "after")},
+    },
+    ("DELETE", "/v1/runs"): {
+        "person": {"type": "string"},
+        "older_than_days": {"type": "integer", "minimum": 1},
+        "dry_run": {"enum": ["true", "false"]},
+    },
+    ("GET", "/v1/runs/{id}/moment"): {"line": {"type": "integer", "minimum": 1}},
+    ("GET", "/v1/runs/{id}/differences"): {"with": {"type": "string"}},
 }
 _OPEN = frozenset({"/healthz", "/readyz"})
 

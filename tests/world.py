@@ -32,6 +32,8 @@ from metier.tries import Tries
 from metier.vault import Vault
 from metier.ways import Ways
 from metier.workflow.engine import Engine
+from metier.workflow.operations import Operations
+from metier.workflow.releases import Releases
 from metier.workflow.review import Review
 
 __all__ = ["MODELS", "World", "serve", "world"]
@@ -62,9 +64,14 @@ class World:
     responses: StoredResponses
     batches: Batches
     review: Review
+    vault: Vault
+    engine: Engine
+    operations: Operations
+    releases: Releases
     secret: str
     principal: Principal
     health: Health = field(default_factory=Health)
+    roles: Mapping[str, str] = field(default_factory=dict)
 
     async def ready(self) -> Mapping[str, bool]:
         """Everything stands as soon as it is built."""
@@ -115,10 +122,11 @@ async def world(
         counters={"anthropic": provider} if isinstance(provider, Counter) else None,
     )
     principal = await keys.authenticate(issued.secret)
+    engine = Engine(store, vault, {})
     made = World(
         store, register, keys, catalog, admission, ledger, gateway, StoredResponses(store, vault),
-        Batches.built(store, vault, None), Review(store, vault, Engine(store, vault, {})),
-        issued.secret, principal, health,
+        Batches.built(store, vault, None), Review(store, vault, engine),
+        vault, engine, Operations(store, vault, engine, None), Releases(store, vault), issued.secret, principal, health,
     )  # fmt: skip
     try:
         yield made

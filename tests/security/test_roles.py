@@ -19,6 +19,7 @@ from metier.console import pages
 from metier.console.session import Session, Sessions
 from metier.policy.keys import Scopes
 from metier.store import Store
+from metier.workflow.review import TaskId
 from tests.security.house import ELSEWHERE, House, house, populate, send
 from tests.workflow.flows import flow, step
 
@@ -96,6 +97,12 @@ async def asked(here: House) -> str:
     return task.id
 
 
+async def ran(here: House) -> str:
+    """Have a run in the project of the right key, which looks after none: it is not of the group admins."""
+    task = await here.app.review.get(TaskId(await asked(here)))
+    return task.run
+
+
 async def away(here: House) -> str:
     """Declare an absence with the right key."""
     answer = await here.ask("POST", "/v1/absences", AWAY)
@@ -134,6 +141,24 @@ TABLE: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", "/v1/tasks/{id}/comments"): Rule("admin", {"text": "Vu"}, 200, 404, 200, asked),
     ("POST", "/v1/tasks/{id}/decide"): Rule("admin", {"decision": {"decision": "approve"}}, 200, 404, 200, asked),
     ("POST", "/v1/tasks/{id}/hand-off"): Rule("admin", {"to": "group:public", "note": "Vu"}, 200, 404, 200, asked),
+    ("GET", "/v1/runs"): Rule("admin", suspended=200),
+    ("DELETE", "/v1/runs"): Rule("admin", None, 403, 403, 403),
+    ("GET", "/v1/runs/{id}"): Rule("admin", None, 200, 404, 200, ran),
+    **{
+        (method, f"/v1/runs/{{id}}/{what}"): Rule("admin", body, 403, 404, 403, ran)
+        for method, what, body in (
+            ("GET", "moment", None),
+            ("GET", "differences", None),
+            ("POST", "pause", {}),
+            ("POST", "unpause", {}),
+            ("POST", "resume", {}),
+            ("POST", "cancel", {}),
+            ("POST", "retry", {"step": "ask"}),
+            ("POST", "fork", {"afresh": True}),
+        )
+    },
+    ("POST", "/v1/reruns"): Rule("admin", {"how": "resume"}, 403, 403, 403),
+    ("POST", "/v1/plans"): Rule("admin", {"flow": "refund"}, 403, 403, 403),
     ("GET", "/v1/absences"): Rule("admin", suspended=200),
     ("POST", "/v1/absences"): Rule("admin", AWAY, suspended=200),
     ("DELETE", "/v1/absences/{id}"): Rule("admin", None, 200, 404, 404, away),

@@ -88,7 +88,7 @@ async def test_failed_runs_go_on_together_and_pay_for_nothing_twice(house: House
     dry = await house.rerun.foresee(chosen, Again("resume"))
     assert ([one.run for one in dry.runs], dry.more) == (sorted(runs, reverse=True), False)
     assert {one.first for one in dry.runs} == {("b",)}
-    whole = await house.rerun._foresight.left(chain, frozenset(), "sales")
+    whole = await house.rerun.foresight.left(chain, frozenset(), "sales")
     assert whole is not None
     assert dry.most_eur == 3 * whole / 3 * 2, "two of three steps are still to be paid"
     assert house.paying.paid == []

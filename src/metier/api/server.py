@@ -25,13 +25,13 @@ from metier.api.openai import ChatCompletions, Embeddings, Models
 from metier.api.rerank import Rerank
 from metier.api.resources import Alive, Ready
 from metier.api.responses import Responding, Responses
-from metier.api.surface import Door, Surface
+from metier.api.runs import RunServices, run_routes
+from metier.api.surface import Surface
 from metier.api.tasks import task_routes
 from metier.api.traced import Traced
 from metier.api.transcription import Transcriptions
 from metier.api.transfer import Transfer
 from metier.batches import Batches
-from metier.catalog import Catalog
 from metier.gateway import Gateway
 from metier.record.responses import StoredResponses
 from metier.workflow.review import Review
@@ -39,17 +39,12 @@ from metier.workflow.review import Review
 __all__ = ["AppServices", "Watch", "application", "routes"]
 
 
-class AppServices(Protocol):
+class AppServices(RunServices, Protocol):
     """What the surface needs of the platform."""
 
     @property
     def gateway(self) -> Gateway:
         """The road every call takes."""
-        ...
-
-    @property
-    def keys(self) -> Door:
-        """Who is calling."""
         ...
 
     @property
@@ -65,11 +60,6 @@ class AppServices(Protocol):
     @property
     def review(self) -> Review:
         """The tasks that wait for people."""
-        ...
-
-    @property
-    def catalog(self) -> Catalog:
-        """The models a client may name."""
         ...
 
     async def ready(self) -> Mapping[str, bool]:
@@ -116,6 +106,7 @@ def routes(app: AppServices, watch: Watch | None = None) -> list[BaseRoute]:
         Route("/v1/images/generations", Endpoint(Surface(app.keys, "images"), images.answer), methods=["POST"]),
         *_batch_routes(app),
         *task_routes(app),
+        *run_routes(app),
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{name:path}", models, methods=["GET"]),
         Route("/healthz", Alive(), methods=["GET"]),

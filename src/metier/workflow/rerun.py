@@ -127,7 +127,8 @@ class Rerun:
     def __init__(self, engine: Engine, operations: Operations, foresight: Foresight) -> None:
         self._engine = engine
         self._operations = operations
-        self._foresight = foresight
+        self.foresight = foresight
+        """Says what runs may take."""
 
     @classmethod
     def on(cls, app: Platform) -> Rerun:
@@ -174,7 +175,7 @@ class Rerun:
             return replace(about, why_not="everything of it holds: there is nothing to do")
         place = (workflow.hash, run.project, _done(kept))
         if place not in known:
-            known[place] = await self._foresight.left(workflow, place[2], run.project)
+            known[place] = await self.foresight.left(workflow, place[2], run.project)
         return replace(about, first=first, outward=outward, most_eur=known[place])
 
     async def _cut(
