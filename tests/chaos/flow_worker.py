@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import agents  # noqa: F401  # loaded once before the forks: it takes two seconds
+from procrastinate.manager import JobManager
 
 from metier.app import App, Parts, build
 from metier.calls import JSON
@@ -45,10 +46,11 @@ class Watch:
 
     def install(self) -> None:
         """Stand between the rooms and the database, in this process."""
-        for name in ("one", "all", "run"):
-            setattr(Queries, name, self._watched(getattr(Queries, name)))
-        for name in ("transaction",):
-            setattr(Store, name, self._committed(getattr(Store, name)))
+        watched = [(Queries, name, self._watched) for name in ("one", "all", "run")]
+        for room, name, around in (
+            *watched, (Store, "transaction", self._committed), (JobManager, "register_worker", self._registered)
+        ):  # fmt: skip
+            setattr(room, name, around(getattr(room, name)))
 
     def _watched(self, inner: Any) -> Any:
         async def watched(
@@ -85,6 +87,14 @@ class Watch:
 
         return transaction
 
+    def _registered(self, inner: Any) -> Any:
+        async def registered(manager: JobManager) -> int:
+            number: int = await inner(manager)
+            self.deaths.write("workers", f"{os.getpid()}\t{number}")
+            return number
+
+        return registered
+
     def around(self, function: StepFunction) -> StepFunction:
         """Write down each start of a step."""
 
@@ -105,6 +115,8 @@ def _place(name: str, given: Mapping[str, Any]) -> str:
     run = given.get("run") or given.get("parent")
     if name in ("take", "park", "finish", "give_back", "told", "revive"):
         run = given.get("id")
+    if name == "append_one":
+        return f"{run} append {given['paths']}/{given['names']}"
     if name == "append":
         lines = [f"{path}/{called}" for path, called in zip(given["paths"], given["names"], strict=True)]
         return f"{run} append {','.join(lines)}"

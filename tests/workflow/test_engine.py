@@ -310,6 +310,30 @@ async def test_a_run_that_keeps_dying_is_put_aside_and_can_be_restarted(store: S
     assert (await engine.get(run)).status == "done"
 
 
+async def test_workers_that_see_a_dead_one_at_the_same_time_make_its_run_due_once(store: Store, vault: Vault) -> None:
+    engines = [Engine(store, vault, {"code": Counting()}, pace=QUICK) for _ in range(3)]
+    await engines[0].start(flow(step("a")), {}, WHO)
+    async with store.connection() as connection:  # what a worker leaves that was killed
+        await connection.execute("UPDATE procrastinate_jobs SET status = 'doing'")
+    assert sum(await asyncio.gather(*(engine.recover() for engine in engines))) == 1
+    async with store.connection() as connection:
+        found = await (await connection.execute("SELECT status FROM procrastinate_jobs")).fetchall()
+    assert [row["status"] for row in found] == ["todo"]
+
+
+async def test_a_run_that_another_worker_has_made_due_and_taken_is_not_made_due_again(
+    store: Store, vault: Vault
+) -> None:
+    engine = Engine(store, vault, {"code": Counting()})
+    run = await engine.start(flow(step("a")), {}, WHO)
+    async with store.connection() as connection:
+        await connection.execute("UPDATE procrastinate_jobs SET status = 'doing'")
+    async with store.transaction() as tx:
+        assert not await engine._dispatch.still_idle(tx, run)
+        await tx.execute("DELETE FROM procrastinate_jobs")
+        assert await engine._dispatch.still_idle(tx, run)
+
+
 async def test_a_run_without_a_segment_is_found_again(store: Store, vault: Vault) -> None:
     engine = Engine(store, vault, {"code": Counting()})
     run = await engine.start(flow(step("a")), {}, WHO)

@@ -130,6 +130,10 @@ class Dispatch:
         """Find the runs that should move and for which nothing is due."""
         return [RunId(row["id"]) for row in await self._queries.all("idle_runs")]
 
+    async def still_idle(self, tx: Tx, run: RunId) -> bool:
+        """Look again whether nothing is due for a run whose row is held: another worker may have seen it too."""
+        return await self._queries.one("still_idle", {"run": run}, tx) is not None
+
     async def work(self, segment: RunSegment, stop: asyncio.Event, chores: Sequence[Chore]) -> None:
         """Run a worker until asked to stop, through outages of the database, and its chores beside."""
         async with asyncio.TaskGroup() as group:

@@ -213,8 +213,9 @@ class Engine(Looking):
         for run in await self._dispatch.idle():
             async with self._store.transaction() as tx:
                 await self._queries.one("lock", {"id": run}, tx)
-                await self._dispatch.defer(tx, run)
-                found += 1
+                if await self._dispatch.still_idle(tx, run):
+                    await self._dispatch.defer(tx, run)
+                    found += 1
         await self._dispatch.rerank()
         return found
 

@@ -13,9 +13,11 @@ SELECT job.id, job.queueing_lock AS run
    AND pg_postmaster_start_time() < now() - make_interval(secs => %(stall_s)s)
 
 -- drop --
--- Takes away a stalled segment; nothing is touched when it ended in the meantime.
-SELECT procrastinate_finish_job_v1(id, 'failed', true)
-  FROM procrastinate_jobs WHERE id = %(id)s AND status = 'doing' FOR UPDATE OF procrastinate_jobs
+-- Takes away a stalled segment; nothing is touched when it ended in the meantime, or another worker is at it.
+WITH held AS MATERIALIZED (
+    SELECT id FROM procrastinate_jobs WHERE id = %(id)s AND status = 'doing' FOR UPDATE SKIP LOCKED
+)
+SELECT procrastinate_finish_job_v1(id, 'failed', true) FROM held
 
 -- abort --
 -- Asks the worker that holds a run to stop its segment, and takes away the one that waits.
@@ -30,6 +32,14 @@ SELECT run.id
    AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs job WHERE job.queueing_lock = run.id AND job.status IN ('todo', 'doing'))
  ORDER BY run.id
  LIMIT 1000
+
+-- still_idle --
+-- Says whether nothing is deferred for a run that should move; its row is held, so that this stays so.
+SELECT 1 AS idle
+  FROM runs run
+ WHERE run.id = %(run)s
+   AND (run.status IN ('pending', 'running') OR run.status = 'waiting' AND run.wake_at IS NOT NULL)
+   AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs job WHERE job.queueing_lock = run.id AND job.status IN ('todo', 'doing'))
 
 -- hasten --
 -- Takes away the segment of a run that is due later.
