@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
+import inspect
 import os
 import pathlib
 import re
@@ -16,15 +18,28 @@ import yaml
 from aiohttp import web
 
 from metier.connectors.smtp import Sink
+from metier.connectors.tools import KINDS as MAKERS
+from metier.connectors.tools import Toolbox
+from metier.errors import ConfigError
 from metier.store import Store
+from metier.triggers.kinds import KINDS as TRIGGERS_OF
+from metier.vault import Vault
 from metier.workflow.definition import parse
+from metier.workflow.kinds import KIND_KEYS
 from metier.workflow.lint import Known, lint
 from metier.workflow.steps.functions import FUNCTIONS
 from tests.upstream import answer
 
-DOCS = pathlib.Path(__file__).parent.parent / "docs"
+ROOT = pathlib.Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 TUTORIAL, FRENCH = DOCS / "tutorial" / "email-flow.md", DOCS / "fr" / "tutoriel-courriels.md"
-KINDS = sorted(path for path in (DOCS / "reference" / "kinds").glob("*.md") if path.name != "README.md")
+REFERENCE = DOCS / "reference"
+KINDS, CONNECTORS, TRIGGERS = (
+    sorted(page for page in (REFERENCE / part).glob("*.md") if page.stem != "README")
+    for part in ("kinds", "connectors", "triggers")
+)
+OPENED = [page for page in CONNECTORS if page.stem != "email"]
+"""Connectors that metier.yaml declares; e-mail by SMTP is there without it."""
 _CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _PART = re.compile(r"^`([^`]+)`(,[^\n]*)?\n\n```\w*\n(.*?)^```$|^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _BIN = str(pathlib.Path(sys.executable).parent)
@@ -146,3 +161,72 @@ def test_the_example_of_a_kind_stands_the_linter(page: pathlib.Path) -> None:
         rules={"refund-policy@1"},
     )
     assert [finding.message for finding in lint(workflow, known) if finding.severity == "error"] == []
+
+
+def example(page: pathlib.Path) -> str:
+    found = re.search(r"```yaml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.parametrize("page", OPENED, ids=lambda page: page.stem)
+async def test_the_page_of_a_connector_has_an_example_that_is_taken_and_every_option(
+    page: pathlib.Path, store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    described = tmp_path / "erp.yaml"
+    described.write_text(
+        "openapi: 3.0.3\ninfo: {title: e, version: '1'}\npaths:\n  /orders:\n    post: {operationId: createOrder, "
+        "responses: {'201': {description: made}}}\n",
+        encoding="utf-8",
+    )
+    section = yaml.safe_load(example(page).replace("/srv/metier/erp.yaml", str(described)))["connectors"]
+    assert {entry["kind"] for entry in section.values()} == {page.stem}
+    read = Toolbox.built(store, vault, None, {}).read
+    assert read(section).keys() == section.keys()
+    name, entry = next(iter(section.items()))
+    with pytest.raises(ConfigError, match="choose among") as wrong:
+        read({name: {**entry, "no-such-option": 1}})
+    options = str(wrong.value).partition("choose among ")[2].split()
+    rows = "".join(re.findall(r"^\| (`.*?) \|", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert [option for option in options if f"`{option}`" not in rows] == []
+
+
+def test_the_page_of_email_has_an_example_that_stands_the_linter() -> None:
+    written = re.sub(r"^", "  ", example(REFERENCE / "connectors" / "email.md"), flags=re.MULTILINE)
+    assert lint(parse(HEAD + written, {}), Known(tools={"email.send"})) == ()
+
+
+def test_there_is_a_page_for_each_kind_connector_and_trigger() -> None:
+    assert {page.stem for page in KINDS} == set(KIND_KEYS)
+    assert {page.stem for page in OPENED} == set(MAKERS)
+    assert {page.stem for page in TRIGGERS} == set(TRIGGERS_OF)
+
+
+@pytest.mark.parametrize("page", TRIGGERS, ids=lambda page: page.stem)
+def test_the_page_of_a_trigger_has_an_example_that_is_taken_and_every_key(page: pathlib.Path) -> None:
+    ends = "steps:\n  - {id: a, emit: {event: b}}\n"
+    workflow = parse(f"flow: example\nschema: 1\n{example(page)}{ends}", {})
+    (trigger,) = workflow.triggers
+    TRIGGERS_OF[trigger.kind].check(trigger.config)
+    assert (trigger.kind, lint(workflow)) == (page.stem, ())
+    source = inspect.getsource(sys.modules[TRIGGERS_OF[trigger.kind].check.__module__])
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    (only,) = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "only"]
+    keys = [key for argument in only.args[2:] for key in ast.literal_eval(argument)]
+    text = page.read_text(encoding="utf-8")
+    assert [key for key in keys if not re.search(rf"^\| .*`{key}`.* \|", text, re.MULTILINE)] == []
+
+
+def test_each_promise_names_what_shows_it() -> None:
+    text = (DOCS / "explanation" / "guarantees.md").read_text(encoding="utf-8")
+    promises = re.findall(r"^- (.*)$", text, re.MULTILINE)
+    assert len(promises) > 20
+    for promise in promises:
+        shown = re.findall(r"`([\w/]+\.py)::(\w+)`", promise)
+        benches = re.findall(r"`(bench/\w+\.py)`", promise)
+        assert shown or benches, f"nothing shows: {promise}"
+        for bench in benches:
+            assert (ROOT / bench).exists(), bench
+        for path, name in shown:
+            tests = (ROOT / "tests" / path).read_text(encoding="utf-8")
+            assert re.search(rf"^(async )?def {name}\(", tests, re.MULTILINE), f"{path} has no {name}"
