@@ -1,6 +1,6 @@
 """The floor in Python: raw ASGI in front, aiohttp behind, bytes passed on as they are; no key, no record, no mask.
 
-python bench/floor.py PORT UPSTREAM_URL
+python bench/floor.py PORT UPSTREAM_URL [httptools | h11]     what reads HTTP; h11 is what uvicorn has of itself
 """
 
 from __future__ import annotations
@@ -46,5 +46,5 @@ if __name__ == "__main__":
         access_log=False,
         lifespan="off",
         loop="uvloop",
-        http="httptools",
+        http="h11" if sys.argv[3:] == ["h11"] else "httptools",
     )

@@ -1,18 +1,21 @@
 """What a call through the gateway costs in CPU, beside the floor in Python, in the same sitting.
 
 python bench/gateway.py [--seconds 6] [--connections 32] [--limits] [--profile FILE]
-    [--peers VENV] [--grow sizes,keys,deployments,workers] [--drift CALLS]
+    [--floors] [--peers FOLDER] [--grow sizes,keys,deployments,workers] [--drift CALLS]
 
 It is `metier serve` that is measured, with everything on: key, admission with a budget, masking of personal data (each
 message differs, so nothing is remembered), the ledger and its spool, metrics, PostgreSQL. CPU is user + system of the
-server's whole process tree, the database apart; the load comes from wrk, in a process that is not counted. `--peers`
-runs the LiteLLM of a virtual environment beside it, without a database; `--grow` adds a table of how the cost grows;
-`--drift` tells what so many calls leave in memory. Prints tables and one JSON line.
+server's whole process tree, the database apart; the load comes from wrk, in a process that is not counted. Everybody
+must first deliver what the provider said, every word of it. `--floors` adds nginx and the floor with the parser in
+Python; `--peers` runs what a folder has: LiteLLM (bin/litellm of a virtual environment) without a database, and Portkey
+(portkey/node_modules/@portkey-ai/gateway); `--grow` adds a table of how the cost grows; `--drift` tells what so many
+calls leave in memory. Prints tables and one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import http.client
 import json
 import os
@@ -26,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +38,7 @@ import psutil
 
 HERE = pathlib.Path(__file__).parent
 PATH = "/v1/chat/completions"
+PORTKEY = "portkey/node_modules/@portkey-ai/gateway/build/start-server.js"
 QUESTION = "Bonjour, je souhaite savoir où en est mon dossier de remboursement ouvert la semaine dernière, merci."
 FILLER = "Le client écrit au sujet de sa commande et demande quand elle sera livrée à son domicile. "
 SCRIPT = """
@@ -44,6 +48,7 @@ local more = string.rep("%(filler)s", %(repeated)d)
 wrk.method = "POST"
 wrk.headers["content-type"] = "application/json"
 wrk.headers["authorization"] = "Bearer " .. key
+%(headers)s
 request = function()
   n = n + 1
   if keys > 1 then
@@ -65,6 +70,8 @@ class Shape:
     keys: int = 1
     deployments: int = 1
     workers: int = 1
+    headers: tuple[tuple[str, str], ...] = ()
+    """What a peer must be told with every call."""
 
 
 def free_port() -> int:
@@ -146,6 +153,7 @@ def load_up(port: int, key: str, shape: Shape, connections: int, seconds: float)
     question = {
         "key": key, "keys": shape.keys, "question": QUESTION, "stream": ',"stream":true' if shape.stream else "",
         "filler": FILLER, "repeated": shape.size // len(FILLER),
+        "headers": "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in shape.headers),
     }  # fmt: skip
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(SCRIPT % question)
@@ -160,6 +168,24 @@ def load_up(port: int, key: str, shape: Shape, connections: int, seconds: float)
 
     faults = int(found(r"Non-2xx or 3xx responses: (\d+)")) + ("Socket errors" in out)
     return {"calls": int(found(r"(\d+) requests in")), "p50": found(r"50%\s+(\S+)", "-"), "faults": faults}
+
+
+def delivered(name: str, port: int, key: str, shape: Shape) -> None:
+    """See that an answer comes whole, with every word of the provider's, before anything is measured."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    body = {"model": "bench", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 200}
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json", **dict(shape.headers)}
+    connection.request("POST", PATH, json.dumps(body | {"stream": shape.stream}), headers)
+    answer = connection.getresponse().read().decode()
+    connection.close()
+    if shape.stream:
+        events = [event.removeprefix("data: ") for event in answer.split("\n\n") if event.startswith("data: ")]
+        parts = [json.loads(event)["choices"] for event in events if event != "[DONE]"]
+        text, ended = "".join(part[0]["delta"].get("content") or "" for part in parts if part), "[DONE]" in events
+    else:
+        text, ended = json.loads(answer)["choices"][0]["message"]["content"], True
+    if text.split() != [f"mot{number}" for number in range(100)] or not ended:
+        sys.exit(f"{name}: the answer did not come whole, so its figures mean nothing: {answer[-300:]!r}")
 
 
 def first_token_ms(port: int, key: str, calls: int = 200) -> float:
@@ -183,6 +209,7 @@ def first_token_ms(port: int, key: str, calls: int = 200) -> float:
 def measure(name: str, port: int, process: subprocess.Popen[bytes], key: str, options: argparse.Namespace, shape: Shape,
             database: int | None = None) -> dict[str, Any]:  # fmt: skip
     """CPU per call under load, and the time of one call alone."""
+    delivered(name, port, key, shape)
     load_up(port, key, shape, 4, 1 + shape.workers)
     ours, base = tree(process.pid), [psutil.Process(database)] if database else []
     base += [child for one in base for child in one.children(recursive=True)]
@@ -195,7 +222,7 @@ def measure(name: str, port: int, process: subprocess.Popen[bytes], key: str, op
     calls = max(run["calls"], 1)
     row = {
         "name": name,
-        **vars(shape),
+        **{key: value for key, value in vars(shape).items() if key != "headers"},
         "cpu_ms": round(1000 * spent / calls, 3),
         "database_cpu_ms": round(1000 * stored / calls, 3),
         "calls_per_s": round(calls / options.seconds),
@@ -233,15 +260,45 @@ def ours(options: argparse.Namespace, upstream: str, shape: Shape) -> dict[str, 
         return measure("Métier", port, process, key, options, shape, postmaster)
 
 
-def floor(options: argparse.Namespace, upstream: str, shape: Shape) -> dict[str, Any]:
+def floor(options: argparse.Namespace, upstream: str, shape: Shape, parser: str = "httptools") -> dict[str, Any]:
     """Measure the pass-through."""
     port = free_port()
-    command = [sys.executable, str(HERE / "floor.py"), str(port), f"{upstream}/chat/completions"]
+    command = [sys.executable, str(HERE / "floor.py"), str(port), f"{upstream}/chat/completions", parser]
     with running(port, *command) as process:
-        return measure("floor: raw ASGI + aiohttp", port, process, "none", options, shape)
+        return measure(f"floor: raw ASGI + aiohttp, {parser}", port, process, "none", options, shape)
 
 
-def peer(options: argparse.Namespace, upstream: str, shape: Shape) -> dict[str, Any]:
+def h11_floor(options: argparse.Namespace, upstream: str, shape: Shape) -> dict[str, Any]:
+    """Measure the pass-through as uvicorn alone runs it, with its HTTP parser in Python."""
+    return floor(options, upstream, shape, "h11")
+
+
+def nginx(options: argparse.Namespace, upstream: str, shape: Shape) -> dict[str, Any]:
+    """Measure a plain proxy in C: what the machine and the sockets cost, whatever the language."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="metier-bench-") as folder:
+        place = pathlib.Path(folder, "nginx.conf")
+        there = upstream.removeprefix("http://").removesuffix("/v1")
+        place.write_text(
+            f"worker_processes 1; daemon off; pid {folder}/pid; error_log /dev/null; events {{}}\n"
+            f"http {{ access_log off; upstream there {{ server {there}; keepalive 64; }}\n"
+            f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://there; proxy_http_version 1.1;"
+            ' proxy_set_header Connection ""; } } }\n'
+        )
+        with running(port, "nginx", "-p", folder, "-c", str(place)) as process:
+            return measure("nginx, plain proxy", port, process, "none", options, shape)
+
+
+def portkey(options: argparse.Namespace, upstream: str, shape: Shape) -> dict[str, Any]:
+    """Measure Portkey's gateway, which knows no key of its own, no budget and no record."""
+    port = free_port()
+    told = (("x-portkey-provider", "openai"), ("x-portkey-custom-host", upstream))
+    command = ["node", str(options.peers / PORTKEY), f"--port={port}", "--headless"]
+    with running(port, *command, NODE_ENV="production", TRUSTED_CUSTOM_HOSTS="127.0.0.1") as process:
+        return measure("Portkey", port, process, "none", options, dataclasses.replace(shape, headers=told))
+
+
+def litellm(options: argparse.Namespace, upstream: str, shape: Shape) -> dict[str, Any]:
     """Measure LiteLLM's proxy with its key check, without its database: with less to do than ours."""
     port, key = free_port(), "sk-peer-measured-here"
     # With as many streams at once as ours takes, none would end within the time measured.
@@ -285,6 +342,18 @@ def grow(options: argparse.Namespace, upstream: str) -> list[dict[str, Any]]:
     return [ours(options, upstream, shape) for what in options.grow.split(",") for shape in shapes[what]]
 
 
+def subjects(options: argparse.Namespace) -> list[Callable[[argparse.Namespace, str, Shape], dict[str, Any]]]:
+    """Say who is measured, in this order."""
+    found: list[Callable[[argparse.Namespace, str, Shape], dict[str, Any]]] = [floor, ours]
+    if options.floors:
+        found = [nginx, floor, h11_floor, ours]
+    if options.peers and options.peers.joinpath("bin", "litellm").exists():
+        found.append(litellm)
+    if options.peers and options.peers.joinpath(PORTKEY).exists():
+        found.append(portkey)
+    return found
+
+
 def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure floor, gateway and peer on plain calls and streams."""
     rows: list[dict[str, Any]] = []
@@ -294,9 +363,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             for stream in (False, True):
                 if not stream and pause:
                     continue
-                found = [subject(options, upstream, Shape(stream)) for subject in (floor, ours)]
-                if options.peers:
-                    found.append(peer(options, upstream, Shape(stream)))
+                found = [subject(options, upstream, Shape(stream)) for subject in subjects(options)]
                 rows += [{**row, "chunks": kind if stream else "-"} for row in found]
     return rows
 
@@ -326,7 +393,8 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--limits", action="store_true", help="rates, quotas and budgets at every level too")
     parser.add_argument("--profile", default="", help="write a cProfile of our server there")
-    parser.add_argument("--peers", type=pathlib.Path, help="a virtual environment with litellm[proxy]")
+    parser.add_argument("--floors", action="store_true", help="nginx, and the floor with the parser in Python, too")
+    parser.add_argument("--peers", type=pathlib.Path, help="a folder with LiteLLM, Portkey or both")
     parser.add_argument("--grow", default="", help="any of sizes,keys,deployments,workers")
     parser.add_argument("--drift", type=int, default=0, help="a number of calls")
     parser.add_argument("--only", action="store_true", help="leave the first table out")
