@@ -76,35 +76,36 @@ class TasksPages:
 
     async def claim(self, exchange: Asking, principal: Principal) -> None:
         """POST /v1/tasks/{id}/claim: take a task in hand, so that nobody else decides it meanwhile."""
-        await self._review.claim(TaskId(exchange.target), _reviewer(principal))
+        await self._review.claim(await self._theirs(exchange, principal), _reviewer(principal))
         await self._answer(exchange, principal)
 
     async def release(self, exchange: Asking, principal: Principal) -> None:
         """POST /v1/tasks/{id}/release: put a claimed task back for the others."""
-        task = await self._review.get(TaskId(exchange.target), _reviewer(principal))
-        await self._review.release(task.id, _reviewer(principal))
+        await self._review.release(await self._theirs(exchange, principal), _reviewer(principal))
         await self._answer(exchange, principal)
 
     async def comment(self, exchange: Asking, principal: Principal) -> None:
         """POST /v1/tasks/{id}/comments: say something on a task without deciding it."""
         body = await _body(exchange, _Comment)
         if body is not None:
-            await self._review.comment(TaskId(exchange.target), _reviewer(principal), body.text)
+            await self._review.comment(await self._theirs(exchange, principal), _reviewer(principal), body.text)
             await self._answer(exchange, principal)
 
     async def decide(self, exchange: Asking, principal: Principal) -> None:
         """POST /v1/tasks/{id}/decide: record a decision; the run goes on, and the second of two people gets 409."""
         body = await _body(exchange, _Decision)
         if body is not None:
-            await self._review.decide(TaskId(exchange.target), _reviewer(principal), body.decision, body.note)
-            await exchange.json(orjson.dumps(_task(await self._review.get(TaskId(exchange.target)))))
+            id = await self._theirs(exchange, principal)
+            await self._review.decide(id, _reviewer(principal), body.decision, body.note)
+            await exchange.json(orjson.dumps(_task(await self._review.get(id))))
 
     async def hand_off(self, exchange: Asking, principal: Principal) -> None:
         """POST /v1/tasks/{id}/hand-off: give a task to another group or person, with what they need to know."""
         body = await _body(exchange, _HandOff)
         if body is not None:
-            await self._review.hand_off(TaskId(exchange.target), _reviewer(principal), body.to, body.note)
-            await exchange.json(orjson.dumps(_summary(await self._review.get(TaskId(exchange.target)))))
+            id = await self._theirs(exchange, principal)
+            await self._review.hand_off(id, _reviewer(principal), body.to, body.note)
+            await exchange.json(orjson.dumps(_summary(await self._review.get(id))))
 
     async def absences(self, exchange: Asking, principal: Principal) -> None:
         """GET and POST /v1/absences: the absences one is concerned by; declare one's own."""
@@ -123,6 +124,10 @@ class TasksPages:
         """DELETE /v1/absences/{id}: come back earlier, or withdraw an absence."""
         await self._review.absences.end(exchange.target, _reviewer(principal))
         await exchange.json(orjson.dumps({"id": exchange.target, "object": "absence", "deleted": True}))
+
+    async def _theirs(self, exchange: Asking, principal: Principal) -> TaskId:
+        """Give the id of a task they may see; those of others do not exist for them, whatever they would do."""
+        return (await self._review.get(TaskId(exchange.target), _reviewer(principal))).id
 
     async def _answer(self, exchange: Asking, principal: Principal) -> None:
         who, id = _reviewer(principal), TaskId(exchange.target)
