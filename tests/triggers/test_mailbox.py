@@ -13,10 +13,12 @@ from email.message import EmailMessage
 import pytest
 
 from metier.calls import JSON
+from metier.errors import Invalid
 from metier.store import Store
 from metier.triggers import Event
 from metier.triggers.imap import account_from_url
 from metier.vault import Vault
+from metier.workflow.shape import TriggerKind
 from tests.triggers.dovecot import PASSWORD, Dovecot
 from tests.triggers.house import House, soon, trigger, triggered
 
@@ -219,3 +221,23 @@ def test_an_address_that_is_none_is_refused_without_repeating_it(url: str) -> No
     with pytest.raises(Exception, match="secret") as refused:
         account_from_url(url)
     assert "canari" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("email", {"mailbox": "imaps://zoe:canari@imap.exemple.fr"}),
+        ("email", {"mailbox": "zoe:canari@exemple.fr"}),
+        ("email", {"mailbox": "zoe@exemple.fr", "secret": "imaps://zoe:canari@imap.exemple.fr"}),
+        ("webhook", {"secret": "whsec_canariCANARI"}),
+        ("row", {"secret": "postgresql://u:canari@db/x", "table": "t", "watermark": "w", "key": "k"}),
+    ],
+)
+async def test_a_password_written_where_the_name_of_a_secret_stands_is_refused_and_not_repeated(
+    store: Store, vault: Vault, kind: TriggerKind, config: dict[str, JSON]
+) -> None:
+    house = House(store, vault)
+    with pytest.raises(Invalid, match="metier secret set") as refused:
+        await house.deploy(triggered(trigger(kind, config)))
+    assert "canari" not in refused.value.message.lower()
+    assert await house.triggers.deployments.list() == []

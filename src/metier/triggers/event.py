@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,10 +14,26 @@ from metier.connectors.mail import ToText
 from metier.errors import Invalid
 from metier.workflow.context import Clock, utc
 
-__all__ = ["Emitted", "Event", "Feed", "Kind", "Mark", "Mount", "Outcome", "SecretsOf", "Source", "Taken", "only"]
+__all__ = [
+    "Emitted",
+    "Event",
+    "Feed",
+    "Kind",
+    "Mark",
+    "Mount",
+    "Outcome",
+    "SecretsOf",
+    "Source",
+    "Taken",
+    "only",
+    "secret_name",
+]
 
 Outcome: TypeAlias = Literal["started", "known", "skipped", "failed"]
 """A run was started; the event had been taken before; `when` did not hold; it became a dead letter."""
+
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +137,16 @@ class Kind:
     """Raises Invalid saying what is wrong in the config, before anything is deployed."""
     open: Callable[[Mount], Source] | None = None
     """Makes its source; None where events are brought by a request or by another flow."""
+
+
+def secret_name(text: JSON, kind: str) -> str:
+    """Give the name of a secret as a trigger says it; what may be the secret itself is refused and never repeated."""
+    if not isinstance(text, str) or not _NAME.fullmatch(text):
+        raise Invalid(
+            f"the {kind} trigger names its secret by small letters, digits, '.', '_' and '-', such as shop-hook; the "
+            f"value itself stands nowhere in a workflow: metier secret set shop-hook --for {kind}"
+        )
+    return text
 
 
 def only(config: Mapping[str, JSON], kind: str, needs: tuple[str, ...], may: tuple[str, ...]) -> None:

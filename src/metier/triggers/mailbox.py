@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import re
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from metier.calls import JSON
 from metier.connectors.mail import read
 from metier.deferred import deferred
 from metier.errors import Invalid, MetierError
-from metier.triggers.event import Event, Kind, Mark, Mount, Taken, only
+from metier.triggers.event import Event, Kind, Mark, Mount, Taken, only, secret_name
 from metier.triggers.imap import Imap, account_from_url
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _LIMIT = 40 * 1024 * 1024
 _TEXT = 200_000
 _ATTACHED = 60_000
 _FAILED = "Métier failed"
+_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(@[A-Za-z0-9.-]+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +210,14 @@ def _read(config: Mapping[str, JSON]) -> _Rules:
         raise Invalid(f"after is {after!r}: write keep, seen or move")
     if not isinstance(existing, bool):
         raise Invalid(f"existing is {existing!r}: write true to take what is in the mailbox already, or false")
-    mailbox = str(config["mailbox"])
+    mailbox = config["mailbox"]
+    if not isinstance(mailbox, str) or not _ADDRESS.fullmatch(mailbox):
+        raise Invalid(
+            "mailbox is the address of a mailbox, such as support@exemple.fr, and nothing else: its server and its "
+            "password are a secret, such as: metier secret set support-at-exemple.fr --for email"
+        )
     return _Rules(
-        secret=str(config.get("secret", mailbox.lower().replace("@", "-at-"))),
+        secret=secret_name(config.get("secret", mailbox.lower().replace("@", "-at-").replace("+", "-")), "email"),
         folder=str(config.get("folder", "INBOX")),
         after=after,  # type: ignore[arg-type]  # one of three, as was just looked
         done=str(config.get("done", "Métier")),

@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 
 from metier.calls import JSON
 from metier.errors import Invalid, Unavailable
-from metier.triggers.event import Event, Kind, Mark, Mount, Taken, only
+from metier.triggers.event import Event, Kind, Mark, Mount, Taken, only, secret_name
 from metier.workflow.quantities import seconds
 
 __all__ = ["KIND", "RowSource"]
@@ -196,7 +196,7 @@ def _read(config: Mapping[str, JSON]) -> _Rules:
     if not isinstance(existing, bool):
         raise Invalid(f"existing is {existing!r}: write true to take the rows there are already, or false")
     return _Rules(
-        secret=str(config["secret"]),
+        secret=secret_name(config["secret"], "row"),
         table=sql.Identifier(*str(config["table"]).split(".")),
         watermark=str(config["watermark"]),
         key=str(config["key"]),

@@ -14,7 +14,7 @@ import orjson
 
 from metier.calls import JSON
 from metier.errors import Invalid, NotAuthenticated
-from metier.triggers.event import Event, Kind, only
+from metier.triggers.event import Event, Kind, only, secret_name
 
 __all__ = ["BODY_LIMIT", "KIND", "TOLERANCE_S", "Delivery", "signed", "verified"]
 
@@ -83,6 +83,7 @@ def _key(secret: str) -> bytes:
 
 def _check(config: Mapping[str, JSON]) -> None:
     only(config, "webhook", ("secret",), ())
+    secret_name(config["secret"], "webhook")
 
 
 KIND = Kind(_check)
