@@ -73,4 +73,8 @@ def test_wrong_inputs_and_names_are_told(house: House, tmp_path: pathlib.Path) -
     mine = prepared(house, tmp_path, "1")
     (tmp_path / "inputs.json").write_text("{", encoding="utf-8")
     assert "is not JSON" in mine.run("plan", str(tmp_path), "--inputs", str(tmp_path / "inputs.json"), code=2)
+    (tmp_path / "inputs.json").write_bytes(b'{"text": "caf\xe9"}')
+    assert "save it as UTF-8" in mine.run("plan", str(tmp_path), "--input", str(tmp_path / "inputs.json"), code=2)
+    assert "is not key=value" in mine.run("plan", str(tmp_path), "text", code=2)
+    assert "unknown 'colour'" in mine.run("plan", str(tmp_path), "text=x", "colour=red", code=2)
     assert "no template" in mine.run("plan", "nowhere", code=2)

@@ -285,6 +285,7 @@ def test_a_mistake_is_refused_with_its_place_and_what_to_do(step: str, message: 
         ("{email: {}}", "triggers must be a list"),
         ("[{mail: {}}]", "4:5: unknown trigger 'mail'; did you mean 'email'?"),
         ("[{email: {}, cron: {}}]", "exactly one kind"),
+        ("[{email: {}, with: {a: b}}]", "'with' stands inside 'email', beside its other options"),
         ("[{email: {when: 'a ='}}]", "not CEL"),
         ("[{email: {with: {a: '{{ }'}}}]", "is never closed"),
         ("[{email: 3}]", "the email trigger must be a mapping"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -13,8 +12,9 @@ import click
 from metier.app import App
 from metier.calls import JSON
 from metier.cli import flows
+from metier.cli.given import given
 from metier.cli.terminal import Terminal, administer, as_json_option
-from metier.errors import Invalid, NotFound
+from metier.errors import NotFound
 from metier.workflow.definition import Workflow, accept
 from metier.workflow.foresee import Foresight
 from metier.workflow.plan import Plan
@@ -38,25 +38,36 @@ _MEASURES = (
 
 @click.command()
 @click.argument("flow")
-@click.option("--inputs", "inputs_file", type=click.Path(path_type=pathlib.Path), help="A JSON file of the inputs.")
+@click.argument("values", nargs=-1)
+@click.option(
+    "--input", "--inputs", "input_file", type=click.Path(path_type=pathlib.Path), help="A JSON file of the inputs."
+)
 @click.option("--runs", type=click.IntRange(min=1), default=1, show_default=True, help="How many runs to foresee.")
 @click.option("--project", help="Project that pays, by its id or name; else that of the workflow's own key.")
 @click.option("--strict", is_flag=True, help="Refuse where the worst case is above the budget too.")
 @as_json_option
 def command(
-    flow: str, inputs_file: pathlib.Path | None, runs: int, project: str | None, strict: bool, as_json: bool
+    flow: str,
+    values: tuple[str, ...],
+    input_file: pathlib.Path | None,
+    runs: int,
+    project: str | None,
+    strict: bool,
+    as_json: bool,
 ) -> None:
     """Foresee calls, tokens, euros, Wh, g CO2e and time of FLOW: least, expected and worst case.
 
     The expected case is from earlier runs where there are any, else from the size of the prompts; each figure says
-    which. Leaves with 3 when the expected case is above per_run_eur or above what the project has left.
+    which. Leaves with 3 when the expected case is above per_run_eur or above what the project has left. VALUES are
+    key=value pairs, as `metier run` takes them; without inputs nothing is assumed of them.
 
     Example: metier plan support-reply --runs 200
     """
 
     async def work(app: App, terminal: Terminal) -> None:
         workflow = flows.find(flow)
-        inputs = None if inputs_file is None else _inputs(workflow, inputs_file)
+        told = bool(values) or input_file is not None
+        inputs = accept(workflow, given(workflow, values, input_file)) if told else None
         payer = await _payer(app, workflow, project)
         found = await foresee(app, workflow, inputs, payer)
         judged = verdict(found, runs, _per_run(workflow), await _left(app, payer))
@@ -107,16 +118,6 @@ async def _left(app: App, project: str | None) -> Decimal | None:
 
 def _per_run(workflow: Workflow) -> Decimal | None:
     return None if workflow.budget is None else workflow.budget.per_run_eur
-
-
-def _inputs(workflow: Workflow, path: pathlib.Path) -> dict[str, JSON]:
-    try:
-        found: JSON = json.loads(path.read_bytes())
-    except OSError as error:
-        raise Invalid(f"cannot read the inputs {str(path)!r}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise Invalid(f"{str(path)!r} is not JSON: {error}") from error
-    return accept(workflow, found)
 
 
 def _show(terminal: Terminal, found: Plan, judged: Verdict, runs: int) -> None:

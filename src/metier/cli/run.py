@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import pathlib
 import time
 from typing import Any
@@ -16,6 +15,7 @@ from metier.app import App
 from metier.calls import JSON, Principal, RunId
 from metier.cli import flows
 from metier.cli.emails import inputs_of
+from metier.cli.given import content, given
 from metier.cli.plan import before_run
 from metier.cli.terminal import Terminal, as_json_option, run
 from metier.errors import Invalid, NotFound
@@ -24,14 +24,14 @@ from metier.workflow.lint import lint
 
 __all__ = ["command", "follow"]
 
-_LIMIT_BYTES = 40_000_000
-
 
 @click.command()
 @click.argument("flow")
 @click.argument("values", nargs=-1)
 @click.option("--eml", type=click.Path(path_type=pathlib.Path), help="An e-mail as it was received (.eml).")
-@click.option("--input", "input_file", type=click.Path(path_type=pathlib.Path), help="A JSON file of inputs.")
+@click.option(
+    "--input", "--inputs", "input_file", type=click.Path(path_type=pathlib.Path), help="A JSON file of inputs."
+)
 @click.option("--detach", is_flag=True, help="Start it and leave it to `metier worker`.")
 @click.option("--dry-run", is_flag=True, help="Check the workflow and the inputs, and start nothing.")
 @click.option("--plan", is_flag=True, help="Show first what it may cost; above the budget nothing is started.")
@@ -63,7 +63,8 @@ def command(
             inputs = _checked(app, workflow, inputs)
             terminal.data({"workflow": workflow.name, "hash": workflow.hash, "inputs": inputs})
             terminal.say(
-                f"{workflow.name} {workflow.hash[:12]} would start with {', '.join(inputs)}. Nothing was started."
+                f"{workflow.name} {workflow.hash[:12]} would start with {', '.join(inputs) or 'no inputs'}. "
+                "Nothing was started."
             )
             return
         principal = await _principal(app, workflow)
@@ -94,8 +95,10 @@ async def _principal(app: App, workflow: Workflow) -> Principal:
         return await app.principal(name)
     except NotFound:
         raise NotFound(
-            f"the workflow {workflow.name!r} has no key to run under: register and approve its system, then "
-            f"metier key issue {name!r} --system SYSTEM --group GROUP"
+            f"the workflow {workflow.name!r} has no key to run under; give it one: "
+            f"metier system register {workflow.name} --purpose ... --owner ..., "
+            f"then metier system move {workflow.name} pilot, "
+            f"then metier key issue {name!r} --system {workflow.name} --group public"
         ) from None
 
 
@@ -148,43 +151,8 @@ def _inputs(
     inputs: dict[str, JSON] = {}
     dedupe: str | None = None
     if eml is not None:
-        email, inputs = inputs_of(_bytes(eml))
+        email, inputs = inputs_of(content(eml))
         dedupe = email.message_id
         for problem in email.problems:
             terminal.say(f"[yellow]{escape(problem)}[/yellow]")
-    if input_file is not None:
-        try:
-            found: Any = json.loads(_bytes(input_file))
-        except (ValueError, RecursionError) as error:
-            raise Invalid(f"{str(input_file)!r} is not JSON: {error}") from error
-        if not isinstance(found, dict):
-            raise Invalid(f"{str(input_file)!r} must hold an object of inputs, not {type(found).__name__}")
-        inputs |= found
-    known = workflow.inputs.get("properties")
-    for pair in values:
-        key, separator, text = pair.partition("=")
-        if not separator:
-            raise Invalid(f"{pair!r} is not key=value: the inputs are {', '.join(known) if known else 'none'}")  # type: ignore[arg-type]  # an object of schemas
-        inputs[key] = _typed(text, known.get(key) if isinstance(known, dict) else None)
-    return inputs, dedupe
-
-
-def _typed(text: str, schema: JSON) -> JSON:
-    """A value from the command line is text unless the schema asks for something else."""
-    wanted = schema.get("type") if isinstance(schema, dict) else None
-    if wanted in (None, "string"):
-        return text
-    try:
-        value: JSON = json.loads(text)
-    except ValueError:
-        return text
-    return value
-
-
-def _bytes(path: pathlib.Path) -> bytes:
-    try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            raise Invalid(f"{str(path)!r} passes {_LIMIT_BYTES:,} bytes: give a smaller file")
-        return path.read_bytes()
-    except OSError as error:
-        raise Invalid(f"cannot read {str(path)!r}: {error.strerror}") from error
+    return inputs | given(workflow, values, input_file), dedupe

@@ -18,6 +18,8 @@ from metier.workflow.steps.functions import FUNCTIONS
 
 __all__ = ["command"]
 
+_NONE = "{} has no tests beside it: write some under `tests:`, with the inputs, what steps give, and what is expected."
+
 
 @click.command()
 @click.argument("flow")
@@ -38,7 +40,7 @@ def command(flow: str, as_json: bool) -> None:
             for failure in result.failures:
                 terminal.say(f"       {escape(failure)}")
         passed = sum(result.ok for result in results)
-        terminal.say(f"{passed} passed, {len(results) - passed} failed")
+        terminal.say(f"{passed} passed, {len(results) - passed} failed" if results else _NONE.format(workflow.name))
         if passed < len(results):
             raise SystemExit(1)
 

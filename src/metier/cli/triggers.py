@@ -30,10 +30,10 @@ def command() -> None:
 
 @command.command(name="deploy")
 @click.argument("flow")
-@click.option("--key", required=True, help="Key its runs are started under, by its name: its project, its groups.")
+@click.option("--key", help="Key its runs are started under, by its name; else the flow's own, 'workflow FLOW'.")
 @click.option("--dry-run", is_flag=True, help="Check the flow and its triggers, and deploy nothing.")
 @as_json_option
-def _deploy(flow: str, key: str, dry_run: bool, as_json: bool) -> None:
+def _deploy(flow: str, key: str | None, dry_run: bool, as_json: bool) -> None:
     """Deploy the triggers of a flow, instead of those it had; what is alike goes on where it was.
 
     Runs are started with the definition as it is now, until it is deployed again.
@@ -41,7 +41,7 @@ def _deploy(flow: str, key: str, dry_run: bool, as_json: bool) -> None:
 
     async def work(app: App, terminal: Terminal) -> None:
         workflow = flows.find(flow)
-        room, principal = triggers(app), await app.principal(key)
+        room, principal = triggers(app), await app.principal(key or f"workflow {workflow.name}")
         room.deployments.check(workflow)
         wrong = [finding for finding in lint(workflow, flows.known(app.settings.config)) if finding.severity == "error"]
         if wrong:

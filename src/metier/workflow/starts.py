@@ -31,7 +31,10 @@ def _trigger(item: Node) -> Trigger:
     entries = item.mapping("a trigger")
     for kind in entries:
         if kind not in TRIGGER_KINDS:
-            raise Invalid(f"{item.key_marks[kind]}: unknown trigger {kind[:80]!r}{suggest(kind, TRIGGER_KINDS)}")
+            said = f"unknown trigger {kind[:80]!r}{suggest(kind, TRIGGER_KINDS)}"
+            if kind in TRIGGER_KEYS and (kinds := [one for one in entries if one in TRIGGER_KINDS]):
+                said = f"{kind!r} stands inside {kinds[0]!r}, beside its other options: indent it once more"
+            raise Invalid(f"{item.key_marks[kind]}: {said}")
     if len(entries) != 1:
         item.fail(f"a trigger has exactly one kind: {', '.join(TRIGGER_KINDS)}; make each its own entry of the list")
     kind, node = next(iter(entries.items()))
