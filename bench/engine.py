@@ -4,7 +4,7 @@
 
 PYTHON is the interpreter of an environment in which other engines are installed, for example:
     uv venv /tmp/peers && uv pip install --python /tmp/peers/bin/python \\
-        dbos langgraph langgraph-checkpoint-postgres prefect asyncpg 'psycopg[binary,pool]'
+        dbos langgraph langgraph-checkpoint-postgres prefect asyncpg 'fastapi<0.120' 'psycopg[binary,pool]'
 Those that are not there are named and left out. All go through the same flow of 10 steps, 10 runs at once, on the same
 PostgreSQL, the start of each run included; CPU is that of the engine's processes, and that of PostgreSQL apart. The
 best of three rounds counts. Whoever waits is not counted: CPU per step hardly depends on what else the machine does.

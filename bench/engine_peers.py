@@ -293,7 +293,7 @@ async def prefect(url: str, steps: int, width: int, measure: Callable[[str, Flow
     command = [program, "server", "start", "--port", str(port), "--no-ui"]
     server = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        await asyncio.to_thread(_answers, f"http://127.0.0.1:{port}/api/health")
+        await _answers(server, f"http://127.0.0.1:{port}/api/health")
         from prefect import flow, task
 
         @task  # type: ignore[untyped-decorator, unused-ignore]  # the engine is not installed where this is checked
@@ -315,20 +315,23 @@ async def prefect(url: str, steps: int, width: int, measure: Callable[[str, Flow
 
         await measure("coroutines", flows)
     finally:
-        server.terminate()
-        await server.wait()
+        if server.returncode is None:
+            server.terminate()
+            await server.wait()
 
 
-def _answers(url: str) -> None:
+async def _answers(server: asyncio.subprocess.Process, url: str) -> None:
     deadline = time.monotonic() + _START_S
     while True:
         try:
-            urllib.request.urlopen(url, timeout=5).close()
+            (await asyncio.to_thread(urllib.request.urlopen, url, timeout=5)).close()
             return
         except OSError:
+            if server.returncode is not None:
+                raise RuntimeError("the server of Prefect does not start: it may need an older FastAPI") from None
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.5)
+        await asyncio.sleep(0.5)
 
 
 ENGINES = {"floor": floor, "dbos": dbos, "langgraph": langgraph, "prefect": prefect}

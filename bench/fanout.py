@@ -38,10 +38,9 @@ async def through(of: House, items: int, width: int, step_ms: float, kill: bool)
     engine = of.engine()
     with tempfile.TemporaryDirectory(prefix="metier-bench-") as folder:
         words = of.worker(__file__, folder, str(step_ms))
-        # Read before they begin: what a worker that is killed has used is counted with its parent only when reaped.
-        before = of.meter.read()
         workers = [await asyncio.create_subprocess_exec(sys.executable, *words) for _ in range(2)]
-        await asyncio.sleep(2)
+        await asyncio.sleep(3)
+        before = of.meter.read()
         began = time.monotonic()
         try:
             run = await engine.start(fan(items, width), {"x": [*range(items)]}, WHO)
