@@ -1,10 +1,16 @@
-"""What a tenant with many runs in line costs another one: latency of a single run alone, and beside 10,000 others."""
+"""What a tenant with many runs in line costs another one: latency of a single run alone, and beside 10,000 others.
+
+    python bench/fairness.py [--items N] [--probes N] [--step-ms N]
+
+Two workers of their own processes. The latency of a run is read in the database: from the time it was made to its end.
+It holds waiting for a slot, which the engine answers for, and for CPU: where the other tenant's runs take all cores,
+everything on them takes longer. `--step-ms` says how long each step only waits, as for a model.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import pathlib
 import secrets
 import shutil
@@ -15,6 +21,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+
+from engine_house import told
 
 from metier.calls import JSON, KeyId, Principal, ProjectId, SystemId
 from metier.postgres import Embedded
@@ -118,6 +126,22 @@ async def measured(store: Store, engine: Engine, command: Sequence[str], items: 
             await worker.wait()
 
 
+def lines(figures: dict[str, JSON]) -> list[tuple[str, object, str]]:
+    """Give the lines of the table."""
+    rows: list[tuple[str, object, str]] = []
+    alone = figures["alone"]
+    assert isinstance(alone, dict)
+    for name, found in figures.items():
+        assert isinstance(found, dict)
+        for part in ("p50_ms", "p95_ms"):
+            value, idle = found[part], alone[part]
+            assert isinstance(value, float) and isinstance(idle, float)
+            rows.append((f"a single run, {name}, {part}", value, ""))
+            if found is not alone:
+                rows.append((f"  times its idle latency, {part}", round(value / idle, 2), "2 at most"))
+    return rows
+
+
 async def work(url: str, key: str, step_ms: float) -> None:
     """Be one worker until told to stop."""
     stop = asyncio.Event()
@@ -137,14 +161,14 @@ async def main(items: int, probes: int, step_ms: float) -> None:
             key = secrets.token_bytes(32).hex()
             command = [sys.executable, __file__, "--worker", embedded.url(), key, "--step-ms", str(step_ms)]
             figures = await measured(store, engine_of(store, key, step_ms), command, items, probes)
-            print(json.dumps({"bench": "fairness", "step_ms": step_ms, **figures}))
+            told("fairness", lines(figures), {"step_ms": step_ms, **figures})
     finally:
         await asyncio.to_thread(embedded.stop)
         shutil.rmtree(home, ignore_errors=True)
 
 
 def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=10_000, help="items, then runs, of the other tenant")
     parser.add_argument("--probes", type=int, default=60, help="single runs measured in each state")
     parser.add_argument("--step-ms", type=float, default=20, help="how long each step waits, as for a model")
@@ -155,5 +179,7 @@ def options() -> argparse.Namespace:
 if __name__ == "__main__":
     chosen = options()
     asyncio.run(
-        work(*chosen.worker, chosen.step_ms) if chosen.worker else main(chosen.items, chosen.probes, chosen.step_ms)
+        work(chosen.worker[0], chosen.worker[1], chosen.step_ms)
+        if chosen.worker
+        else main(chosen.items, chosen.probes, chosen.step_ms)
     )
