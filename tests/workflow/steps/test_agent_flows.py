@@ -24,7 +24,9 @@ from tests.workflow.steps.agents import turn
 REFUND = """
 flow: refund
 schema: 1
-description: Pays an order back.
+description: |
+  Pays an order back,
+  once a person agrees.
 inputs: {order: integer, reason: {type: string, default: none}}
 steps:
   - id: allow
@@ -83,7 +85,7 @@ async def test_an_agent_waits_for_the_run_of_another_workflow_and_pays_nothing_t
         assert await app.engine.result(run) == "Refunded."
         assert (await app.engine.get(child)).status == "done"
     (tool,) = provider.calls[0].tools
-    assert (tool.name, tool.description) == ("flows_refund", "Pays an order back.")
+    assert (tool.name, tool.description) == ("flows_refund", "Pays an order back,\nonce a person agrees.")
     assert provider.calls[-1].messages[-1].content == '{"refunded":true,"order":7}'
     assert len(provider.calls) == 2
 

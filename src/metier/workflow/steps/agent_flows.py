@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,10 +13,9 @@ from metier.workflow.commands import Entry
 from metier.workflow.context import StepContext
 from metier.workflow.definition import Workflow, accept
 from metier.workflow.steps.agent_tools import FlowTool
+from metier.workflow.yaml_source import read as read_yaml
 
 __all__ = ["FlowCalls"]
-
-_SAID = re.compile(r"^description:[ \t]*(['\"]?)(?P<text>[^\n]+?)\1[ \t]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,5 +61,7 @@ def _earlier(context: StepContext, name: str) -> Entry | None:
 
 
 def _description(workflow: Workflow) -> str:
-    found = _SAID.search(workflow.source)
-    return found["text"] if found is not None else f"Runs the workflow {workflow.name} and gives its output."
+    said = read_yaml(workflow.source, workflow.name).entries.get("description") if workflow.source else None
+    if said is not None and isinstance(said.scalar, str) and said.scalar.strip():
+        return said.scalar.strip()
+    return f"Runs the workflow {workflow.name} and gives its output."
