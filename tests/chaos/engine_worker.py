@@ -9,6 +9,7 @@ import pathlib
 import signal
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import psycopg
@@ -46,8 +47,8 @@ class Faulty:
         self.plan = {(path, point) for path, point in json.loads((folder / "plan.json").read_text())}
 
     async def __call__(self, context: StepContext, given: dict[str, JSON]) -> JSON:
-        place = f"{context.run} {context.path} {context.attempt}"
-        if await self.done_before(context):
+        place, began = f"{context.run} {context.path} {context.attempt}", datetime.now(UTC)
+        if await self.done_before(context, began):
             self.write(f"repeated {place}")
         self.write(f"started {place}")
         self.die(context, "start")
@@ -67,13 +68,17 @@ class Faulty:
             loop.call_later(0.004, self.die, context, "left")
         return answer
 
-    async def done_before(self, context: StepContext) -> bool:
-        """Whether the journal has this step's result already; a database that is away is waited for."""
-        query = "SELECT 1 FROM journal WHERE run = %s AND path = %s AND attempt = %s AND kind = 'result'"
+    async def done_before(self, context: StepContext, began: datetime) -> bool:
+        """Whether this step had ended before it began here; a database that is away is waited for."""
+        # What another worker has done since is no repetition: a living one may be taken for dead on a busy machine.
+        query = (
+            "SELECT 1 FROM journal WHERE run = %s AND path = %s AND attempt = %s AND kind = 'result'"
+            " AND started_at + make_interval(secs => duration_s) < %s"
+        )
         while True:
             try:
                 async with self.store.connection() as connection:
-                    found = await connection.execute(query, (context.run, context.path, context.attempt))
+                    found = await connection.execute(query, (context.run, context.path, context.attempt, began))
                     return await found.fetchone() is not None
             except (psycopg.OperationalError, Unavailable):
                 await asyncio.sleep(0.05)

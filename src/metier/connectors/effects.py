@@ -15,7 +15,26 @@ from metier.errors import Conflict, StepFailed, Unavailable
 from metier.store import Row, Store
 from metier.vault import Vault
 
-__all__ = ["Commit", "Confirm", "Deed", "Doubt", "Effects", "NotTaken", "Transmit", "again", "identity", "unknowable"]
+__all__ = [
+    "Commit",
+    "Confirm",
+    "Deed",
+    "Doubt",
+    "Effects",
+    "NotTaken",
+    "Overtaken",
+    "Transmit",
+    "again",
+    "identity",
+    "unknowable",
+]
+
+_LOOKS = 150
+_PAUSE_S = 0.2
+
+
+class Overtaken(Conflict):
+    """Another worker has begun to do it, at the last moment; nothing was done here."""
 
 
 class Commit(Protocol):
@@ -92,6 +111,20 @@ class Effects:
             "target": deed.target,
         }
         await self._queries.run("prepare", row)
+        try:
+            return await self._once(key, name, deed)
+        except Overtaken:
+            await self._others(key)
+            return await self._once(key, name, deed)
+
+    async def _others(self, key: str) -> None:
+        """Wait for whoever is at it: somebody who was taken for dead, and lives."""
+        for _ in range(_LOOKS):
+            if await self.state(key) != "sending":
+                return
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _once(self, key: str, name: str, deed: Deed) -> JSON:
         kept = await self._queries.one("get", {"key": key})
         assert kept is not None
         if kept["state"] in ("sending", "unsure"):
@@ -114,7 +147,7 @@ class Effects:
         async def commit(mark: str | None = None) -> None:
             nonlocal claimed
             if await self._queries.one("claim", {"key": key, "mark": mark}) is None:
-                raise Conflict(f"sending {key!r}: another worker is sending it; nothing was sent twice")
+                raise Overtaken(f"sending {key!r}: another worker is sending it; nothing was sent twice")
             claimed = True
 
         try:
