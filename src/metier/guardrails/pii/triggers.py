@@ -245,11 +245,38 @@ _STARTS: tuple[tuple[re.Pattern[str], _Rule, str], ...] = (
 )
 
 
-def _by_first_word() -> Mapping[str, tuple[tuple[re.Pattern[str], _Rule], ...]]:
-    rules: dict[str, tuple[tuple[re.Pattern[str], _Rule], ...]] = {}
+# What must follow a first word for its pattern to match at all: most are among the commonest words of the language, and
+# looking at what stands behind them costs a tenth of trying the pattern.
+_COLON = (":", " :")
+_NEXT: Mapping[tuple[re.Pattern[str], str], tuple[str, ...]] = MappingProxyType(
+    {
+        **{(_LABEL, word): _COLON for word in "client cliente customer contact from to cc user owner".split()},
+        (_LABEL, "de"): (*_COLON, " la part d"),
+        (_LABEL, "à"): (*_COLON, " l'attention d"),
+        (_LABEL, "au"): (" nom d",),
+        (_LABEL, "pour"): (" le compte d",),
+        (_LABEL, "c"): ("/o ",),
+        (_STATED, "je"): (" m",),
+        (_STATED, "i"): (" am called",),
+        (_STATED, "mon"): (" nom ", " pr"),
+        (_STATED, "my"): (" name", " full", " first", " last"),
+        (_SELF, "je"): (" suis ",),
+        (_SELF, "c"): ("'est ",),
+        (_SELF, "i"): (" am ", "'m "),
+        (_SELF, "this"): (" is ",),
+        (_CLOSING, "à"): (" bient",),
+        (_CLOSING, "bonne"): (" journ", " soir", " r"),
+    }
+)
+_ANYTHING = ("",)
+_Rules = tuple[tuple[re.Pattern[str], _Rule, tuple[str, ...]], ...]
+
+
+def _by_first_word() -> Mapping[str, _Rules]:
+    rules: dict[str, _Rules] = {}
     for pattern, rule, words in _STARTS:
         for word in words.split():
-            rules[word] = (*rules.get(word, ()), (pattern, rule))
+            rules[word] = (*rules.get(word, ()), (pattern, rule, _NEXT.get((pattern, word), _ANYTHING)))
     return MappingProxyType(rules)
 
 
@@ -258,12 +285,14 @@ _TRIGGERS = _by_first_word()
 
 def find_announced(view: View, words: Lexicon) -> Iterator[Found]:
     """Find the names that follow a title, a label, a greeting or a closing formula."""
-    text = view.text
+    text, lower = view.text, view.lower
     triggers = _TRIGGERS
     for word in view.words():
         if (rules := triggers.get(word[0])) is None:
             continue
-        for pattern, rule in rules:
+        for pattern, rule, behind in rules:
+            if not lower.startswith(behind, word.end()):
+                continue
             match = pattern.match(text, word.start())
             if match is not None:
                 yield from rule(text, match, words)
