@@ -74,6 +74,10 @@ class Shape:
     """What a peer must be told with every call."""
 
 
+class Undelivered(Exception):
+    """An answer did not come whole."""
+
+
 def free_port() -> int:
     """A port nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as held:
@@ -176,16 +180,20 @@ def delivered(name: str, port: int, key: str, shape: Shape) -> None:
     body = {"model": "bench", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 200}
     headers = {"authorization": f"Bearer {key}", "content-type": "application/json", **dict(shape.headers)}
     connection.request("POST", PATH, json.dumps(body | {"stream": shape.stream}), headers)
-    answer = connection.getresponse().read().decode()
+    response = connection.getresponse()
+    answer = response.read().decode()
     connection.close()
-    if shape.stream:
+    text, ended = "", False
+    if response.status != http.HTTPStatus.OK:
+        pass
+    elif shape.stream:
         events = [event.removeprefix("data: ") for event in answer.split("\n\n") if event.startswith("data: ")]
         parts = [json.loads(event)["choices"] for event in events if event != "[DONE]"]
         text, ended = "".join(part[0]["delta"].get("content") or "" for part in parts if part), "[DONE]" in events
     else:
         text, ended = json.loads(answer)["choices"][0]["message"]["content"], True
     if text.split() != [f"mot{number}" for number in range(100)] or not ended:
-        sys.exit(f"{name}: the answer did not come whole, so its figures mean nothing: {answer[-300:]!r}")
+        raise Undelivered(f"{name}: the answer did not come whole, so there is no figure: {answer[-300:]!r}")
 
 
 def first_token_ms(port: int, key: str, calls: int = 200) -> float:
@@ -363,8 +371,15 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             for stream in (False, True):
                 if not stream and pause:
                     continue
-                found = [subject(options, upstream, Shape(stream)) for subject in subjects(options)]
-                rows += [{**row, "chunks": kind if stream else "-"} for row in found]
+                for subject in subjects(options):
+                    try:
+                        row = subject(options, upstream, Shape(stream))
+                    except Undelivered as reason:
+                        if subject is ours:
+                            raise
+                        print(reason, file=sys.stderr)
+                        continue
+                    rows.append({**row, "chunks": kind if stream else "-"})
     return rows
 
 
