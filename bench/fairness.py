@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import pathlib
 import secrets
 import shutil
@@ -19,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from engine_house import told
@@ -104,10 +105,21 @@ async def start_many(engine: Engine, number: int) -> None:
     await asyncio.gather(*(some(number // 8) for _ in range(8)))
 
 
-async def measured(store: Store, engine: Engine, command: Sequence[str], items: int, probes: int) -> dict[str, JSON]:
+@contextlib.asynccontextmanager
+async def working(command: Sequence[str]) -> AsyncIterator[None]:
+    """Have two workers at work."""
     workers = [await asyncio.create_subprocess_exec(*command) for _ in range(2)]
     try:
-        await asyncio.sleep(2)
+        await asyncio.sleep(3)
+        yield
+    finally:
+        for worker in workers:
+            worker.terminate()
+            await worker.wait()
+
+
+async def measured(store: Store, engine: Engine, command: Sequence[str], items: int, probes: int) -> dict[str, JSON]:
+    async with working(command):
         await probe(store, engine, 5)
         figures: dict[str, JSON] = {"alone": await probe(store, engine, probes)}
         fanned = await engine.start(fan(items), {"x": [*range(items)]}, MANY)
@@ -116,14 +128,11 @@ async def measured(store: Store, engine: Engine, command: Sequence[str], items: 
         await asyncio.sleep(1)
         figures["beside_items"] = await beside(store, engine, probes)
         await engine.cancel(fanned)
-        await asyncio.sleep(2)
-        await start_many(engine, items)
+    # Nobody works meanwhile: all of them have to be in line at once.
+    await start_many(engine, items)
+    async with working(command):
         figures["beside_runs"] = await beside(store, engine, probes)
-        return figures
-    finally:
-        for worker in workers:
-            worker.terminate()
-            await worker.wait()
+    return figures
 
 
 def lines(figures: dict[str, JSON]) -> list[tuple[str, object, str]]:
