@@ -65,6 +65,10 @@ async def test_runs_of_the_project_are_listed_a_page_at_a_time(desk: Desk) -> No
     assert not (await desk.ask("GET", "/v1/runs?until=2020-01-01T00:00:00%2B01:00"))["data"]
     await desk.ask("GET", "/v1/runs?status=quick", status=422)
     await desk.ask("GET", "/v1/runs?since=yesterday", status=422)
+    for odd in ("flow=%00", "after=%00", "code=%00"):
+        await desk.ask("GET", f"/v1/runs?{odd}", status=200 if odd.startswith("code") else 422)
+    await desk.ask("POST", "/v1/reruns", {"how": "resume", "flow": "a\0"}, status=422)
+    await desk.ask("GET", "/v1/runs/%00", status=404)
 
 
 async def test_a_run_is_paused_unpaused_and_cancelled_with_a_dry_run_before(desk: Desk) -> None:

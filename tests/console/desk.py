@@ -27,6 +27,7 @@ from metier.store import Store
 from metier.vault import Vault
 from metier.workflow.definition import Kind, Workflow
 from metier.workflow.engine import Engine, StepContext
+from metier.workflow.operations import Operations
 from metier.workflow.review import Review, Reviewer, Task, TaskDesk, known_as
 from tests.workflow.flows import WHO, flow, step
 from tests.world import serve
@@ -164,6 +165,7 @@ class Office:
     deliveries: Deliveries
     ledger: Ledger
     engine: Engine
+    operations: Operations
     given: dict[str, JSON]
     clock: list[float]
     issued: dict[str, Issued] = field(default_factory=dict)
@@ -272,11 +274,12 @@ async def office(
         Deliveries(store, vault, engine, review),
         ledger,
         engine,
+        Operations(store, vault, engine, TaskDesk(store, vault)),
         given,
         [0.0],
         sent=sent,
     )
-    for name, groups in (("zoe", ["sav"]), ("max", ["sav"]), ("eve", ["compta"])):
+    for name, groups in (("zoe", ["sav"]), ("max", ["sav"]), ("eve", ["compta"]), ("ada", ["admins"])):
         made.issued[name] = await keys.issue(name, project.id, system.id, by="Camille", groups=groups)
     ledger.open()
     try:

@@ -15,6 +15,7 @@ from jinja2 import nodes
 import metier.console
 from metier.console.highlight import highlight
 from metier.console.language import LANGUAGES, Words, choose
+from metier.console.run_move import MOVES
 from metier.workflow.tasks import EventKind
 from tests.console.desk import Office, approval
 
@@ -24,6 +25,8 @@ BUILT = {
     "link.": ("used", "expired", "over", "done"),
     "bar.": ("self", "named", "reader"),
     "event.": (*get_args(EventKind), "to", "platform"),
+    "move.": MOVES,
+    "moved.": MOVES,
     "sign_in.": ("ended", "wrong", "slow"),
     "said.": ("decided", "handed_off", "claimed", "released", "settled", "commented", "absent", "back"),
 }
@@ -85,6 +88,10 @@ def test_every_string_is_used() -> None:
         "link.",
         "event.",
         "problem.",
+        "move.",
+        "moved.",
+        "status.",
+        "line.",
     )
     unused = [key for key in LANGUAGES["fr"] if f'"{key}"' not in source and not key.startswith(looked_up)]
     assert unused == []

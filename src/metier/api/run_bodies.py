@@ -15,7 +15,7 @@ from metier.workflow.port import RunStatus
 __all__ = ["ForkBody", "ManyBody", "MoveBody", "PlanBody", "RetryBody", "read", "statuses"]
 
 _Body = TypeVar("_Body", bound=BaseModel)
-_Name = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f]*$")]
 _Models = Annotated[dict[str, str], Field(max_length=50)]
 
 
@@ -42,7 +42,7 @@ class ForkBody(_Shape):
     release: _Name | None = None
     models: _Models = Field(default_factory=dict)
     afresh: bool = False
-    once: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    once: _Name | None = None
     dry_run: bool = False
 
 
@@ -59,7 +59,7 @@ class ManyBody(_Shape):
     step: _Name | None = None
     release: _Name | None = None
     models: _Models = Field(default_factory=dict)
-    label: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    label: _Name | None = None
     at_most_eur: Annotated[float, Field(ge=0)] | None = None
     dry_run: bool = False
 

@@ -84,6 +84,9 @@ class RunsPages:
             return
         asked = exchange.query("flow", "status", "code", "since", "until", "after", "limit")
         limit = exchange.number(asked, "limit", 20, 100)
+        for name in ("flow", "after"):
+            if not asked.get(name, "").isprintable():
+                raise Invalid(f"{name} is {asked[name][:60]!r}: write it in letters", param=name)
         chosen = Chosen(
             workflow=asked.get("flow"),
             project=principal.project,

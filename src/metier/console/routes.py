@@ -15,6 +15,10 @@ from metier.console.delivery_settle import DeliverySettle
 from metier.console.delivery_show import DeliveryShow
 from metier.console.door import Door
 from metier.console.rendering import Renderer
+from metier.console.run_door import RunDoor
+from metier.console.run_list import RunList
+from metier.console.run_move import MOVES, RunMove
+from metier.console.run_show import RunShow
 from metier.console.services import ConsoleServices
 from metier.console.session import Sessions
 from metier.console.sign_in import SignIn
@@ -40,6 +44,8 @@ def pages(app: ConsoleServices, *, now: Callable[[], float] = time.time) -> list
     task, members, guests = "/review/tasks/{task}", door.members, door.guests
     delivery = "/review/deliveries/{delivery}"
     link = TaskLink(app.review, app.review.links, door, renderer)
+    looks_after = RunDoor(app.keys, app.engine)
+    run = RunShow(looks_after, app.engine, app.operations, renderer)
     sign_in = SignIn(app.keys, door, renderer, Attempts(now))
     return [
         Route("/review", members(TaskList(app.review, app.deliveries, renderer)), methods=["GET"]),
@@ -51,6 +57,16 @@ def pages(app: ConsoleServices, *, now: Callable[[], float] = time.time) -> list
         Route("/review/absences", members(AbsencePage(app.review, renderer)), methods=["GET", "POST"]),
         Route("/review/absences/{absence}/end", members(AbsenceEnd(app.review, renderer)), methods=["POST"]),
         Route("/review/links/{link}", guests(link), methods=["GET", "POST"]),
+        Route("/review/runs", members(RunList(looks_after, app.engine, renderer)), methods=["GET"]),
+        Route("/review/runs/{run}", members(run), methods=["GET"]),
+        *(
+            Route(
+                f"/review/runs/{{run}}/{what}",
+                members(RunMove(what, looks_after, app.engine, app.operations, run, renderer)),
+                methods=["POST"],
+            )
+            for what in MOVES
+        ),
         Route(task, members(show), methods=["GET"]),
         Route(f"{task}/claim", members(TaskClaim(app.review, renderer)), methods=["POST"]),
         Route(f"{task}/comment", members(TaskComment(app.review, show, renderer)), methods=["POST"]),

@@ -9,6 +9,8 @@ from metier.policy.keys import Keys
 from metier.record.ledger import Ledger
 from metier.settings import Settings
 from metier.vault import Vault
+from metier.workflow.engine import Engine
+from metier.workflow.operations import Operations
 from metier.workflow.review import Review
 
 __all__ = ["ConsoleServices"]
@@ -40,6 +42,16 @@ class ConsoleServices(Protocol):
     @property
     def deliveries(self) -> Deliveries:
         """The e-mails of which nobody knows whether they left."""
+        ...
+
+    @property
+    def engine(self) -> Engine:
+        """The runs."""
+        ...
+
+    @property
+    def operations(self) -> Operations:
+        """What is done to them."""
         ...
 
     @property
