@@ -9,6 +9,7 @@ import inspect
 import os
 import pathlib
 import re
+import runpy
 import sys
 from collections.abc import AsyncIterator
 
@@ -230,3 +231,13 @@ def test_each_promise_names_what_shows_it() -> None:
         for path, name in shown:
             tests = (ROOT / "tests" / path).read_text(encoding="utf-8")
             assert re.search(rf"^(async )?def {name}\(", tests, re.MULTILINE), f"{path} has no {name}"
+
+
+def test_the_example_in_python_is_a_workflow_that_stands_the_linter(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (REFERENCE / "workflow-language.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "made.py").write_text(code, encoding="utf-8")
+    made = runpy.run_path(str(tmp_path / "made.py"))["made"]
+    assert parse(capsys.readouterr().out, {}).hash == made.workflow({}).hash

@@ -137,8 +137,8 @@ def offered_path(name: str) -> str:
     return f"flows/{name}.yaml"
 
 
-def calls_of(step: Step) -> Iterator[tuple[str, str]]:
-    """Name the files of the workflows a step may call, with the path of the value that names each."""
+def calls_of(step: Step, *, released: bool = False) -> Iterator[tuple[str, str]]:
+    """Name the files of the workflows a step may call, and released ones, with the path of what names each."""
     path = called_path(step)
     if path is not None:
         yield "call/flow", path
@@ -149,8 +149,13 @@ def calls_of(step: Step) -> Iterator[tuple[str, str]]:
     for place, agent in team.items():
         tools = agent.get("tools") if isinstance(agent, Mapping) else None
         for number, tool in enumerate(tools if isinstance(tools, list) else ()):
-            if isinstance(tool, str) and tool.startswith(OFFERED) and "@" not in tool:
-                yield f"{place}/tools/{number}", offered_path(tool.removeprefix(OFFERED))
+            if not isinstance(tool, str) or not tool.startswith(OFFERED):
+                continue
+            name = tool.removeprefix(OFFERED)
+            if "@" not in name:
+                yield f"{place}/tools/{number}", offered_path(name)
+            elif released:
+                yield f"{place}/tools/{number}", name
 
 
 def _at(mark: Mark, step: Step, message: str) -> Invalid:

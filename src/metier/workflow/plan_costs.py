@@ -13,6 +13,7 @@ from metier.deferred import deferred
 from metier.deployment import Deployment
 from metier.errors import MetierError, NotFound
 from metier.tokens import Shape, features, likely
+from metier.workflow.bundle import calls_of
 from metier.workflow.expressions import Expressions
 from metier.workflow.plan import Attempt
 from metier.workflow.plan_amount import NOTHING, Amount
@@ -108,11 +109,17 @@ class ModelCosts:
         turn = self._asked(step, behind, min(prompt, window), min(longest, _USUAL_OUTPUT) // 2)
         usual = turn.times(max(1.0, most_turns / 2))
         repairs = 1 if step.output is not None else 0
+        most = self._worst(step, behind, (window, longest), most_turns + repairs)
+        told = f"instructions {prompt} tokens; at most {most_turns} turns of {window} + {longest} tokens"
+        if any(path.startswith("agent") for path, _ in calls_of(step, released=True)):
+            # How often it calls them is its choice: only the budget bounds what they take.
+            most += Amount(unknown=_MEASURES | {"seconds"})
+            told = f"{told}, and whatever the workflows it calls take"
         return Attempt(
             least=self._asked(step, behind, 1, 1, best=True),
             expected=replace(usual, tries=1.0),
-            most=self._worst(step, behind, (window, longest), most_turns + repairs),
-            source=f"instructions {prompt} tokens; at most {most_turns} turns of {window} + {longest} tokens",
+            most=most,
+            source=told,
         )
 
     def _embedding(self, step: Step, most: int, *, whole: bool = True) -> Attempt:

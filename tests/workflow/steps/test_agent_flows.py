@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 
+from metier.catalog import Catalog
 from metier.errors import Invalid
 from metier.providers.scripted import ScriptedProvider, asks, gives, says
 from metier.store import Store
@@ -16,6 +17,7 @@ from metier.workflow.definition import Workflow, parse
 from metier.workflow.engine import Engine, StepContext
 from metier.workflow.lint import Known, lint
 from metier.workflow.memory import Memory
+from metier.workflow.plan_costs import ModelCosts
 from metier.workflow.review import Reviewer
 from metier.workflow.steps.agent import AgentParts, AgentSteps
 from metier.workflow.steps.agent_flows import FlowCalls
@@ -176,3 +178,13 @@ def test_what_an_agent_may_call_is_read_and_checked_with_it() -> None:
         desk("flows.else")
     broken = {**FILES, "flows/price.yaml": PRICE.replace("inputs.article", "inputs.artikel")}
     assert any(f.file == "flows/price.yaml" for f in lint(parse(DESK % "flows.price", broken)))
+
+
+def test_a_plan_says_that_nothing_but_the_budget_bounds_what_an_agent_calls() -> None:
+    costs = ModelCosts(Catalog.from_yaml({}), {})
+    for tools in ("flows.refund", "flows.tariff@2"):
+        workflow = desk(tools)
+        found = costs(workflow, workflow.steps[0])
+        assert {"eur", "seconds"} <= found.most.unknown and "workflows it calls" in found.source
+    alone = parse(DESK % "crm.find_contact", FILES)
+    assert "workflows it calls" not in costs(alone, alone.steps[0]).source
