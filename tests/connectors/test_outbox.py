@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from metier.calls import JSON
+from metier.connectors.effects import Commit, Deed, Effects, again
 from metier.connectors.outbox import Outbox, message_id
 from metier.connectors.smtp import Account, Sink, Smtp, account_from_url
 from metier.errors import ConfigError, Conflict, Invalid, StepFailed, Unavailable
@@ -142,6 +144,22 @@ async def test_two_workers_at_once_send_one_message(store: Store, vault: Vault, 
     done = await asyncio.gather(*(b.send("run_1/send", letter()) for b in boxes), return_exceptions=True)
     assert count == 1
     assert all(isinstance(d, str | Conflict | StepFailed) for d in done)
+
+
+async def test_who_is_overtaken_waits_and_gives_what_the_other_was_answered(store: Store, vault: Vault) -> None:
+    key, met, done = "run_1/book", asyncio.Barrier(2), 0
+
+    async def transmit(content: bytes, name: str, commit: Commit) -> JSON:
+        nonlocal done
+        await met.wait()
+        await commit()
+        done += 1
+        await asyncio.sleep(0.3)
+        return {"done": done}
+
+    deed = Deed("shop.book", "shop", b"{}", transmit, again)
+    both = await asyncio.gather(*(Effects(store, vault).once(key, deed) for _ in range(2)))
+    assert (both, done) == ([{"done": 1}, {"done": 1}], 1)
 
 
 async def test_a_server_that_is_not_there_is_unavailable_and_nothing_is_claimed(store: Store, vault: Vault) -> None:
