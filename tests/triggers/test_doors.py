@@ -237,6 +237,10 @@ async def test_what_a_form_finds_wrong_is_told_in_the_language_of_its_page(desk:
     ):
         told = await desk.http.post(path, data=sent, headers={"accept-language": language})
         assert told.status == 422 and word in told.body.decode() and f'<html lang="{language}"' in told.body.decode()
+        assert re.search(
+            r'id="f-amount" name="amount" aria-describedby="fault" aria-invalid="true"', told.body.decode()
+        )
+        assert told.body.decode().count("aria-invalid=") == 1
     # What the flow itself asks of its inputs is said by the flow, in English, under words of the page.
     french, english = {"accept-language": "fr"}, {"accept-language": "en"}
     long = await desk.http.post(path, data={"_once": "y" * 24, "order": "7" * 41}, headers=french)

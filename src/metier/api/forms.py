@@ -55,7 +55,9 @@ _STYLE = (
     "padding:0 1rem}"
     "label{display:block;font-weight:600;margin-top:1rem}input,select,textarea{font:inherit;width:100%;padding:.5rem;"
     "box-sizing:border-box}input[type=checkbox]{width:auto}.hint{opacity:.75;font-size:.9rem}"
-    "[role=alert]{border:2px solid;padding:.6rem 1rem}button{font:inherit;margin-top:1.5rem;padding:.6rem 1.4rem}"
+    "[role=alert]{border:2px solid;border-color:light-dark(#a32116,#f2a49c);padding:.6rem 1rem;border-radius:6px}"
+    "[role=alert] p{margin:.3rem 0 0}[aria-invalid]{outline:2px solid light-dark(#a32116,#f2a49c)}.yes input{"
+    "margin-inline-end:.5rem}.hint{margin:.3rem 0 0}button{font:inherit;margin-top:1.5rem;padding:.6rem 1.4rem}"
 )
 _HEADERS = MappingProxyType(
     {
@@ -144,7 +146,10 @@ def _language(request: Request) -> str:
 def _page(language: str, form: Form, values: Mapping[str, str], once: str, fault: Invalid | None = None) -> Response:
     words = _WORDS[language]
     told = "" if fault is None else _told(words, fault)
-    rows = "".join(_row(field, values.get(field.name, field.default), words) for field in form.fields)
+    wrong = "" if fault is None else (fault.param or "").removeprefix("form.")
+    rows = "".join(
+        _row(field, values.get(field.name, field.default), words, is_wrong=field.name == wrong) for field in form.fields
+    )
     body = (
         f'{told}<form method="post" accept-charset="utf-8"><input type="hidden" name="_once" value="{escape(once)}">'
         f'{rows}<button type="submit">{words["send"]}</button></form>'
@@ -157,15 +162,17 @@ def _told(words: Mapping[str, str], fault: Invalid) -> str:
     said = f"<p>{escape(fault.message)}</p>"
     if not (fault.param or "").startswith("form"):
         said = f'<p>{words["misfit"]}</p><p class="hint" lang="en">{escape(fault.message)}</p>'
-    return f'<div role="alert"><strong>{words["fault"]}</strong>{said}</div>'
+    return f'<div role="alert" id="fault"><strong>{words["fault"]}</strong>{said}</div>'
 
 
-def _row(field: Field, value: str, words: Mapping[str, str]) -> str:
+def _row(field: Field, value: str, words: Mapping[str, str], *, is_wrong: bool) -> str:
     name = escape(field.name)
     told = escape(field.label) + (f" ({words['required']})" if field.required else "")
     needed = " required" if field.required else ""
     hint = f'<p class="hint" id="hint-{name}">{escape(field.hint)}</p>' if field.hint else ""
-    tied = f'id="f-{name}" name="{name}"{needed}' + (f' aria-describedby="hint-{name}"' if field.hint else "")
+    told_by = " ".join(([f"hint-{name}"] if field.hint else []) + (["fault"] if is_wrong else []))
+    tied = f'id="f-{name}" name="{name}"{needed}' + (f' aria-describedby="{told_by}"' if told_by else "")
+    tied += ' aria-invalid="true"' if is_wrong else ""
     match field.widget:
         case "long":
             made = f'<textarea {tied} rows="6">{escape(value)}</textarea>'
@@ -176,7 +183,9 @@ def _row(field: Field, value: str, words: Mapping[str, str]) -> str:
             made = f'<select {tied}><option value="">{words["choose"]}</option>{options}</select>'
         case "yes":
             checked = " checked" if value in ("on", "true", "True") else ""
-            made = f'<input type="checkbox" id="f-{name}" name="{name}"{checked}>'
+            return (
+                f'<label class="yes"><input type="checkbox" id="f-{name}" name="{name}"{checked}> {told}</label>{hint}'
+            )
         case _:
             kind = {"number": "text", "email": "email", "date": "date"}.get(field.widget, "text")
             decimal = ' inputmode="decimal"' if field.widget == "number" else ""

@@ -69,12 +69,12 @@ def _list(name: str | None, groups: tuple[str, ...], after: str | None, limit: i
             terminal.say(f"More: metier review list --after {found[-1].id}")
         if doubtful:
             terminal.table(
-                ["e-mail", "to", "subject", "in doubt since"],
+                ["of", "what", "to", "subject", "in doubt since"],
                 [
-                    [d.key, _readable(d.recipient), _readable(d.subject), d.since.isoformat(" ", "minutes")]
+                    [d.key, d.tool, _readable(d.recipient), _readable(d.subject), d.since.isoformat(" ", "minutes")]
                     for d in doubtful
                 ],
-                title="E-mails that may or may not have left:",
+                title="E-mails and actions that may or may not have happened:",
             )
             terminal.say(f"metier review settle {doubtful[0].key}")
 
@@ -126,7 +126,7 @@ def _approve(task: str, edit: bool, note: str, name: str | None, groups: tuple[s
 
 @command.command(name="reject")
 @click.argument("task")
-@click.option("--note", required=True, help="Why: a refusal helps nobody without its reason.")
+@click.option("--note", "--reason", required=True, help="Why: a refusal helps nobody without its reason.")
 @as_person
 @in_groups
 @as_json_option
@@ -175,12 +175,13 @@ def _hand_off(task: str, to: str, note: str, name: str | None, groups: tuple[str
 def _settle(
     email: str, found: Settlement | None, yes: bool, name: str | None, groups: tuple[str, ...], as_json: bool
 ) -> None:
-    """Say whether an e-mail in doubt was delivered; its run goes on with what you found.
+    """Say whether an e-mail or another action in doubt happened; its run goes on with what you found.
 
     The line broke after the letter was handed over and before the mail server answered: nobody but a person can tell
     whether it left. Look for its Message-ID in the log or the sent messages of the mail server, then say --delivered,
-    or --send-again. Without either, shows the e-mail and changes nothing. What you said is kept with your name and
-    the time; EMAIL is what `metier review list` shows.
+    or --send-again. For an action of another connector, look in the other system for the identifier that is shown.
+    Without either option, shows it and changes nothing. What you said is kept with your name and the time; EMAIL is
+    what `metier review list` shows.
     """
 
     async def work(app: App, terminal: Terminal) -> None:
@@ -287,7 +288,10 @@ def _display_delivery(given: Delivery, terminal: Terminal) -> None:
     out = terminal.out
     state = f"in doubt since {given.since.isoformat(' ', 'minutes')}" if given.doubtful else given.state
     out.print(f"[bold]{escape(_readable(given.subject))}[/bold]\n[dim]{escape(given.key)}, {state}[/dim]")
-    out.print(f"To: {escape(_readable(given.recipient))}\nMessage-ID: <{escape(given.message_id)}>")
+    named = f"Message-ID: <{escape(given.message_id)}>" if given.tool == "email.send" else escape(given.message_id)
+    out.print(f"To: {escape(_readable(given.recipient))}\n{named}")
+    if given.cancelled:
+        out.print("Its run was cancelled: nothing is done again.")
     if given.settled_by and given.settled_at:
         at = given.settled_at.isoformat(" ", "minutes")
         out.print(f"settled as {given.settled_as} by {escape(given.settled_by)}, {at}")

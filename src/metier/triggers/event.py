@@ -141,7 +141,7 @@ class Kind:
 
 def secret_name(text: JSON, kind: str) -> str:
     """Give the name of a secret as a trigger says it; what may be the secret itself is refused and never repeated."""
-    if not isinstance(text, str) or not _NAME.fullmatch(text):
+    if not isinstance(text, str) or not _NAME.fullmatch(text) or text.startswith("whsec_"):
         raise Invalid(
             f"the {kind} trigger names its secret by small letters, digits, '.', '_' and '-', such as shop-hook; the "
             f"value itself stands nowhere in a workflow: metier secret set shop-hook --for {kind}"
