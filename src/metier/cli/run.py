@@ -103,15 +103,20 @@ async def _principal(app: App, workflow: Workflow) -> Principal:
 
 
 async def _work_and_follow(app: App, run_id: RunId, terminal: Terminal) -> None:
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        worker = group.create_task(app.engine.work(stop))
-        try:
-            await follow(app, run_id, terminal)
-        finally:
-            stop.set()
-            with contextlib.suppress(asyncio.CancelledError):
-                await worker
+    stop, followed = asyncio.Event(), False
+    try:
+        async with asyncio.TaskGroup() as group:
+            worker = group.create_task(app.engine.work(stop))
+            try:
+                await follow(app, run_id, terminal)
+            finally:
+                stop.set()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await worker
+        followed = True
+    finally:
+        if not followed:
+            terminal.say(f"What it has done is kept, and `metier worker` goes on with it: metier runs show {run_id}")
     found = await app.engine.get(run_id)
     if found.status == "parked":
         for task in await app.review.list(run=run_id):
