@@ -362,7 +362,8 @@ class _Case:
             wrong.append(f"{len(self.servers.asked)} questions instead of {self.shape.asks}")
         for key, asked in self.servers.asked.items():
             for before, after in itertools.pairwise(asked):
-                between = [fault for fault in faults if before.at <= fault.at <= after.at]
+                # Whoever asked may have been dead when his question was read, on a busy machine.
+                between = [fault for fault in faults if before.at - 5 <= fault.at <= after.at]
                 if not self.cell.database:
                     between = [fault for fault in between if before.holder and fault.pid == before.holder.pid]
                 if not between:
