@@ -265,7 +265,7 @@ class RunsPages:
             "kept": list(dict.fromkeys(entry.path for entry in cut.kept)),
             "kept_calls": cut.kept_calls,
             "kept_eur": cut.kept_eur,
-            "aside": list(dict.fromkeys(entry.path for entry in cut.aside)),
+            "aside": list(cut.redone),
             "first": list(cut.first),
             "outward": list(cut.outward),
         }

@@ -52,8 +52,7 @@ def say_cut(cut: Cut, terminal: Terminal) -> None:
     """Tell what of a run holds, and what is done again."""
     terminal.say(f"{len(cut.kept)} lines hold: {cut.kept_calls} calls and {cut.kept_eur:.6f} € are not paid again.")
     if cut.aside:
-        paths = ", ".join(dict.fromkeys(entry.path for entry in cut.aside))
-        terminal.say(f"Set aside, and done again where the run comes to it: {escape(paths)}")
+        terminal.say(f"Set aside, and done again where the run comes to it: {escape(', '.join(cut.redone))}")
     if cut.first:
         terminal.say(f"It goes on at {escape(', '.join(cut.first))}")
     if cut.outward:
@@ -206,7 +205,7 @@ def _told(cut: Cut) -> dict[str, object]:
         "kept": list(dict.fromkeys(entry.path for entry in cut.kept)),
         "kept_calls": cut.kept_calls,
         "kept_eur": cut.kept_eur,
-        "aside": list(dict.fromkeys(entry.path for entry in cut.aside)),
+        "aside": list(cut.redone),
         "first": list(cut.first),
         "outward": list(cut.outward),
     }

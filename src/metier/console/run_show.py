@@ -64,7 +64,7 @@ class RunShow:
             aside={number: list(dict.fromkeys(paths)) for number, paths in aside.items()},
             again=again,
             cut=cut,
-            redone=[] if cut is None else list(dict.fromkeys(entry.path for entry in cut.aside)),
+            redone=() if cut is None else cut.redone,
             fault=fault,
             said=visit.request.query_params.get("said"),
         )

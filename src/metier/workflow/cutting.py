@@ -41,12 +41,17 @@ class Cut:
     @property
     def kept_eur(self) -> float:
         """What the lines that hold have cost, and need not cost again."""
-        return float(sum(entry.cost_eur for entry in self.kept))
+        return float(sum(entry.cost_eur for entry in self.kept if _counts(entry)))
 
     @property
     def kept_calls(self) -> int:
         """Calls that need not be made again."""
-        return sum(entry.calls for entry in self.kept)
+        return sum(entry.calls for entry in self.kept if _counts(entry))
+
+    @property
+    def redone(self) -> tuple[str, ...]:
+        """Paths of the steps whose lines do not hold, each once."""
+        return tuple(dict.fromkeys(entry.path for entry in self.aside if not entry.path.startswith(MARKS)))
 
 
 def cut(
@@ -124,6 +129,11 @@ def _split(
         first=tuple(path for path in first if path),
         outward=tuple(outward),
     )
+
+
+def _counts(entry: Entry) -> bool:
+    """Whether the money of a line is told by no other line."""
+    return entry.name in ("", GATHERED) and not entry.path.startswith(MARKS)
 
 
 def _inside(path: str, outer: str) -> bool:
