@@ -198,7 +198,10 @@ class _Planner:
         lanes = _lanes(step, most)
         rounds = math.ceil(most / lanes) if lanes else 0
         seconds = body.go[1].seconds * rounds if body.go else 0.0
-        return _Way((way.go[0].lasting(0.0), way.go[1].lasting(seconds)), way.end)
+        # Items that are collected may fail at their first step, and the run goes on.
+        collects = isinstance(step.config, dict) and step.config.get("on_item_error") == "collect"
+        fewest = NOTHING if collects else way.go[0].lasting(0.0)
+        return _Way((fewest, way.go[1].lasting(seconds)), way.end)
 
     def parallel(self, workflow: Workflow, step: Step) -> _Way:
         ways = [self.sequence(workflow, branch.steps) for branch in step.branches]
