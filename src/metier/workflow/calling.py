@@ -202,7 +202,9 @@ def _leaves(group: BaseExceptionGroup[Asked]) -> list[Asked]:
 
 def _away(error: BaseException) -> bool:
     """Tell a database that went away, or the error one makes of it, from one that refuses what it was asked."""
-    cause = error if isinstance(error, psycopg.Error) else error.__cause__
+    cause: BaseException | None = error
+    while isinstance(cause, MetierError):
+        cause = cause.__cause__
     if not isinstance(cause, psycopg.OperationalError):
         return False
     # No state: the connection broke. 08: it cannot be made. 57P: the server stops, crashed or starts.
