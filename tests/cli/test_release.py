@@ -58,9 +58,41 @@ def test_versions_go_from_draft_to_all_and_back(house: House, place: pathlib.Pat
     assert "published@1" in house.run("release", "list")
 
 
+def test_a_dry_run_says_what_would_change_for_whom_and_changes_nothing(house: House, place: pathlib.Path) -> None:
+    to = ("--project", "vitrine")
+    path = written(place, 21).replace("published", "foreseen")
+    (place / "flow.yaml").write_text(FLOW.replace("published", "foreseen"), encoding="utf-8")
+    told = house.run("release", "create", path, "--dry-run", *to)
+    assert "foreseen@1 would be made" in told and told.endswith("Nothing was done.\n")
+    assert house.data("release", "list", "foreseen", *to)["releases"] == []
+    house.run("release", "create", path, *to)
+    house.run("release", "promote", "foreseen", "1", *to)
+    (place / "flow.yaml").write_text(FLOW.replace("published", "foreseen").replace("NUMBER", "2"), encoding="utf-8")
+    house.run("release", "create", path, *to)
+    before = house.data("release", "list", "foreseen", *to)
+    pilot = house.run("release", "pilot", "foreseen", "2", "--to", "group:sav", "--dry-run", *to)
+    assert "foreseen@2 is a draft and would be given to group:sav, and to nobody else." in pilot
+    canary = house.data("release", "canary", "foreseen", "2", "--share", "10", "--dry-run", *to)
+    assert [(one["before"]["state"], one["after"]["share"]) for one in canary["changes"]] == [("draft", 0.1)]
+    promote = house.run("release", "promote", "foreseen", "2", "--dry-run", *to)
+    assert "foreseen@2 is a draft and would be for all." in promote
+    assert "foreseen@1 is for all and would be replaced" in promote and "Runs under way would keep" in promote
+    assert "none came before it" in house.run("release", "rollback", "foreseen", "1", "--dry-run", *to, code=2)
+    assert "changed meanwhile" in house.run(
+        "release", "promote", "foreseen", "2", "--seen", "0", "--dry-run", *to, code=2
+    )
+    assert house.data("release", "list", "foreseen", *to) == before
+    house.run("release", "promote", "foreseen", "2", *to)
+    back = house.run("release", "rollback", "foreseen", "2", "--dry-run", *to)
+    assert "foreseen@2 is for all and would be taken back" in back
+    assert "foreseen@1 was replaced and would be for all." in back
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
+        (("promote", "published", "99", "--project", "vitrine"), "in project 'vitrine' (project_"),
+        (("compare", "published", "1", "1", "--project", "vitrine"), "cannot be compared with itself"),
         (("promote", "published", "99", "--project", "vitrine"), "no version 99"),
         (("promote", "unknown-flow", "1"), "--project"),
         (("pilot", "published", "1", "--to", "everybody", "--project", "vitrine"), "group:<name>"),

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from metier.app import App
 from metier.cli import flows
+from metier.cli.runs_moving import dry_run_option
 from metier.cli.terminal import Terminal, administer, as_json_option
 from metier.errors import NotFound
-from metier.workflow.release_figures import Figure, Figures
-from metier.workflow.releases import Comparison, Release, Releases
+from metier.workflow.release_figures import Figure, Figures, measured
+from metier.workflow.releases import (
+    Change,
+    Changed,
+    Comparison,
+    Release,
+    Releases,
+    State,
+    to_all,
+    to_nobody,
+    to_pilots,
+    to_share,
+)
 
 __all__ = ["command"]
 
@@ -43,7 +56,7 @@ def _placed(function: Any) -> Any:
 def _moving(function: Any) -> Any:
     """Give a command the version it moves, and the revision it was decided on."""
     told = "Refuse if the releases of the flow were changed since this revision, which `list` shows."
-    function = click.option("--seen", type=int, help=told)(_placed(function))
+    function = click.option("--seen", type=int, help=told)(_placed(dry_run_option(function)))
     return click.argument("flow")(click.argument("version", type=click.IntRange(min=1))(function))
 
 
@@ -51,8 +64,9 @@ def _moving(function: Any) -> Any:
 @click.argument("flow")
 @click.option("--score", help="CEL over output, outcome, status, cost_eur and seconds: the quality of a run.")
 @click.option("--rule", "rules", multiple=True, help="Take it back when broken: 'error_rate > 5 % over 50 runs'.")
+@dry_run_option
 @_placed
-def _create(flow: str, score: str | None, rules: tuple[str, ...], project: str | None, as_json: bool) -> None:
+def _create(flow: str, score: str | None, rules: tuple[str, ...], dry_run: bool, **where: Any) -> None:
     """Keep FLOW, a template's name or a path, as its next version: a draft, which nobody gets yet.
 
     Example: metier release create support-reply --rule 'error_rate > 5 %' --rule 'cost > 1.5x'
@@ -60,76 +74,59 @@ def _create(flow: str, score: str | None, rules: tuple[str, ...], project: str |
 
     async def work(app: App, terminal: Terminal) -> None:
         workflow = flows.find(flow)
-        place = await _project(app, workflow.name, project)
-        made = await _releases(app).create(workflow, place, getpass.getuser(), score=score, rules=rules)
-        _told(terminal, made)
+        place = await _project(app, workflow.name, where["project"])
+        made = await _releases(app).create(
+            workflow, place, getpass.getuser(), score=score, rules=rules, dry_run=dry_run
+        )
+        if dry_run:
+            _foreseen(terminal, (Changed(None, made),))
+        else:
+            _told(terminal, made)
 
-    administer(work, as_json=as_json)
+    administer(work, as_json=where["as_json"])
 
 
 @command.command(name="pilot")
 @click.option("--to", "pilots", multiple=True, required=True, help="user:NAME or group:NAME; may be given again.")
 @_moving
-def _pilot(
-    flow: str, version: int, pilots: tuple[str, ...], seen: int | None, project: str | None, as_json: bool
-) -> None:
+def _pilot(flow: str, version: int, pilots: tuple[str, ...], **how: Any) -> None:
     """Give VERSION of FLOW to named users and groups.
 
     Example: metier release pilot support-reply 2 --to group:sav-pilote
     """
-
-    async def work(app: App, terminal: Terminal) -> None:
-        place = await _project(app, flow, project)
-        _told(terminal, await _releases(app).pilot(flow, place, version, getpass.getuser(), pilots, seen=seen))
-
-    administer(work, as_json=as_json)
+    _move(flow, version, lambda: to_pilots(pilots), how)
 
 
 @command.command(name="canary")
 @click.option("--share", type=click.FloatRange(0, 100, min_open=True, max_open=True), required=True, help="Percent.")
 @_moving
-def _canary(flow: str, version: int, share: float, seen: int | None, project: str | None, as_json: bool) -> None:
+def _canary(flow: str, version: int, share: float, **how: Any) -> None:
     """Give VERSION of FLOW to a share of the runs, always the same keys, and to its pilots.
 
     Example: metier release canary support-reply 2 --share 10
     """
-
-    async def work(app: App, terminal: Terminal) -> None:
-        place = await _project(app, flow, project)
-        _told(terminal, await _releases(app).canary(flow, place, version, getpass.getuser(), share / 100, seen=seen))
-
-    administer(work, as_json=as_json)
+    _move(flow, version, lambda: to_share(share / 100), how)
 
 
 @command.command(name="promote")
 @_moving
-def _promote(flow: str, version: int, seen: int | None, project: str | None, as_json: bool) -> None:
+def _promote(flow: str, version: int, **how: Any) -> None:
     """Make VERSION of FLOW the one for all; the former one is kept to go back to.
 
-    Example: metier release promote support-reply 2
+    Example: metier release promote support-reply 2 --dry-run
     """
-
-    async def work(app: App, terminal: Terminal) -> None:
-        place = await _project(app, flow, project)
-        _told(terminal, await _releases(app).promote(flow, place, version, getpass.getuser(), seen=seen))
-
-    administer(work, as_json=as_json)
+    _move(flow, version, to_all, how)
 
 
 @command.command(name="rollback")
 @click.option("--reason", default="", help="Why, for those who look later.")
 @_moving
-def _rollback(flow: str, version: int, reason: str, seen: int | None, project: str | None, as_json: bool) -> None:
+def _rollback(flow: str, version: int, reason: str, **how: Any) -> None:
     """Take VERSION of FLOW back; from all, the version before it is for all again.
 
     Example: metier release rollback support-reply 2 --reason "tone of the letters"
     """
-
-    async def work(app: App, terminal: Terminal) -> None:
-        place = await _project(app, flow, project)
-        _told(terminal, await _releases(app).rollback(flow, place, version, getpass.getuser(), reason, seen=seen))
-
-    administer(work, as_json=as_json)
+    _move(flow, version, lambda: to_nobody(reason), how)
 
 
 @command.command(name="list")
@@ -176,7 +173,7 @@ def _show(flow: str, version: int, project: str | None, as_json: bool) -> None:
         place = await _project(app, flow, project)
         releases = _releases(app)
         one = await releases.get(flow, place, version)
-        found = (await releases.compare(flow, place, version, version)).first
+        found = measured(version, await releases.figures(one))
         moves = await releases.moves(flow, place, version)
         terminal.data({"release": one, "figures": found.data(), "moves": moves})
         _told_only(terminal, one)
@@ -240,21 +237,69 @@ async def _project(app: App, flow: str, project: str | None) -> str:
         ) from None
 
 
+def _move(flow: str, version: int, made: Callable[[], Change], how: Mapping[str, Any]) -> None:
+    """Change who gets a version, or say what that would change."""
+
+    async def work(app: App, terminal: Terminal) -> None:
+        place, dry = await _project(app, flow, how["project"]), how["dry_run"]
+        changes = await _releases(app).move(
+            flow, place, version, getpass.getuser(), made(), seen=how["seen"], dry_run=dry
+        )
+        if dry:
+            _foreseen(terminal, changes)
+        else:
+            _told(terminal, changes[0].after)
+
+    administer(work, as_json=how["as_json"])
+
+
+def _foreseen(terminal: Terminal, changes: Sequence[Changed]) -> None:
+    """Say which versions would stand otherwise, for whom, and that none does."""
+    terminal.data({"dry_run": True, "changes": changes})
+    for one in changes:
+        now = "" if one.before is None else f" {_STANDS[one.before.state](one.before)} and"
+        terminal.say(f"[bold]{_named(one.after)}[/bold]{now} would {_WOULD[one.after.state](one.after)}.")
+    if changes[0].before is not None:
+        terminal.say("Runs under way would keep the version they were started with.")
+    terminal.say("Nothing was done.")
+
+
 def _told(terminal: Terminal, one: Release) -> None:
     terminal.data({"release": one})
     _told_only(terminal, one)
 
 
 def _told_only(terminal: Terminal, one: Release) -> None:
-    words: Mapping[str, str] = {
-        "draft": "is a draft: nobody gets it yet",
-        "pilot": f"is given to {', '.join(one.pilots)}",
-        "canary": f"is given to {one.share:.1%} of the runs" + (f" and {', '.join(one.pilots)}" if one.pilots else ""),
-        "all": "is for all",
-        "retired": "was replaced",
-        "rolled_back": "was taken back",
-    }
-    terminal.say(f"[bold]{one.flow}@{one.version}[/bold] {one.definition[:12]} {words[one.state]}.")
+    stands = _STANDS[one.state](one) + (": nobody gets it yet" if one.state == "draft" else "")
+    terminal.say(f"[bold]{_named(one)}[/bold] {one.definition[:12]} {stands}.")
+
+
+def _named(one: Release) -> str:
+    return escape(f"{one.flow}@{one.version}")
+
+
+def _some(one: Release) -> str:
+    """Who gets a canary."""
+    named = f" and {', '.join(one.pilots)}" if one.pilots else ""
+    return escape(f"{one.share:.1%} of the runs{named}")
+
+
+_STANDS: Mapping[State, Callable[[Release], str]] = {
+    "draft": lambda _: "is a draft",
+    "pilot": lambda one: f"is given to {escape(', '.join(one.pilots))}",
+    "canary": lambda one: f"is given to {_some(one)}",
+    "all": lambda _: "is for all",
+    "retired": lambda _: "was replaced",
+    "rolled_back": lambda _: "was taken back",
+}
+_WOULD: Mapping[State, Callable[[Release], str]] = {
+    "draft": lambda _: "be made, a draft: nobody gets it yet",
+    "pilot": lambda one: f"be given to {escape(', '.join(one.pilots))}, and to nobody else",
+    "canary": lambda one: f"be given to {_some(one)}",
+    "all": lambda _: "be for all",
+    "retired": lambda _: "be replaced: no run is started with it, and it is kept to go back to",
+    "rolled_back": lambda _: "be taken back: no run is started with it again",
+}
 
 
 def _rows(found: Figures) -> list[list[str]]:

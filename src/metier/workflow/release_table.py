@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
+import psycopg
+
 from metier.errors import Conflict, NotFound
 from metier.store import Store, Tx
 
-__all__ = ["Release", "ReleaseTable", "State"]
+__all__ = ["Change", "Changed", "Release", "ReleaseTable", "State"]
 
 State: TypeAlias = Literal["draft", "pilot", "canary", "all", "retired", "rolled_back"]
 
@@ -41,6 +43,30 @@ class Release:
     """Of all the releases of the flow: hand it in with a change to be refused when somebody changed them since."""
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of a version: where it goes, who gets it there, and from where it may come."""
+
+    state: State
+    allowed: tuple[State, ...]
+    """States it may be in before."""
+    share: float = 0.0
+    pilots: tuple[str, ...] | None = None
+    """Who gets it by name; None leaves them as they are."""
+    reason: str = ""
+    figures: str | None = None
+    """What a rule decided it on, as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A version before and after a change; its rows are the same where the change was only foreseen."""
+
+    before: Release | None
+    """None where it was not there yet."""
+    after: Release
+
+
 class ReleaseTable:
     """Reads and moves the rows of releases."""
 
@@ -53,62 +79,92 @@ class ReleaseTable:
         rows = await self._queries.all("page", place, tx)
         return tuple(Release(**{**row, "pilots": tuple(row["pilots"]), "rules": tuple(row["rules"])}) for row in rows)
 
+    async def place(self, project: str, tx: Tx | None = None) -> str:
+        """Name a project as errors do: by the name people gave it, beside its id."""
+        row = await self._queries.one("named", {"project": project}, tx)
+        return repr(project) if row is None else f"{row['name']!r} ({project})"
+
+    async def create(self, made: Mapping[str, Any], *, dry_run: bool = False) -> Release:
+        """Keep a definition as the next version of its flow, a draft; Conflict when that content is one already."""
+        place = {"project": made["project"], "flow": made["flow"]}
+        found: tuple[Release, ...] = ()
+        async with self._store.transaction() as tx:
+            await self._queries.run("open_head", place, tx)
+            await self._queries.one("lock_head", place, tx)
+            row = await self._queries.one("create", made, tx)
+            found = await self.page(place, tx)
+            if row is None:
+                known = next(one for one in found if one.definition == made["definition"])
+                raise Conflict(f"this content is version {known.version} of {known.flow!r} already: release that one")
+            note = {"version": row["version"], "was": "", "state": "draft", "share": 0.0, "by": made["by"]}
+            await self._queries.run("note", {**place, **note, "reason": "made", "figures": None}, tx)
+            if dry_run:
+                raise psycopg.Rollback
+        return found[0]
+
     async def move(
-        self,
-        flow: str,
-        project: str,
-        version: int,
-        by: str,
-        change: Mapping[str, Any],
-        *,
-        seen: int | None,
-        allowed: Sequence[State],
-    ) -> None:
-        """Put a version into another state; Conflict when somebody else changed the flow's releases since `seen`."""
+        self, flow: str, project: str, version: int, by: str, change: Change, *, seen: int | None, dry_run: bool = False
+    ) -> tuple[Changed, ...]:
+        """Put a version into another state and say which ones changed by it, that one first; dry, none has changed.
+
+        Conflict when somebody else changed the flow's releases since `seen`.
+        """
         place = {"project": project, "flow": flow}
         if seen is None:
             row = await self._queries.one("head", place)
             seen = row["revision"] if row else 0
+        found: tuple[Changed, ...] = ()
         async with self._store.transaction() as tx:
             await self._queries.one("lock_head", place, tx)
             every = await self.page(place, tx)
             one = next((each for each in every if each.version == version), None)
             if one is None:
-                raise NotFound(f"there is no version {version!r} of {flow!r} in project {project!r}: list its releases")
+                where = await self.place(project, tx)
+                raise NotFound(f"there is no version {version!r} of {flow!r} in project {where}: list its releases")
             if not await self._queries.run("turn", {**place, "seen": seen}, tx):
                 last = (await self._queries.all("moves", {**place, "version": None}, tx))[0]
                 raise Conflict(
                     f"the releases of {flow!r} changed meanwhile: version {last['version']} became {last['state']!r} "
                     f"by {last['by']!r}; look at them again"
                 )
-            if one.state not in allowed:
+            if one.state not in change.allowed:
                 raise Conflict(f"version {version} of {flow!r} is {one.state!r}: that cannot be done with it any more")
             await self._apply(tx, every, one, by, change)
+            found = _apart(one, every, await self.page(place, tx))
+            if dry_run:
+                raise psycopg.Rollback
+        return found
 
-    async def _apply(self, tx: Tx, every: Sequence[Release], one: Release, by: str, change: Mapping[str, Any]) -> None:
-        state: State = change["state"]
-        reason = str(change.get("reason") or "")
-        other = next((each for each in every if each.state == state and each is not one), None)
+    async def _apply(self, tx: Tx, every: Sequence[Release], one: Release, by: str, change: Change) -> None:
+        other = next((each for each in every if each.state == change.state and each is not one), None)
         before = None
-        if state == "all" and other is not None:
+        if change.state == "all" and other is not None:
             before = other.version
-            await self._put(tx, other, by, {"state": "retired", "share": 0.0, "reason": f"replaced by {one.version}"})
-        if state == "canary" and other is not None:
+            await self._put(tx, other, by, Change("retired", (), reason=f"replaced by {one.version}"))
+        if change.state == "canary" and other is not None:
             raise Conflict(f"version {other.version} of {one.flow!r} is the canary: promote it or take it back first")
-        await self._put(tx, one, by, {"pilots": one.pilots, **change, "before": before, "reason": reason})
-        if state == "rolled_back" and one.state == "all":
+        await self._put(tx, one, by, change, before)
+        if change.state == "rolled_back" and one.state == "all":
             previous = next((each for each in every if each.version == one.before), None)
             if previous is None or previous.state != "retired":
                 raise Conflict(
                     f"version {one.version} of {one.flow!r} is for all and none came before it: promote another instead"
                 )
-            again = {"state": "all", "share": 1.0, "reason": f"{one.version} was taken back"}
-            await self._put(tx, previous, by, again)
+            await self._put(tx, previous, by, Change("all", (), 1.0, reason=f"{one.version} was taken back"))
 
-    async def _put(self, tx: Tx, one: Release, by: str, change: Mapping[str, Any]) -> None:
+    async def _put(self, tx: Tx, one: Release, by: str, change: Change, before: int | None = None) -> None:
         place = {"project": one.project, "flow": one.flow, "version": one.version}
-        row = {"state": change["state"], "share": change["share"], "pilots": [*change.get("pilots", one.pilots)]}
-        await self._queries.run("move", {**place, **row, "before": change.get("before")}, tx)
-        note = {"was": one.state, "state": change["state"], "share": change["share"], "by": by}
-        reason, figures = change.get("reason", ""), change.get("figures")
-        await self._queries.run("note", {**place, **note, "reason": reason, "figures": figures}, tx)
+        pilots = one.pilots if change.pilots is None else change.pilots
+        row = {"state": change.state, "share": change.share, "pilots": [*pilots]}
+        await self._queries.run("move", {**place, **row, "before": before}, tx)
+        note = {"was": one.state, "state": change.state, "share": change.share, "by": by}
+        await self._queries.run("note", {**place, **note, "reason": change.reason, "figures": change.figures}, tx)
+
+
+def _apart(one: Release, before: Sequence[Release], after: Sequence[Release]) -> tuple[Changed, ...]:
+    """Say which versions stand otherwise than they stood, the one that was moved first."""
+    known = {each.version: each for each in before}
+    found = [Changed(known[now.version], now) for now in after]
+    moved = [each for each in found if each.after.version == one.version]
+    others = [each for each in found if each.before is not None and each.before.state != each.after.state]
+    return (*moved, *(each for each in others if each not in moved))

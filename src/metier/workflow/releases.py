@@ -20,9 +20,25 @@ from metier.workflow.expressions import Expressions, parse
 from metier.workflow.journal import unsealed
 from metier.workflow.release_figures import Difference, Figures, RunFigures, differ, measured
 from metier.workflow.release_rules import broken, read
-from metier.workflow.release_table import Release, ReleaseTable, State
+from metier.workflow.release_table import Change, Changed, Release, ReleaseTable, State
 
-__all__ = ["Called", "Comparison", "Move", "Release", "Releases", "State", "Tell", "Told", "bucket"]
+__all__ = [
+    "Called",
+    "Change",
+    "Changed",
+    "Comparison",
+    "Move",
+    "Release",
+    "Releases",
+    "State",
+    "Tell",
+    "Told",
+    "bucket",
+    "to_all",
+    "to_nobody",
+    "to_pilots",
+    "to_share",
+]
 
 _OPEN: tuple[State, ...] = ("pilot", "canary", "all")
 _LATEST = 2_000
@@ -77,6 +93,30 @@ def bucket(project: str, flow: str, version: int, key: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
+def to_pilots(pilots: Sequence[str]) -> Change:
+    """Give a version to named users and groups, and to nobody else."""
+    if not 1 <= len(pilots) <= _WIDEST:
+        raise Invalid(f"a pilot needs 1 to {_WIDEST} users or groups, not {len(pilots)}: name them", param="to")
+    return Change("pilot", ("draft", "pilot"), pilots=tuple(dict.fromkeys(assignee(one) for one in pilots)))
+
+
+def to_share(share: float) -> Change:
+    """Give a version to its pilots and to a share of the others, who keep it while the share only grows."""
+    if not 0 < share < 1:
+        raise Invalid(f"a canary gets a share between 0 and 1, not {share!r}: promote it to give it all", param="share")
+    return Change("canary", ("draft", "pilot", "canary"), float(share))
+
+
+def to_all() -> Change:
+    """Make a version the one for all; the one that was it until now is kept to go back to."""
+    return Change("all", ("draft", "pilot", "canary", "retired"), 1.0)
+
+
+def to_nobody(reason: str = "", figures: str | None = None) -> Change:
+    """Take a version back: no run is started with it again; from all, the version before it is for all again."""
+    return Change("rolled_back", _OPEN, reason=reason, figures=figures)
+
+
 class Releases:
     """Makes, moves, chooses and compares versions; owner of the tables of releases."""
 
@@ -90,35 +130,31 @@ class Releases:
         self._known: dict[str, Workflow] = {}
 
     async def create(
-        self, workflow: Workflow, project: str, by: str, *, score: str | None = None, rules: Sequence[str] = ()
+        self,
+        workflow: Workflow,
+        project: str,
+        by: str,
+        *,
+        score: str | None = None,
+        rules: Sequence[str] = (),
+        dry_run: bool = False,
     ) -> Release:
-        """Keep a definition as the next version of its flow, a draft."""
+        """Keep a definition as the next version of its flow, a draft; dry, give what it would be and keep nothing."""
         for rule in rules:
             if read(rule).measure == "quality" and score is None:
                 raise Invalid(f"the rule {rule!r} needs a score: give the release a CEL expression that measures it")
         if score is not None:
             parse(score)
-        place = {"project": project, "flow": workflow.name}
         row = {
-            **place,
+            "project": project,
+            "flow": workflow.name,
             "definition": workflow.hash,
             "data": orjson.dumps(to_data(workflow)).decode(),
             "rules": [*rules],
             "score": score,
             "by": by,
         }
-        async with self._store.transaction() as tx:
-            await self._queries.run("open_head", place, tx)
-            await self._queries.one("lock_head", place, tx)
-            made = await self._queries.one("create", row, tx)
-            if made is None:
-                known = [one for one in await self._table.page(place, tx) if one.definition == workflow.hash]
-                raise Conflict(
-                    f"this content is version {known[0].version} of {workflow.name!r} already: release that one"
-                )
-            note = {"version": made["version"], "was": "", "state": "draft", "share": 0.0, "by": by, "reason": "made"}
-            await self._queries.run("note", {**place, **note, "figures": None}, tx)
-        return await self.get(workflow.name, project, int(made["version"]))
+        return await self._table.create(row, dry_run=dry_run)
 
     async def list(self, project: str | None = None, flow: str | None = None) -> tuple[Release, ...]:
         """Give the releases of a project, newest version first."""
@@ -128,7 +164,8 @@ class Releases:
         """Give one version."""
         found = [one for one in await self.list(project, flow) if one.version == version]
         if not found:
-            raise NotFound(f"there is no version {version!r} of {flow!r} in project {project!r}: list its releases")
+            where = await self._table.place(project)
+            raise NotFound(f"there is no version {version!r} of {flow!r} in project {where}: list its releases")
         return found[0]
 
     async def moves(self, flow: str, project: str, version: int | None = None) -> tuple[Move, ...]:
@@ -140,34 +177,41 @@ class Releases:
         self, flow: str, project: str, version: int, by: str, pilots: Sequence[str], *, seen: int | None = None
     ) -> Release:
         """Give a version to named users and groups, and to nobody else."""
-        if not 1 <= len(pilots) <= _WIDEST:
-            raise Invalid(f"a pilot needs 1 to {_WIDEST} users or groups, not {len(pilots)}: name them", param="to")
-        names = tuple(dict.fromkeys(assignee(one) for one in pilots))
-        change = {"state": "pilot", "pilots": names, "share": 0.0}
-        return await self._moved(flow, project, version, by, change, seen=seen, allowed=("draft", "pilot"))
+        return (await self._table.move(flow, project, version, by, to_pilots(pilots), seen=seen))[0].after
 
     async def canary(
         self, flow: str, project: str, version: int, by: str, share: float, *, seen: int | None = None
     ) -> Release:
         """Give a version to its pilots and to a share of the others, who keep it while the share only grows."""
-        if not 0 < share < 1:
-            raise Invalid(
-                f"a canary gets a share between 0 and 1, not {share!r}: promote it to give it all", param="share"
-            )
-        change = {"state": "canary", "share": float(share)}
-        return await self._moved(flow, project, version, by, change, seen=seen, allowed=("draft", "pilot", "canary"))
+        return (await self._table.move(flow, project, version, by, to_share(share), seen=seen))[0].after
 
     async def promote(self, flow: str, project: str, version: int, by: str, *, seen: int | None = None) -> Release:
         """Make a version the one for all; the one that was it until now is kept to go back to."""
-        allowed: tuple[State, ...] = ("draft", "pilot", "canary", "retired")
-        return await self._moved(flow, project, version, by, {"state": "all", "share": 1.0}, seen=seen, allowed=allowed)
+        return (await self._table.move(flow, project, version, by, to_all(), seen=seen))[0].after
 
     async def rollback(
         self, flow: str, project: str, version: int, by: str, reason: str = "", *, seen: int | None = None
     ) -> Release:
         """Take a version back: no run is started with it again; from all, the version before it is for all again."""
-        change = {"state": "rolled_back", "share": 0.0, "reason": reason}
-        return await self._moved(flow, project, version, by, change, seen=seen, allowed=_OPEN)
+        return (await self._table.move(flow, project, version, by, to_nobody(reason), seen=seen))[0].after
+
+    async def move(
+        self,
+        flow: str,
+        project: str,
+        version: int,
+        by: str,
+        change: Change,
+        *,
+        seen: int | None = None,
+        dry_run: bool = False,
+    ) -> tuple[Changed, ...]:
+        """Make a change, and tell every version that stands otherwise by it, that one first.
+
+        `to_pilots`, `to_share`, `to_all` and `to_nobody` make changes. Dry, it is refused and told as it would be, and
+        nothing is changed.
+        """
+        return await self._table.move(flow, project, version, by, change, seen=seen, dry_run=dry_run)
 
     async def choose(self, flow: str, project: str, who: Principal, sticky_key: str | None = None) -> Workflow:
         """Give the definition a run of somebody is started with; the same key always gets the same one."""
@@ -188,7 +232,8 @@ class Releases:
         for one in every:
             if one.state == "all":
                 return one
-        raise NotFound(f"no version of {flow!r} is released to {who.name!r} in project {project!r}: promote one")
+        where = await self._table.place(project)
+        raise NotFound(f"no version of {flow!r} is released to {who.name!r} in project {where}: promote one")
 
     async def resolve(self, reference: str, project: str) -> Workflow:
         """Give the definition behind `name@version`, or behind a bare name the version that is for all."""
@@ -198,13 +243,13 @@ class Releases:
         if not separator:
             found = next((one for one in await self.list(project, name) if one.state == "all"), None)
             if found is None:
-                raise NotFound(f"no version of {name!r} is for all in project {project!r}: name one, or promote one")
+                where = await self._table.place(project)
+                raise NotFound(f"no version of {name!r} is for all in project {where}: name one, or promote one")
             return await self._workflow(found)
         one = await self.get(name, project, int(written))
         if one.state in ("draft", "rolled_back"):
-            raise Conflict(
-                f"{reference!r} is {one.state!r} in project {project!r}: release it, or name another version"
-            )
+            where = await self._table.place(project)
+            raise Conflict(f"{reference!r} is {one.state!r} in project {where}: release it, or name another version")
         return await self._workflow(one)
 
     async def figures(self, one: Release, *, since: datetime | None = None) -> tuple[RunFigures, ...]:
@@ -214,6 +259,10 @@ class Releases:
 
     async def compare(self, flow: str, project: str, first: int, second: int) -> Comparison:
         """Put two versions side by side on errors, cost, duration and quality, by the score of the second."""
+        if first == second:
+            raise Invalid(
+                f"version {first} of {flow!r} cannot be compared with itself: name two versions, or show this one"
+            )
         one, other = await self.get(flow, project, first), await self.get(flow, project, second)
         score = other.score or one.score
         before = await self.figures(replace(one, score=score))
@@ -229,20 +278,6 @@ class Releases:
         await self._tell_all()
         return taken
 
-    async def _moved(
-        self,
-        flow: str,
-        project: str,
-        version: int,
-        by: str,
-        change: Mapping[str, Any],
-        *,
-        seen: int | None,
-        allowed: Sequence[State],
-    ) -> Release:
-        await self._table.move(flow, project, version, by, change, seen=seen, allowed=allowed)
-        return await self.get(flow, project, version)
-
     async def _judge(self, one: Release, every: Sequence[Release]) -> bool:
         others = [o for o in every if (o.project, o.flow) == (one.project, one.flow)]
         wanted = one.before if one.state == "all" else next((o.version for o in others if o.state == "all"), None)
@@ -257,9 +292,9 @@ class Releases:
         if told is None:
             return False
         figures = {"found": found.data(), "base": None if beside is None else beside.data()}
-        change = {"state": "rolled_back", "share": 0.0, "reason": told, "figures": orjson.dumps(figures).decode()}
+        change = to_nobody(told, orjson.dumps(figures).decode())
         try:
-            await self._table.move(one.flow, one.project, one.version, "rule", change, seen=one.revision, allowed=_OPEN)
+            await self._table.move(one.flow, one.project, one.version, "rule", change, seen=one.revision)
         except Conflict:
             return False  # somebody moved it meanwhile: it is looked at again at the next watch
         return True

@@ -1,3 +1,7 @@
+-- named --
+-- Gives the name of a project, for errors people read.
+SELECT name FROM projects WHERE id = %(project)s;
+
 -- head --
 -- Gives the revision of a flow's releases in a project.
 SELECT revision FROM release_heads WHERE project = %(project)s AND flow = %(flow)s;
