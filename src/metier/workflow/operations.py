@@ -255,7 +255,7 @@ class Operations:
             found = [one for one in family[:1] if one.status in ("failed", "dead")]
         elif what == "unpause":
             above = family[0].parent and (await self._engine.get(family[0].parent)).paused_at
-            found = [] if above else [one for one in family if one.paused_at is not None]
+            found = [] if above else [one for one in family if one.paused_at is not None and not one.over]
         elif what == "cancel":
             found = [] if family[0].over else [one for one in family if not one.over]
         else:

@@ -64,7 +64,8 @@ RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status
 -- Ends a run with its output, its failure, or as one that keeps dying.
 UPDATE runs
    SET status = %(status)s::run_status, output = %(output)s, outcome = %(outcome)s, error = %(error)s,
-       cost_eur = coalesce(%(cost_eur)s, cost_eur), updated_at = now(), finished_at = now()
+       cost_eur = coalesce(%(cost_eur)s, cost_eur), updated_at = now(), finished_at = now(),
+       paused_at = NULL   -- what was to stand still at its next boundary has come to its end
  WHERE id = %(id)s AND epoch = %(epoch)s AND status = 'running'
 RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
 
@@ -157,7 +158,7 @@ UPDATE runs
        wake_at = CASE WHEN status = 'paused' THEN NULL ELSE wake_at END,
        status = CASE WHEN status = 'paused' THEN 'pending' ELSE status END
   FROM family
- WHERE runs.id = family.id AND paused_at IS NOT NULL
+ WHERE runs.id = family.id AND paused_at IS NOT NULL AND runs.status NOT IN ('done', 'failed', 'dead', 'cancelled')
 RETURNING runs.id, runs.status,
           pg_notify('metier_runs', json_build_object('run', runs.id, 'status', runs.status)::text) IS NULL AS told
 
