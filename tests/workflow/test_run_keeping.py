@@ -17,7 +17,7 @@ from metier.workflow.engine import Engine, StepContext
 from metier.workflow.operations import Operations
 from metier.workflow.people_found import people_in
 from metier.workflow.review import TaskDesk
-from metier.workflow.run_retention import RunRetention, RunRules
+from metier.workflow.run_retention import RunRetention, RunRules, Swept
 from tests.workflow.flows import WHO, Counting, flow, step
 
 WHOM = "Jean.Dupont@exemple.fr"
@@ -86,6 +86,30 @@ async def test_what_is_under_a_legal_hold_stays(store: Store, vault: Vault) -> N
     assert await operations.people.erase(target(vault, WHOM), "zoe", False) == 1
     with pytest.raises(NotFound):
         await engine.get(run)
+
+
+async def test_a_hold_on_somebody_in_an_item_keeps_all_that_stands_around_it(store: Store, vault: Vault) -> None:
+    async def finds(context: StepContext, given: dict[str, JSON]) -> JSON:
+        return {"contact": WHOM}
+
+    engine = Engine(store, vault, {"code": finds})
+    people = Operations(store, vault, engine, None).people
+    config: JSON = {"over": "{{ [1] }}", "max": 1, "as": "runs", "each": 1}
+    each = step("each", "foreach", config, steps=(step("v"),))
+    await engine.start(flow(each, output=1), {"from": "eve@exemple.fr"}, WHO)
+    await engine.drain()
+    await people.look()
+    await told(store, "UPDATE runs SET finished_at = now() - interval '40 days'")
+    hold = "INSERT INTO legal_holds (id, scope, target, reason, by_whom) VALUES ('h1', 'subject', %s, 'court', 'zoe')"
+    await told(store, hold, member(vault, "main", WHOM))
+    retention = RunRetention(store, vault, RunRules(days=1))
+    assert await retention.older("sales", 1) == ()
+    assert (await retention.sweep(), await count(store, "runs")) == (Swept((), 0, 0), 2)
+    for dry in (True, False):
+        with pytest.raises(Conflict, match="h1"):
+            await people.erase(target(vault, "eve@exemple.fr"), "zoe", dry)
+    await told(store, "UPDATE legal_holds SET released_at = now()")
+    assert await people.erase(target(vault, "eve@exemple.fr"), "zoe", False) == 1
 
 
 async def test_old_events_go(store: Store, vault: Vault) -> None:

@@ -236,7 +236,7 @@ class RunsPages:
         elif what == "unpause":
             await operations.unpause(run.id)
         else:
-            await (engine.resume(run.id) if what == "resume" else engine.cancel(run.id))
+            await (operations.resume(run.id) if what == "resume" else engine.cancel(run.id))
         await exchange.json(orjson.dumps({**_run(await engine.get(run.id)), "dry_run": False}))
 
     async def _erase(self, exchange: Asking, principal: Principal) -> None:

@@ -86,7 +86,7 @@ def _unpause(run_id: str, dry_run: bool, as_json: bool) -> None:
 @as_json_option
 def _resume(run_id: str, dry_run: bool, as_json: bool) -> None:
     """Make a failed or dead run go on from the step that failed; nothing that was done is done again."""
-    _move(run_id, "resume", lambda app, one: app.engine.resume(one), dry_run=dry_run, as_json=as_json)
+    _move(run_id, "resume", lambda app, one: app.operations.resume(one), dry_run=dry_run, as_json=as_json)
 
 
 @click.command(name="cancel")

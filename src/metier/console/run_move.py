@@ -46,7 +46,7 @@ class RunMove:
             elif self._what == "unpause":
                 await self._operations.unpause(run.id)
             elif self._what == "resume":
-                await self._engine.resume(run.id)
+                await self._operations.resume(run.id)
             else:
                 await self._engine.cancel(run.id)
         except (Conflict, NotFound) as error:

@@ -11,7 +11,7 @@ from typing import Protocol
 import orjson
 
 from metier.calls import JSON, Principal, RunId, new_id
-from metier.errors import NotFound
+from metier.errors import Broken, NotFound
 from metier.store import Row, Store, Tx
 from metier.vault import Vault
 from metier.workflow.commands import CHILD, GATHERED, Call, Finish, Items, Key, Park, Under
@@ -24,10 +24,13 @@ from metier.workflow.journal import Journal, Line, opened, sealed, unsealed
 from metier.workflow.pinned import hashed
 from metier.workflow.trying import Held, error_value
 
-__all__ = ["Children", "Flows", "bounded", "called", "item_flow", "pin", "returned", "rights_of"]
+__all__ = ["Children", "Flows", "bounded", "called", "item_flow", "pin", "returned", "rights_of", "shallow"]
 
 _CHUNK = 500
 """Items made in one statement."""
+
+_DEEPEST = 20
+"""Runs inside one another; released flows that call each other would begin new ones for ever."""
 
 
 class Flows(Protocol):
@@ -60,6 +63,7 @@ class Children:
 
     async def call(self, held: Held, command: Call) -> Line:
         """Start the run of a called flow with the line that says so; once for each attempt."""
+        await self._shallow(held, command.flow)
         workflow = await called(held.workflow, command.flow, self.flows, held.principal)
         inputs = accept(workflow, plain(dict(command.with_)))
         async with self._store.transaction() as tx:
@@ -71,6 +75,9 @@ class Children:
     async def prepare(self, held: Held, parks: Sequence[Park]) -> dict[Key, Workflow]:
         """Find the workflows whose runs are asked something, before the transaction that starts them."""
         found = {(park.path, park.attempt, park.name): park.flow for park in parks}
+        for flow in found.values():
+            if flow is not None:
+                await self._shallow(held, flow)
         return {
             key: await called(held.workflow, flow, self.flows, held.principal)
             for key, flow in found.items()
@@ -84,6 +91,12 @@ class Children:
         line = _began(park.path, park.attempt, {"run": child}, park.name)
         await self._journal.append(held.hold, [line], tx)
         return line
+
+    async def _shallow(self, held: Held, flow: str) -> None:
+        if held.row.get("parent") is None:
+            return
+        row = await self._queries.one("depth", {"id": held.hold.run, "most": _DEEPEST})
+        shallow(flow, 0 if row is None else row["depth"])
 
     async def _start(
         self, tx: Tx, held: Held, workflow: Workflow, inputs: JSON, path: str, command: Call | Park
@@ -188,7 +201,7 @@ class Children:
                 over = {**place, "number": len(dropped), "spent_eur": 0, "held_eur": held}
                 counted = await self._queries.one("item_ended", over, tx)
                 left = int(counted["items_left"]) if counted is not None else 0
-        else:
+        elif row.get("let_in", True):
             await self._next(tx, place, 1)
         if left == 0:
             await self._events.tell(tx, parent, None)
@@ -221,6 +234,15 @@ async def called(workflow: Workflow, written: str, flows: Flows | None, principa
     if flows is None:
         raise NotFound(f"cannot call {written!r}: no released flows are known here; name a file beside the workflow")
     return await flows.find(written, principal)
+
+
+def shallow(flow: str, depth: int) -> None:
+    """Refuse to start a run below too many others, or flows that call each other would never end."""
+    if depth >= _DEEPEST:
+        raise Broken(
+            f"cannot start a run of {flow!r}: {_DEEPEST} runs stand inside one another already; "
+            "look whether the flows call each other"
+        )
 
 
 def item_flow(workflow: Workflow, step: Step) -> Workflow:

@@ -97,7 +97,8 @@ class Memory:
     async def cancel(self, run: RunId) -> None:
         """End a run and those below it, whatever they do."""
         record = self._book.find(run)
-        if record.run.status in ("done", "cancelled"):
+        counted = record.run.status == "failed" and record.origin is not None
+        if record.run.status in ("done", "cancelled") or counted:
             raise Conflict(f"run {run!r} is already {record.run.status!r}: there is nothing to cancel")
         self._book.over(record, Finish(failure=Failure("cancelled", "it was cancelled")), "cancelled")
         record.run = replace(record.run, failure=None)

@@ -14,7 +14,7 @@ import orjson
 from metier.calls import JSON, Principal, ProjectId, RunId
 from metier.errors import NotFound
 from metier.workflow.calling import Held
-from metier.workflow.children import Flows, bounded, called, item_flow, returned
+from metier.workflow.children import Flows, bounded, called, item_flow, returned, shallow
 from metier.workflow.commands import CHILD, Await, Call, Entry, Failure, Finish, Items, Key, Park, Under
 from metier.workflow.context import fits, plain
 from metier.workflow.definition import Workflow, accept
@@ -147,6 +147,7 @@ class Book:
             created_at=now,
             updated_at=now,
             finished_at=None,
+            parent=None if origin is None else origin.run,
         )
         record = self.records[run.id] = Record(run, workflow, dict(inputs), principal, origin)
         if origin is not None:
@@ -259,6 +260,7 @@ class Book:
 
     async def call(self, record: Record, command: Call) -> JSON:
         """Start the run of a called flow, once for each attempt."""
+        shallow(command.flow, _depth(self, record))
         workflow = await called(record.workflow, command.flow, self.flows, record.principal)
         inputs = accept(workflow, plain(dict(command.with_)))
         origin = Origin(record.run.id, command.path, command.attempt)
@@ -350,6 +352,13 @@ class Book:
                 record.opened.clear()
                 record.came.set()
                 self._end_below(record.run.id)
+
+
+def _depth(book: Book, record: Record) -> int:
+    above, depth = record.origin, 0
+    while above is not None:
+        above, depth = book.records[above.run].origin, depth + 1
+    return depth
 
 
 def _let_go(book: Book, group: Group, number: int) -> None:

@@ -129,17 +129,18 @@ class Operations:
 
         async def work(tx: Tx) -> int:
             await self._queries.all("lock_below", {"id": run}, tx)
-            rows = await self._queries.all("unpause", {"id": run}, tx)
-            for row in rows:
-                if row["status"] == "pending":
-                    await self._dispatch.hasten(tx, RunId(row["id"]))
-            return len(rows)
+            return await self._wake(tx, run)
 
         found = await persistently(self._store, work)
         if not found:
             now = await self._engine.get(run)
             raise Conflict(f"run {run!r} is {now.status!r} and not paused by itself: unpause the run that started it")
         return found
+
+    async def resume(self, run: RunId) -> None:
+        """Let a failed or dead run go on; one that failed below another goes on with that one, which has counted it."""
+        _refuse_counted(await self._engine.get(run))
+        await self._engine.resume(run)
 
     async def retry(self, run: RunId, path: str, by: str, *, dry_run: bool = False) -> Cut:
         """Do a run again from a step; what came before holds, and what is set aside stays to be seen."""
@@ -152,6 +153,8 @@ class Operations:
                 raise Conflict(f"run {run!r} is {row['status']!r}: pause it first, then do it again from {path!r}")
             found = await self._cut(run, path)
             await self._set_aside(tx, run, path, by, found)
+            if row is not None and row["status"] == "paused":
+                await self._wake(tx, run)
             return found
 
         return await persistently(self._store, work)
@@ -252,6 +255,7 @@ class Operations:
         """Say which runs would be paused, unpaused, cancelled or resumed, without doing it; Conflict where none is."""
         family = (await self._engine.get(run), *await self._engine.below(run))
         if what == "resume":
+            _refuse_counted(family[0])
             found = [one for one in family[:1] if one.status in ("failed", "dead")]
         elif what == "unpause":
             above = family[0].parent and (await self._engine.get(family[0].parent)).paused_at
@@ -273,6 +277,13 @@ class Operations:
     async def history(self, run: RunId) -> tuple[tuple[int, Entry], ...]:
         """Give what was set aside of a run, with the number of the retry that did it."""
         return tuple(await self._journal.aside(run))
+
+    async def _wake(self, tx: Tx, run: RunId) -> int:
+        rows = await self._queries.all("unpause", {"id": run}, tx)
+        for row in rows:
+            if row["status"] == "pending":
+                await self._dispatch.hasten(tx, RunId(row["id"]))
+        return len(rows)
 
     async def _last(self, run: RunId) -> dict[str, Entry]:
         await self._engine.get(run)
@@ -321,6 +332,12 @@ class Operations:
         line = Line(f"{MARKS}{number}", 1, "choice", said, utc(), cost_eur=cost)
         await self._journal.tell(tx, run, line)
         await self._dispatch.hasten(tx, run)
+
+
+def _refuse_counted(run: Run) -> None:
+    """A run that failed below another has told it so: what it came to later on would count twice, or for nothing."""
+    if run.status == "failed" and run.parent is not None:
+        raise Conflict(f"run {run.id!r} failed below {run.parent!r}, which goes on without it: resume that one")
 
 
 def _values(entries: Collection[Entry]) -> dict[str, JSON]:

@@ -96,12 +96,16 @@ UPDATE runs
 RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
 
 -- cancel --
--- Ends a run that is not over; the new epoch refuses whatever its worker still writes.
+-- Ends a run that is not over; the new epoch refuses whatever its worker still writes. Who was let in held money.
 UPDATE runs SET status = 'cancelled', epoch = epoch + 1, parked_on = NULL, wake_at = NULL,
                 updated_at = now(), finished_at = now()
- WHERE id = %(id)s AND status NOT IN ('done', 'cancelled')
-RETURNING project, parent, parent_path, parent_attempt, item, allowance_eur, cost_eur,
-          pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
+  FROM (SELECT id, status <> 'queued' OR item IS NULL OR place IS NOT NULL AS let_in
+          FROM runs WHERE id = %(id)s FOR UPDATE) before
+ WHERE runs.id = before.id AND status NOT IN ('done', 'cancelled')
+   AND NOT (status = 'failed' AND parent IS NOT NULL)   -- the run above has counted it
+RETURNING project, parent, parent_path, parent_attempt, item, let_in,
+          CASE WHEN let_in THEN allowance_eur END AS allowance_eur, cost_eur,
+          pg_notify('metier_runs', json_build_object('run', runs.id, 'status', status)::text) IS NULL AS told
 
 -- lock_below --
 -- Holds the rows of the runs below a run that are not over, the deepest first: as the end of each of them does.
@@ -238,6 +242,15 @@ SELECT %(id)s, %(workflow)s, %(definition)s, run.key_id, run.project, run.system
 ON CONFLICT (parent, parent_path, parent_attempt) WHERE parent IS NOT NULL AND item IS NULL DO NOTHING
 RETURNING id
 
+-- depth --
+-- Counts the runs a run stands below, up to a bound.
+WITH RECURSIVE up AS (
+    SELECT parent, 0 AS depth FROM runs WHERE id = %(id)s
+    UNION ALL
+    SELECT runs.parent, up.depth + 1 FROM runs JOIN up ON runs.id = up.parent WHERE up.depth < %(most)s
+)
+SELECT max(depth) AS depth FROM up
+
 -- child_of --
 -- Gives the run a step has started.
 SELECT id FROM runs
@@ -282,7 +295,9 @@ WITH due AS (
       FROM item_groups, counted
      WHERE parent = %(parent)s AND path = %(path)s AND attempt = %(attempt)s
 )
-UPDATE runs SET place = now() - make_interval(mins => priority), allowance_eur = share.eur, updated_at = now()
+-- Items begun before there were purses keep what each of them was given.
+UPDATE runs SET place = now() - make_interval(mins => priority), allowance_eur = coalesce(share.eur, allowance_eur),
+                updated_at = now()
   FROM due, share
  WHERE runs.id = due.id
 RETURNING runs.id
@@ -443,19 +458,33 @@ WITH RECURSIVE up AS (
     SELECT runs.id, runs.parent FROM run_people JOIN runs ON runs.id = run_people.run WHERE person = %(person)s
     UNION
     SELECT runs.id, runs.parent FROM up JOIN runs ON runs.id = up.parent
+), held AS (
+    -- Whoever else is held may be in the same runs, or in those below them.
+    SELECT runs.id, runs.parent, legal_holds.id AS hold
+      FROM legal_holds JOIN run_people ON person = target JOIN runs ON runs.id = run_people.run
+     WHERE released_at IS NULL AND scope = 'subject'
+    UNION
+    SELECT runs.id, runs.parent, held.hold FROM held JOIN runs ON runs.id = held.parent
 )
-SELECT runs.id, runs.status, hold.id AS hold
+SELECT runs.id, runs.status, coalesce(
+    (SELECT min(id) FROM legal_holds
+      WHERE released_at IS NULL
+        AND (scope = 'system' AND target = runs.system OR scope = 'project' AND target = runs.project
+             OR scope = 'subject' AND target = %(person)s)),
+    (SELECT min(hold) FROM held WHERE held.id = runs.id)) AS hold
   FROM up JOIN runs ON runs.id = up.id
-  LEFT JOIN LATERAL (
-    SELECT id FROM legal_holds
-     WHERE released_at IS NULL AND (scope = 'system' AND target = runs.system OR scope = 'project' AND target = runs.project
-           OR scope = 'subject' AND target = %(person)s)
-     LIMIT 1) hold ON true
  WHERE runs.parent IS NULL AND (%(project)s::text IS NULL OR runs.project = %(project)s)
  ORDER BY runs.id
 
 -- expired_runs --
 -- Counts runs that are over for longer than a flow, a project or the house keeps them, by flow and project.
+WITH RECURSIVE held AS (
+    SELECT runs.id, runs.parent
+      FROM legal_holds JOIN run_people ON person = target JOIN runs ON runs.id = run_people.run
+     WHERE released_at IS NULL AND scope = 'subject'
+    UNION
+    SELECT runs.id, runs.parent FROM held JOIN runs ON runs.id = held.parent
+)
 SELECT workflow, project, count(*) AS runs, min(finished_at) AS oldest
   FROM runs
  WHERE parent IS NULL AND status IN ('done', 'failed', 'cancelled', 'dead')
@@ -463,12 +492,19 @@ SELECT workflow, project, count(*) AS runs, min(finished_at) AS oldest
    AND finished_at < %(now)s::timestamptz - make_interval(days => coalesce(
        (%(flows)s::jsonb ->> workflow)::integer, (%(projects)s::jsonb ->> project)::integer, %(days)s))
    AND NOT EXISTS (SELECT 1 FROM legal_holds WHERE released_at IS NULL
-                      AND (scope = 'system' AND target = runs.system OR scope = 'project' AND target = runs.project
-                           OR scope = 'subject' AND target IN (SELECT person FROM run_people WHERE run = runs.id)))
+                      AND (scope = 'system' AND target = runs.system OR scope = 'project' AND target = runs.project))
+   AND id NOT IN (SELECT id FROM held)
  GROUP BY workflow, project ORDER BY workflow, project
 
 -- expire_runs --
 -- Deletes some of them, with all they hold and all they had started.
+WITH RECURSIVE held AS (
+    SELECT runs.id, runs.parent
+      FROM legal_holds JOIN run_people ON person = target JOIN runs ON runs.id = run_people.run
+     WHERE released_at IS NULL AND scope = 'subject'
+    UNION
+    SELECT runs.id, runs.parent FROM held JOIN runs ON runs.id = held.parent
+)
 DELETE FROM runs WHERE id IN (
     SELECT id FROM runs
      WHERE parent IS NULL AND status IN ('done', 'failed', 'cancelled', 'dead')
@@ -476,8 +512,8 @@ DELETE FROM runs WHERE id IN (
        AND finished_at < %(now)s::timestamptz - make_interval(days => coalesce(
            (%(flows)s::jsonb ->> workflow)::integer, (%(projects)s::jsonb ->> project)::integer, %(days)s))
        AND NOT EXISTS (SELECT 1 FROM legal_holds WHERE released_at IS NULL
-                          AND (scope = 'system' AND target = runs.system OR scope = 'project' AND target = runs.project
-                               OR scope = 'subject' AND target IN (SELECT person FROM run_people WHERE run = runs.id)))
+                          AND (scope = 'system' AND target = runs.system OR scope = 'project' AND target = runs.project))
+       AND id NOT IN (SELECT id FROM held)
      ORDER BY finished_at LIMIT %(most)s FOR UPDATE SKIP LOCKED)
 
 -- erase_run --
