@@ -9,7 +9,7 @@ from typing import Any
 
 from metier.calls import JSON
 from metier.errors import Invalid, NotFound
-from metier.workflow.commands import BEGAN, CHILD, GATHERED, MARKS, Entry, Key
+from metier.workflow.commands import ASK_BUDGET, BEGAN, CHILD, GATHERED, MARKS, Entry, Key
 from metier.workflow.definition import Step, Workflow
 from metier.workflow.interpreter import Walk
 from metier.workflow.pinned import hashed
@@ -88,6 +88,7 @@ def reused(
         key: entry
         for key, entry in entries.items()
         if not entry.path.startswith(MARKS)
+        and entry.name != ASK_BUDGET  # what people lent was for the money that run had spent
         and (not entry.name.startswith((BEGAN, CHILD)) or (entry.path, entry.attempt) in over)
         and all(step in same for step in _steps(entry.path, old))
     }

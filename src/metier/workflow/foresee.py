@@ -46,9 +46,16 @@ class Foresight:
         past = await self._history.of(workflow, project)
         return await self._plan(workflow, inputs, project, past.steps, past.runs)
 
-    async def left(self, workflow: Workflow, done: frozenset[str], project: str | None) -> Decimal | None:
-        """Give the most that a run can still cost whose outermost steps `done` hold; None where a price is unknown."""
+    async def left(
+        self, workflow: Workflow, done: frozenset[str], project: str | None, lent: int = 0
+    ) -> Decimal | None:
+        """Give the most that a run can still cost whose outermost steps `done` hold; None where a price is unknown.
+
+        `lent` is how often people gave it the money of its budget again.
+        """
         rest = replace(workflow, steps=tuple(step for step in workflow.steps if step.id not in done))
+        if rest.budget is not None:
+            rest = replace(rest, budget=replace(rest.budget, per_run_eur=rest.budget.per_run_eur * (1 + lent)))
         found = await self._plan(rest, None, project)
         return None if "eur" in found.most.unknown else found.held_eur
 

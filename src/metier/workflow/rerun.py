@@ -11,7 +11,7 @@ from metier.calls import RunId, new_id
 from metier.catalog import Catalog
 from metier.errors import BudgetExceeded, Invalid, MetierError
 from metier.store import Store
-from metier.workflow.commands import GATHERED, Entry
+from metier.workflow.commands import ASK_BUDGET, GATHERED, Entry
 from metier.workflow.cutting import with_models
 from metier.workflow.definition import Workflow
 from metier.workflow.engine import Engine, Run
@@ -22,6 +22,9 @@ from metier.workflow.operations import Operations
 __all__ = ["Again", "Foreseen", "How", "Many", "Platform", "Rerun"]
 
 How: TypeAlias = Literal["resume", "retry", "fork", "afresh"]
+
+_Place: TypeAlias = tuple[str, str, frozenset[str], int]
+"""Definition, project, steps that are done, and how often people have lent the money of the run again."""
 
 _STANDING = ("failed", "dead")
 _ENDED = ("done", "failed", "dead", "cancelled")
@@ -142,7 +145,7 @@ class Rerun:
         # A dead run of another one is resumed by itself: that other one waits for it.
         asked = replace(chosen, limit=chosen.limit + 1, children=again.how == "resume")
         found = await self._engine.search(asked)
-        known: dict[tuple[str, str, frozenset[str]], Decimal | None] = {}
+        known: dict[_Place, Decimal | None] = {}
         runs = [await self._one(run, again, known) for run in found[: chosen.limit]]
         return Many(again.label or new_id("batch"), tuple(runs), len(found) > chosen.limit)
 
@@ -157,9 +160,7 @@ class Rerun:
         done = [one if one.why_not else await self._go(one, replace(again, label=seen.label), by) for one in seen.runs]
         return replace(seen, runs=tuple(done))
 
-    async def _one(
-        self, run: Run, again: Again, known: dict[tuple[str, str, frozenset[str]], Decimal | None]
-    ) -> Foreseen:
+    async def _one(self, run: Run, again: Again, known: dict[_Place, Decimal | None]) -> Foreseen:
         about = Foreseen(run.id, run.workflow, run.status)
         wanted = _STANDING if again.how == "resume" else _ENDED
         if run.status not in wanted:
@@ -173,9 +174,10 @@ class Rerun:
             return replace(about, why_not=error.message)
         if again.how == "fork" and not first:
             return replace(about, why_not="everything of it holds: there is nothing to do")
-        place = (workflow.hash, run.project, _done(kept))
+        lent = sum(entry.name == ASK_BUDGET for entry in kept)
+        place = (workflow.hash, run.project, _done(kept), lent)
         if place not in known:
-            known[place] = await self.foresight.left(workflow, place[2], run.project)
+            known[place] = await self.foresight.left(workflow, place[2], run.project, lent)
         return replace(about, first=first, outward=outward, most_eur=known[place])
 
     async def _cut(
