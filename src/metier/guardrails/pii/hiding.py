@@ -16,5 +16,6 @@ def hide(value: JSON, table: Table) -> JSON:
     if isinstance(value, list):
         return [hide(item, table) for item in value]
     if isinstance(value, dict):
-        return {key: hide(item, table) for key, item in value.items()}
+        # Names of fields are left alone: what may name a person has a space, a dot or a sign in it.
+        return {key if key.isidentifier() else mask(key, table)[0]: hide(item, table) for key, item in value.items()}
     return value
