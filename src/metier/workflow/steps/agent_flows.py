@@ -37,8 +37,10 @@ class FlowCalls:
         """Give the output of a run of it; before that is there, the agent's run is left until it is."""
         name = key.removeprefix(f"{context.run}/{context.path}/")
         accept(await self._called(context, flow), inputs)
-        entry = _earlier(context, name) or context.returned(name, self._written(flow), inputs)
-        context.spend(entry.cost_eur, 0)
+        entry = _earlier(context, name)
+        if entry is None:
+            entry = context.returned(name, self._written(flow), inputs)
+            context.spend(entry.cost_eur, 0)  # what an earlier attempt was given is told by its own line
         came: Mapping[str, JSON] = entry.value if isinstance(entry.value, dict) else {}
         if "ok" not in came:
             raise StepFailed(f"the workflow {flow!r} failed ({came.get('code')}): {came.get('error')}")
