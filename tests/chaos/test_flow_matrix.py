@@ -32,7 +32,8 @@ def told() -> list[Told]:
 
 def test_every_run_ends_well_with_nothing_repeated_or_paid_for_twice(told: list[Told]) -> None:
     assert {one.cell.name: one.wrong for one in told if one.wrong} == {}
-    assert all(one.died >= 3 for one in told), [(one.cell.name, one.died, one.places) for one in told]
+    died = [one.died for one in told]
+    assert min(died) >= 1 and sum(died) >= 20, [(one.cell.name, one.died, one.places) for one in told]
 
 
 async def test_a_flow_survives_the_database_with_its_workers() -> None:

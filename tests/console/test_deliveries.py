@@ -26,6 +26,13 @@ from tests.workflow.flows import flow, step
 SCRIPT = "</textarea><script>alert(1)</script>"
 
 
+def ticket(subject: str) -> Workflow:
+    """Its action gives nothing back where a person said that it was done."""
+    config: JSON = {"assign": "group:sav", "title": "Valider", "edit": "steps.letter"}
+    letter = step("letter", with_={"subject": subject, "body": "Bonjour"})
+    return flow(letter, step("approve", "human", config, output=APPROVAL), step("mail", "tool", "crm.create_ticket"))
+
+
 def mail(subject: str) -> Workflow:
     config: JSON = {"assign": "group:sav", "title": "Valider", "edit": "steps.letter"}
     given: dict[str, JSON] = {
@@ -77,7 +84,7 @@ async def test_another_action_in_doubt_is_shown_as_what_it_is(
 
     async with office(store, vault, tmp_path, time.time, {"tool": leave}) as here:
         here.given.pop("letter")
-        path = f"/review/deliveries/{await here.doubt(task := await here.park(mail('Retour')))}"
+        path = f"/review/deliveries/{await here.doubt(task := await here.park(ticket('Retour')))}"
         if cancelled:
             await here.engine.cancel(task.run)
         async with here.browser("zoe") as zoe:
