@@ -146,6 +146,27 @@ async def test_the_runs_of_a_person_are_found_and_erased(store: Store, vault: Va
     assert await count(store, "tasks") == 0
 
 
+async def test_what_steps_keep_and_events_about_a_person_go_too(store: Store, vault: Vault) -> None:
+    async def finds(context: StepContext, given: dict[str, JSON]) -> JSON:
+        return {"contact": given["who"]}
+
+    engine = Engine(store, vault, {"code": finds})
+    people = Operations(store, vault, engine, None).people
+    keeps = flow(step("v", with_={"who": "{{ inputs.who }}"}, cache_s=3600.0), output=1)
+    for who in (WHOM, "eve@exemple.fr"):
+        await engine.start(keeps, {"who": who}, WHO)
+        await engine.emit(None, WHO.project, "paid", "7", {"by": {"mail": who}}, id=f"paid by {who[:4]}")
+    await engine.drain()
+    await told(store, "DELETE FROM runs")
+    assert (await count(store, "kept_results"), await count(store, "events")) == (2, 2)
+    assert await people.erase(target(vault, WHOM), "zoe", True) == 0
+    assert (await count(store, "kept_results"), await count(store, "events")) == (2, 2)
+    assert await people.erase(target(vault, WHOM), "zoe", False, "elsewhere") == 0
+    assert (await count(store, "kept_results"), await count(store, "events")) == (1, 2)
+    assert await people.erase(target(vault, WHOM), "zoe", False) == 0
+    assert (await count(store, "kept_results"), await count(store, "events")) == (1, 1)
+
+
 async def test_a_run_of_a_run_leads_to_the_one_that_started_it(store: Store, vault: Vault) -> None:
     async def finds(context: StepContext, given: dict[str, JSON]) -> JSON:
         return {"contact": WHOM}

@@ -11,6 +11,7 @@ from metier.errors import Conflict
 from metier.store import Row, Store
 from metier.vault import Vault
 from metier.workflow.engine import Engine
+from metier.workflow.events import opened_event
 from metier.workflow.journal import Journal, opened, unpack, unsealed
 from metier.workflow.people_found import people_in
 
@@ -21,6 +22,9 @@ _OVER = ("done", "failed", "cancelled", "dead")
 
 
 class _Target(Protocol):
+    @property
+    def organisation(self) -> str: ...
+
     @property
     def person(self) -> str | None: ...
 
@@ -47,7 +51,8 @@ class RunPeople:
     async def erase(self, target: _Target, by: str, dry_run: bool, project: str | None = None) -> int:
         """Delete the runs a person is in, with all they hold and started; give how many that is, or would be.
 
-        With a project, those of other projects stay.
+        With a project, those of other projects stay. What steps keep, and events, go where they hold an address of
+        that person.
         """
         person = target.person
         if person is None:
@@ -64,7 +69,28 @@ class RunPeople:
                 with contextlib.suppress(Conflict):  # it came to its end by itself
                     await self._engine.cancel(RunId(row["id"]))
             await self._queries.run("erase_run", {"id": row["id"]})
+        await self._forget(target.organisation, person, project)
         return len(rows)
+
+    async def _forget(self, organisation: str, person: str, project: str | None) -> None:
+        """Go through what is kept beside runs; it may be of runs that are there no more."""
+        after = b""
+        while rows := await self._queries.all("kept_page", {"after": after, "most": _BATCH}):
+            values = {
+                row["digest"]: self._vault.open("kept", row["sealed"], bytes(row["digest"]).hex()) for row in rows
+            }
+            gone = [key for key, value in values.items() if self._names(organisation, person, unpack(value))]
+            await self._queries.run("drop_kept", {"digests": gone})
+            after = rows[-1]["digest"]
+        place, last = {"organisation": organisation, "project": project, "person": person, "most": _BATCH}, ""
+        while rows := await self._queries.all("events_page", {**place, "after": last}):
+            told = {row["id"]: opened_event(self._vault, row["id"], row["data"]) for row in rows}
+            gone = [id for id, value in told.items() if self._names(organisation, person, value)]
+            await self._queries.run("drop_events", {"ids": gone})
+            last = rows[-1]["id"]
+
+    def _names(self, organisation: str, person: str, value: JSON) -> bool:
+        return person in people_in(self._vault, organisation, value, whole=True)
 
     async def _note(self, row: Row) -> None:
         run = RunId(row["id"])

@@ -373,6 +373,27 @@ INSERT INTO kept_results (digest, sealed, expires_at)
 VALUES (%(digest)s, %(sealed)s, now() + make_interval(secs => %(for_s)s))
 ON CONFLICT (digest) DO UPDATE SET sealed = excluded.sealed, expires_at = excluded.expires_at
 
+-- kept_page --
+-- Gives what steps keep, a page at a time.
+SELECT digest, sealed FROM kept_results WHERE digest > %(after)s ORDER BY digest LIMIT %(most)s
+
+-- drop_kept --
+-- Forgets some of what steps keep.
+DELETE FROM kept_results WHERE digest = ANY(%(digests)s::bytea[])
+
+-- events_page --
+-- Gives the events of an organisation, or of one of its projects, that nobody holds back, a page at a time.
+SELECT events.id, events.data FROM events LEFT JOIN projects ON projects.id = events.project
+ WHERE events.id > %(after)s AND coalesce(projects.organisation, 'main') = %(organisation)s
+   AND (%(project)s::text IS NULL OR events.project = %(project)s)
+   AND NOT EXISTS (SELECT 1 FROM legal_holds WHERE released_at IS NULL
+                      AND (scope = 'project' AND target = events.project OR scope = 'subject' AND target = %(person)s))
+ ORDER BY events.id LIMIT %(most)s
+
+-- drop_events --
+-- Deletes some events.
+DELETE FROM events WHERE id = ANY(%(ids)s::text[])
+
 -- forget_waits --
 -- Takes away what a run that is over waited for.
 DELETE FROM waits WHERE run = %(run)s
