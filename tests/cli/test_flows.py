@@ -249,7 +249,7 @@ def test_a_failed_run_goes_on_where_it_failed_once_the_cause_is_mended(house: Ho
     allowed(house, "suite")
     path = written(tmp_path, "suite", LOOKUP)
     told = house.run("run", path, f"email={MAIL}", code=1)
-    assert "config_error at customer" in told and "metier runs resume" in told
+    assert "config_error at customer" in told and "Mend the cause, then: metier runs resume" in told
     (run,) = house.data("runs", "list", "--workflow", "suite", "--status", "failed")["runs"]
     found = house.data("run", path, f"email={MAIL}", code=1)
     assert found["run"]["failure"]["code"] == "config_error"

@@ -61,7 +61,7 @@ async def test_a_task_shows_the_message_the_checks_and_the_sources(here: Office)
     async with here.browser("zoe") as browser:
         page = await browser.get(f"/review/tasks/{task.id}")
     for words in (
-        "Où est mon colis ?", "1 sur 2", "À corriger avant l'envoi", "« 30 » ne figure", "8 sur 10", "Un peu sec.",
+        "Où est mon colis ?", "1 sur 2", "À corriger avant d'approuver", "« 30 » ne figure", "8 sur 10", "Un peu sec.",
         "Retour dans les délais.", "Priorité : haute", "Retours › Délai", "retours-1", "livraison-2",
     ):  # fmt: skip
         assert words in page.text, words

@@ -131,7 +131,7 @@ def _approve(task: str, edit: bool, note: str, name: str | None, groups: tuple[s
 @in_groups
 @as_json_option
 def _reject(task: str, note: str, name: str | None, groups: tuple[str, ...], as_json: bool) -> None:
-    """Refuse a draft: nothing is sent."""
+    """Refuse what a task asks, with the reason; what follows of a refusal is for the flow to say."""
 
     async def work(app: App, terminal: Terminal) -> None:
         who = reviewer(name, groups)
@@ -141,7 +141,10 @@ def _reject(task: str, note: str, name: str | None, groups: tuple[str, ...], as_
             decision["edited"] = found.edit
         await app.review.decide(found.id, who, _fitted(decision, found), note)
         terminal.data({"task": found.id, "decision": decision, "by": who.known_as, "note": note})
-        terminal.say(f"{decision['decision']}: nothing is sent.")
+        terminal.say(
+            f"{decision['decision']}: kept with its reason. The run goes on as its flow says, as soon as a worker is "
+            "free (metier worker)."
+        )
 
     run(work, as_json=as_json)
 

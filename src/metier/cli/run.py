@@ -17,6 +17,7 @@ from metier.cli import flows
 from metier.cli.emails import inputs_of
 from metier.cli.given import content, given
 from metier.cli.plan import before_run
+from metier.cli.runs_chosen import mend
 from metier.cli.terminal import Terminal, as_json_option, run
 from metier.errors import Invalid, NotFound
 from metier.workflow.definition import Workflow, accept
@@ -124,8 +125,9 @@ async def _work_and_follow(app: App, run_id: RunId, terminal: Terminal) -> None:
     elif found.status == "queued":
         terminal.say(f"It waits in line, and a worker begins it: [bold]metier runs show {run_id}[/bold]")
     elif found.failure:
-        terminal.say(f"[red]{found.failure.code}[/red] at {found.failure.path}: {escape(found.failure.message)}")
-        terminal.say(f"Mend the cause, then: metier runs resume {run_id}")
+        place = f" at {escape(found.failure.path)}" if found.failure.path else ""
+        terminal.say(f"[red]{found.failure.code}[/red]{place}: {escape(found.failure.message)}")
+        await mend(app, terminal, found)
     else:
         terminal.say(f"{found.outcome or found.status}: metier runs show {run_id}")
     if found.status in ("failed", "dead"):

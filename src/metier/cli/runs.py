@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from rich.markup import escape
 from metier.app import App
 from metier.calls import JSON, RunId
 from metier.cli import runs_looking, runs_many, runs_moving
-from metier.cli.runs_chosen import chosen, table, which_runs
+from metier.cli.runs_chosen import chosen, mend, table, which_runs
 from metier.cli.terminal import Terminal, as_json_option, plain, run
 from metier.connectors.deliveries import Delivery
 from metier.guardrails.pii import Table, hide
@@ -118,7 +119,10 @@ def _show(run_id: str, clear: bool, as_json: bool) -> None:
             + (", to stand still at its next boundary" if found.paused_at and found.status == "running" else "")
         )
         if found.failure:
-            terminal.say(f"[red]{found.failure.code}[/red] at {found.failure.path}: {escape(found.failure.message)}")
+            place = f" at {escape(found.failure.path)}" if found.failure.path else ""
+            terminal.say(f"[red]{found.failure.code}[/red]{place}: {escape(found.failure.message)}")
+            if found.status in ("failed", "dead"):
+                await mend(app, terminal, found)
         for step in steps:
             _say(step, terminal)
         for task in asked:
@@ -130,22 +134,30 @@ def _show(run_id: str, clear: bool, as_json: bool) -> None:
             terminal.say(f"[dim]set aside by retry {cut}: {escape(paths)}[/dim]")
         if below:
             table(terminal, below)
-        terminal.say("")
-        terminal.table(
-            ["step", "model", "outcome", "in/out", "€", "Wh", "gCO2e", "masked", "s"],
-            [
-                [
-                    row["path"], row["model"], row["error_code"] or row["outcome"],
-                    f"{row['input_tokens']}/{row['output_tokens']}", f"{row['cost_eur']:.4f}",
-                    _range(row["energy_low_kwh"], row["energy_high_kwh"], 1000),
-                    _range(row["carbon_low_g"], row["carbon_high_g"], 1),
-                    sum((row["masked"] or {}).values()), f"{row['duration_s']:.1f}",
-                ]
-                for row in calls
-            ],
-        )  # fmt: skip
+        _say_calls(calls, terminal)
 
     run(work, as_json=as_json)
+
+
+def _say_calls(calls: Sequence[Mapping[str, Any]], terminal: Terminal) -> None:
+    """Tell the calls of models a run has made, and what each of them took."""
+    if not calls:
+        terminal.say("No model was called.")
+        return
+    terminal.say("")
+    terminal.table(
+        ["step", "model", "outcome", "in/out", "€", "Wh", "gCO2e", "masked", "s"],
+        [
+            [
+                row["path"], row["model"], row["error_code"] or row["outcome"],
+                f"{row['input_tokens']}/{row['output_tokens']}", f"{row['cost_eur']:.4f}",
+                _range(row["energy_low_kwh"], row["energy_high_kwh"], 1000),
+                _range(row["carbon_low_g"], row["carbon_high_g"], 1),
+                sum((row["masked"] or {}).values()), f"{row['duration_s']:.1f}",
+            ]
+            for row in calls
+        ],
+    )  # fmt: skip
 
 
 def _say(step: dict[str, Any], terminal: Terminal) -> None:

@@ -10,10 +10,11 @@ import click
 
 from metier.app import App
 from metier.cli.terminal import Terminal
+from metier.errors import MetierError
 from metier.workflow.looking import Chosen
 from metier.workflow.port import Run, RunStatus
 
-__all__ = ["chosen", "table", "which_runs"]
+__all__ = ["chosen", "mend", "table", "which_runs"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M"]
@@ -62,6 +63,33 @@ def table(terminal: Terminal, runs: Sequence[Run]) -> None:
             for one in runs
         ],
     )  # fmt: skip
+
+
+async def mend(app: App, terminal: Terminal, found: Run) -> None:
+    """Say what helps a run that failed or died: to resume it, or another definition where this one is at fault."""
+    if found.parent is not None:
+        terminal.say(f"It is part of {found.parent}: metier runs show {found.parent}")
+    elif await _at_fault(app, found):
+        terminal.say(
+            "The flow itself is at fault, or what this run was given: it keeps the flow it began with, and would fail "
+            f"again. Mend the flow, then start another run from it: metier runs fork {found.id} --flow FLOW"
+        )
+    else:
+        terminal.say(f"Mend the cause, then: metier runs resume {found.id}")
+        terminal.say(f"Where the flow was the cause, which a run keeps: metier runs fork {found.id} --flow FLOW")
+
+
+async def _at_fault(app: App, found: Run) -> bool:
+    """Whether a failure comes of the definition and the inputs alone: done again, nothing would be asked of anybody."""
+    failure = found.failure
+    if failure is None or found.status != "failed" or failure.code in ("broken", "run_budget_exceeded"):
+        return False
+    if not failure.path:
+        return True
+    try:
+        return not (await app.operations.retry(found.id, failure.path, "", dry_run=True)).first
+    except MetierError:
+        return False  # what cannot be foreseen is not said
 
 
 def _utc(moment: datetime | None) -> datetime | None:

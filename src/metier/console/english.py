@@ -61,7 +61,7 @@ WORDS: Mapping[str, str] = {
     "task.citations": "citations verified",
     "task.citations_count": "{verified} of {cited}",
     "task.check_ok": "Nothing to hold against it",
-    "task.check_wrong": "To correct before sending",
+    "task.check_wrong": "To correct before approving",
     "task.serious": "Error",
     "task.doubt": "Doubt",
     "task.judge": "Judge",

@@ -62,7 +62,7 @@ WORDS: Mapping[str, str] = {
     "task.citations": "citations vérifiées",
     "task.citations_count": "{verified} sur {cited}",
     "task.check_ok": "Rien à redire",
-    "task.check_wrong": "À corriger avant l'envoi",
+    "task.check_wrong": "À corriger avant d'approuver",
     "task.serious": "Erreur",
     "task.doubt": "Doute",
     "task.judge": "Juge",
