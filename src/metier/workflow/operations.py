@@ -261,7 +261,10 @@ class Operations:
             above = family[0].parent and (await self._engine.get(family[0].parent)).paused_at
             found = [] if above else [one for one in family if one.paused_at is not None and not one.over]
         elif what == "cancel":
-            found = [] if family[0].over else [one for one in family if not one.over]
+            top = family[0]
+            # The engine ends these too: a run above waits for a dead one, and a failed one may still be resumed.
+            ends = not top.over or top.status == "dead" or (top.status == "failed" and top.parent is None)
+            found = [top, *(one for one in family[1:] if not one.over)] if ends else []
         else:
             found = [one for one in family if one.paused_at is None and not one.over]
             found = [one for one in found if one.status != "queued" or one.id == run]
