@@ -194,9 +194,11 @@ class Progress:
             raise LostBatch(f"the batch {held.id!r} is held by another worker: this one stops here")
         await self._queries.run("clear", {"id": held.id}, tx)
 
-    async def idle(self) -> list[str]:
-        """Find the batches that should move and for which nothing is due."""
-        return [row["id"] for row in await self._queries.all("idle")]
+    async def idle(self, id: str | None = None, tx: Tx | None = None) -> list[str]:
+        """Find the batches that should move and for which nothing is due; or hold one of them, and look again."""
+        if id is not None:
+            await self._queries.one("hold", {"id": id}, tx)
+        return [row["id"] for row in await self._queries.all("idle", {"id": id}, tx)]
 
     async def _patiently(self, write: Callable[[], Awaitable[int]]) -> int:
         loop = asyncio.get_running_loop()

@@ -68,8 +68,9 @@ class Runner:
                     found += 1
         for id in await self._progress.idle():
             async with self._store.transaction() as tx:
-                await self._dispatch.defer(tx, RunId(id))
-                found += 1
+                if await self._progress.idle(id, tx):
+                    await self._dispatch.defer(tx, RunId(id))
+                    found += 1
         return found
 
     async def turn(self, id: str, stop: asyncio.Event | None = None) -> None:

@@ -49,10 +49,14 @@ SELECT 1 FROM procrastinate_jobs WHERE queueing_lock = %(id)s AND status = 'doin
 -- idle --
 -- Gives the batches that should move and for which nothing is due: their turn ended without a word.
 SELECT id FROM batches batch
- WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling')
+ WHERE (%(id)s::text IS NULL OR id = %(id)s) AND status IN ('validating', 'in_progress', 'finalizing', 'cancelling')
    AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs
                     WHERE queueing_lock = batch.id AND status IN ('todo', 'doing'))
  ORDER BY id LIMIT 1000
+
+-- hold --
+-- Holds the row of a batch for the rest of the transaction.
+SELECT id FROM batches WHERE id = %(id)s FOR UPDATE OF batches
 
 -- take --
 -- Gives a batch to a worker under a new epoch, unless another living one has it.
