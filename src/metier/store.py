@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import psycopg
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from metier.errors import Broken, ConfigError, MetierError, Unavailable
 from metier.postgres import Embedded
@@ -30,9 +30,11 @@ __all__ = [
     "Store",
     "Trust",
     "Tx",
+    "away",
     "create_database",
     "named_queries",
     "packaged_migrations",
+    "within",
 ]
 
 Row: TypeAlias = dict[str, Any]
@@ -119,6 +121,8 @@ class Store:
             min_size=1,
             max_size=size,
             timeout=20,
+            # Tries come ever more seldom within this time: after a long outage nobody shall wait for the next one.
+            reconnect_timeout=20,
             open=False,
             check=self.usable,
             connection_class=psycopg.AsyncConnection[DictRow],
@@ -271,6 +275,29 @@ class Queries:
             return
         async with self._store.connection() as connection:
             yield connection
+
+
+def away(error: BaseException) -> bool:
+    """Tell a database that went away, or the error one makes of it, from one that refuses what it was asked."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(away(one) for one in error.exceptions)
+    cause: BaseException | None = error
+    while isinstance(cause, MetierError):
+        cause = cause.__cause__
+    if not isinstance(cause, psycopg.OperationalError) or isinstance(cause, PoolClosed):
+        return False
+    # No state: the connection broke. 08: it cannot be made. 57P: the server stops, crashed or starts.
+    return cause.sqlstate is None or cause.sqlstate.startswith(("08", "57P"))
+
+
+@contextlib.asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """Give the database so long to answer; one that does not is away, like one that breaks the connection."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise psycopg.errors.ConnectionTimeout(f"the database did not answer within {seconds:g} s") from error
 
 
 async def create_database(url: str, name: str, *, template: str | None = None) -> None:

@@ -15,7 +15,7 @@ from metier.calls import new_id
 from metier.errors import LedgerBroken, Unavailable
 from metier.policy.limits import UNITS, Limit, period_start
 from metier.policy.mirror import UNREACHABLE
-from metier.store import Row, Store, Tx
+from metier.store import Row, Store, Tx, within
 
 __all__ = ["Leases", "Reserved", "forgetting"]
 
@@ -170,7 +170,7 @@ class Leases:
         usual = (limit.amount * self._share).quantize(_NANO, ROUND_UP)
         loan: tuple[_Purse, Decimal, Decimal] | None = None
         try:
-            async with asyncio.timeout(5), self._store.transaction() as tx:
+            async with within(5), self._store.transaction() as tx:
                 if not purse.granted:
                     params = {"limit": name[0], "member": name[1], "starts_on": purse.starts_on}
                     await self._queries.run("open_standing", params, tx)

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import psycopg
 
 from metier.errors import Unavailable
+from metier.store import within
 
 __all__ = ["UNREACHABLE", "Mirror"]
 
@@ -114,7 +115,7 @@ class Mirror(Generic[_V]):
 
     async def _read(self, keys: Sequence[str]) -> None:
         asked_at = self._clock()
-        async with asyncio.timeout(self._patience_s):
+        async with within(self._patience_s):
             rows = await self._load(keys)
         self._failing = False
         # Misses are held too, so that a wrong key in a loop costs one query a second; they must not pile up.

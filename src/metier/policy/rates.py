@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from metier.errors import Unavailable
 from metier.policy.limits import Limit
 from metier.policy.mirror import UNREACHABLE
-from metier.store import Row, Store
+from metier.store import Row, Store, within
 
 __all__ = ["LIFE_S", "SPAN_S", "Drawn", "Rate", "Rates", "Wait"]
 
@@ -218,7 +218,7 @@ class Rates:
             "now": self._now() if self._now else None, "span_s": 0 if permits else SPAN_S, "life_s": LIFE_S,
         }  # fmt: skip
         try:
-            async with asyncio.timeout(5), self._store.transaction() as tx:
+            async with within(5), self._store.transaction() as tx:
                 await self._queries.run("lock_grants", {"limit": name[0], "member": name[1]}, tx)
                 row = await self._queries.one("grant", params, tx)
         except UNREACHABLE as error:

@@ -14,7 +14,7 @@ import psycopg
 
 from metier.calls import JSON, Principal, RunId
 from metier.errors import Invalid, MetierError, RateLimited, Unavailable
-from metier.store import Row
+from metier.store import Row, away
 from metier.workflow.commands import Entry, Key, Park, RunStep
 from metier.workflow.context import Asked, Clock, Keeps, StepContext, StepFunction, fits, plain
 from metier.workflow.definition import Kind, Workflow
@@ -54,6 +54,8 @@ class Held:
     """When it was last looked for signals."""
     pausing: bool = False
     """Whether somebody wants it to stand still at its next boundary."""
+    cut: BaseException | None = None
+    """The database went away under something that cannot be done again without reading the run anew."""
 
     @property
     def entries(self) -> dict[Key, Entry]:
@@ -155,14 +157,16 @@ class Calling:
             except BaseExceptionGroup as several:
                 # Tasks of a step that ask at once: each question is opened.
                 questions, others = several.split(Asked)
-                if questions is None or others is not None:
+                if questions is not None and others is None:
+                    first, *also = _leaves(questions)
+                    first.also = tuple(also)
+                    raise first from None
+                outages += 1
+                if not away(several) or outages > _MOST_OUTAGES:
                     raise
-                first, *also = _leaves(questions)
-                first.also = tuple(also)
-                raise first from None
             except (psycopg.OperationalError, MetierError) as error:
                 outages += 1
-                if isinstance(error, LostRun) or not _away(error) or outages > _MOST_OUTAGES:
+                if isinstance(error, LostRun) or not away(error) or outages > _MOST_OUTAGES:
                     raise
             await self._shelf.back(context.run, command.path)
 
@@ -198,17 +202,6 @@ def _leaves(group: BaseExceptionGroup[Asked]) -> list[Asked]:
     for one in group.exceptions:
         found.extend(_leaves(one) if isinstance(one, BaseExceptionGroup) else [one])
     return found
-
-
-def _away(error: BaseException) -> bool:
-    """Tell a database that went away, or the error one makes of it, from one that refuses what it was asked."""
-    cause: BaseException | None = error
-    while isinstance(cause, MetierError):
-        cause = cause.__cause__
-    if not isinstance(cause, psycopg.OperationalError):
-        return False
-    # No state: the connection broke. 08: it cannot be made. 57P: the server stops, crashed or starts.
-    return cause.sqlstate is None or cause.sqlstate.startswith(("08", "57P"))
 
 
 def error_value(code: str, message: str, *, retry: bool) -> dict[str, JSON]:

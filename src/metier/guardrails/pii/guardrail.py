@@ -20,7 +20,7 @@ from metier.guardrails.pii.masking import Masked, mask_call
 from metier.guardrails.pii.restore import Restore
 from metier.guardrails.pii.revision import revision
 from metier.guardrails.pii.table import Table
-from metier.store import Store
+from metier.store import Store, within
 from metier.vault import Vault
 
 __all__ = ["PersonalData"]
@@ -78,13 +78,13 @@ class PersonalData(Guardrail):
             return await self._run(call, Table())
         project, conversation = call.principal.project, call.conversation
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with within(_PATIENCE_S):
                 table = await self._conversations.load(project, conversation)
             masked = await self._run(call, table)
             if not table.fresh:
                 return masked
             # Detection is remembered by now, so the lock is held only for the masking itself.
-            async with asyncio.timeout(_PATIENCE_S):
+            async with within(_PATIENCE_S):
                 return await self._conversations.allocate(
                     project, conversation, lambda alone: mask_call(call, alone, self._seen)
                 )
