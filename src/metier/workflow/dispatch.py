@@ -6,25 +6,29 @@ import asyncio
 import contextlib
 import logging
 import pathlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import psycopg
 from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
+from procrastinate.jobs import Job, Status
+from procrastinate.manager import JobManager, NotificationCallback
 from procrastinate.schema import SchemaManager
 from psycopg_pool import AsyncConnectionPool
 
 from metier.calls import RunId
 from metier.errors import MetierError
-from metier.store import Migration, Store, Tx
+from metier.store import Migration, Store, Tx, away
 
 __all__ = ["Chore", "Dispatch", "Pace", "RunSegment", "Stalled", "migrations"]
 
 RunSegment: TypeAlias = Callable[[RunId], Awaitable[None]]
 """Moves one run as far as it can go."""
+
+_Given = TypeVar("_Given")
 
 Chore: TypeAlias = Callable[[], Awaitable[object]]
 """Something a worker does every `recover_s` seconds beside its segments; any number of workers may."""
@@ -147,7 +151,7 @@ class Dispatch:
 
     async def drain(self, segment: RunSegment) -> None:
         """Run every segment that is due, and those they make due, then return."""
-        async with self._app(segment) as app:
+        async with self._app(segment, asyncio.Event()) as app:
             while True:
                 await self._worker(app, wait=False)
                 row = await self._queries.one("ready", {"queue": self._queue})
@@ -158,7 +162,7 @@ class Dispatch:
         pause = 0.2
         while not stop.is_set():
             try:
-                async with self._app(segment) as app:
+                async with self._app(segment, stop) as app:
                     pause = 0.2
                     # Connecting may have swallowed the cancellation, on Python 3.11.
                     if stop.is_set():
@@ -168,6 +172,14 @@ class Dispatch:
                 _log.warning("the worker lost its database (%s): it tries again in %.1f s", error, pause)
             await _unless(stop, pause)
             pause = min(pause * 2, 5.0)
+
+    async def _unfetched(self, worker: int, known: Iterable[int]) -> None:
+        """Make due again what was given to a worker of this process and never came: its connection broke."""
+        given = {"queue": self._queue, "worker": worker, "known": list(known)}
+        for row in await self._queries.all("unfetched", given):
+            async with self._store.transaction() as tx:
+                if await self.drop(tx, Stalled(row["id"], RunId(row["run"]))):
+                    await self.defer(tx, RunId(row["run"]))
 
     async def _repeat(self, chores: Sequence[Chore], stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -198,11 +210,12 @@ class Dispatch:
         return AsyncConnectionPool(**{**how, "check": self._store.usable})
 
     @contextlib.asynccontextmanager
-    async def _app(self, segment: RunSegment) -> AsyncIterator[App]:
+    async def _app(self, segment: RunSegment, stop: asyncio.Event) -> AsyncIterator[App]:
         connector = PsycopgConnector(
-            conninfo=self._store.url, min_size=1, max_size=4, timeout=10, pool_factory=self._pool
+            conninfo=self._store.url, min_size=1, max_size=4, timeout=10, reconnect_timeout=10, pool_factory=self._pool
         )
         app = App(connector=connector)
+        app.job_manager = _Steadfast(connector, stop, self._unfetched)
 
         async def run_segment(run: str) -> None:
             await segment(RunId(run))
@@ -210,6 +223,88 @@ class Dispatch:
         app.task(name=self._task, queue=self._queue)(run_segment)
         async with app.open_async():
             yield app
+
+
+class _Steadfast(JobManager):
+    """The side of a worker towards the database: through an outage it waits, and what the worker does goes on.
+
+    By itself a worker ends when the database goes away, and drops what it does: answers that were paid for.
+    """
+
+    def __init__(
+        self,
+        connector: PsycopgConnector,
+        stop: asyncio.Event,
+        unfetched: Callable[[int, Iterable[int]], Awaitable[None]],
+    ) -> None:
+        super().__init__(connector)
+        self._stop = stop
+        self._unfetched = unfetched
+        self._known: set[int] = set()
+        self._doubt = False
+
+    async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
+        """Take the next segment; one that was given while the connection broke is made due again first."""
+
+        async def fetch() -> Job | None:
+            if self._doubt:
+                await self._unfetched(worker_id, self._known)
+            self._doubt = True
+            job = await JobManager.fetch_job(self, queues, worker_id)
+            self._doubt = False
+            if job is not None and job.id is not None:
+                self._known.add(job.id)
+            return job
+
+        return await self._patiently(fetch)
+
+    async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
+        """Say that a segment has ended."""
+        tries = 0
+
+        async def finish() -> None:
+            nonlocal tries
+            tries += 1
+            try:
+                await JobManager.finish_job(self, job, status, delete_job)
+            except ConnectorException as error:
+                # It may have been heard before the connection broke, or somebody took the segment since.
+                if tries == 1 or _away(error):
+                    raise
+
+        try:
+            await self._patiently(finish)
+        finally:
+            if job.id is not None:
+                self._known.discard(job.id)
+
+    async def update_heartbeat(self, worker_id: int) -> None:
+        """Say that the worker lives."""
+        await self._patiently(lambda: JobManager.update_heartbeat(self, worker_id))
+
+    async def listen_for_jobs(
+        self, *, on_notification: NotificationCallback, queues: Iterable[str] | None = None
+    ) -> None:
+        """Hear of segments as they become due."""
+        await self._patiently(lambda: JobManager.listen_for_jobs(self, on_notification=on_notification, queues=queues))
+
+    async def _patiently(self, work: Callable[[], Awaitable[_Given]]) -> _Given:
+        """Do something, again and again while the database is away and the worker is to go on."""
+        pause = 0.2
+        while True:
+            try:
+                return await work()
+            except (psycopg.OperationalError, MetierError, ConnectorException) as error:
+                if self._stop.is_set() or not _away(error):
+                    raise
+                _log.warning("the worker has lost its database (%s): it tries again in %.1f s", error, pause)
+            await _unless(self._stop, pause)
+            pause = min(pause * 2, 2.0)
+
+
+def _away(error: BaseException) -> bool:
+    cause = error.__cause__ if isinstance(error, ConnectorException) else error
+    return cause is not None and away(cause)
 
 
 async def _unless(stop: asyncio.Event, seconds: float) -> None:

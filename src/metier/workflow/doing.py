@@ -9,7 +9,7 @@ import psycopg
 
 from metier.calls import JSON
 from metier.errors import MetierError, RateLimited, Unavailable
-from metier.store import Store
+from metier.store import Store, away
 from metier.workflow.children import Children
 from metier.workflow.commands import (
     BEGAN,
@@ -76,6 +76,8 @@ class Doing:
         except LostRun:
             raise
         except MetierError as error:
+            if away(error):
+                raise
             value = error_value(error.code, error.message, retry=isinstance(error, Unavailable | RateLimited))
             return Line(command.path, command.attempt, "error", value, self._clock())
 

@@ -12,6 +12,7 @@ from decimal import Decimal
 
 import orjson
 import psycopg
+from psycopg_pool import PoolClosed
 
 from metier.calls import JSON, RunId
 from metier.errors import Broken, Conflict, Unavailable
@@ -105,12 +106,15 @@ def opened(vault: Vault, run: RunId, what: str, value: bytes) -> dict[str, JSON]
 class Journal:
     """Writes and reads the journal of runs; owner of the tables `journal` and `blobs`."""
 
-    def __init__(self, store: Store, vault: Vault, *, patience_s: float = 60.0) -> None:
+    def __init__(self, store: Store, vault: Vault, *, patience_s: float = 86_400.0) -> None:
         self._store = store
         self._vault = vault
         self._queries = store.queries("journal")
         self._patience_s = patience_s
-        """How long a write is tried again while the database is away; what it holds was paid for."""
+        """How long a write is tried again while the database is away: what it holds was paid for.
+
+        After a day the registration of the worker is forgotten too, and with it that it holds anything.
+        """
 
     async def append(self, hold: Hold, lines: Sequence[Line], tx: Tx | None = None) -> bool:
         """Write lines for the holder of a run, or raise LostRun when it has lost it; say if somebody wants a pause.
@@ -243,7 +247,7 @@ class Journal:
                 hold.seen = began
                 return found
             except (psycopg.OperationalError, Unavailable) as error:
-                if time.monotonic() + pause > deadline:
+                if time.monotonic() + pause > deadline or isinstance(error, PoolClosed):
                     raise LostRun(
                         f"could not {what} for {hold.run!r} within {self._patience_s:g} s: {error}; "
                         "the run goes on from its last line once the database is back"

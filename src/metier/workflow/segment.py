@@ -9,10 +9,11 @@ from datetime import datetime
 from decimal import Decimal
 
 import orjson
+import psycopg
 
 from metier.calls import JSON, KeyId, OrganisationId, Principal, ProjectId, RunId, SystemId
-from metier.errors import Broken
-from metier.store import Row, Store
+from metier.errors import Broken, MetierError
+from metier.store import Row, Store, away
 from metier.vault import Vault
 from metier.workflow.children import Children, bounded
 from metier.workflow.commands import (
@@ -149,21 +150,30 @@ class Segments:
         under: dict[str, asyncio.Task[Done]] = {}
         try:
             while True:
+                if held.cut is not None and not under:
+                    raise held.cut
                 now = self._round(held, under)
                 if now.end is not None and not under:
                     await self._leaving.over(held, now.end)
                     return
                 if held.pausing and not under and await self._leaving.paused(held):
                     return
-                go = now.end is None and not held.pausing
+                go = now.end is None and not held.pausing and held.cut is None
                 for command in now.start[: _WIDTH - len(under)] if go else ():
                     under[command.path] = asyncio.ensure_future(self._doing.do(held, command))
                 if not under and await self._leaving.left(held, now):
                     return
-                if under and now.ask and go:
-                    await self._leaving.ask(held, now.ask)
-                if under:
+                if not under:
+                    continue
+                try:
+                    if now.ask and go:
+                        await self._leaving.ask(held, now.ask)
                     await self._settle(held, under, now)
+                except (psycopg.OperationalError, MetierError) as error:
+                    if not away(error):
+                        raise
+                    # What is under way was paid for: it ends and is written, before whoever takes the run looks anew.
+                    held.cut = held.cut or error
         finally:
             for task in under.values():
                 task.cancel()

@@ -12,6 +12,13 @@ SELECT job.id, job.queueing_lock AS run
    AND coalesce(worker.last_heartbeat, '-infinity') < now() - make_interval(secs => %(stall_s)s)
    AND pg_postmaster_start_time() < now() - make_interval(secs => %(stall_s)s)
 
+-- unfetched --
+-- Gives the segments that a worker has, as far as the database knows, and of which it does not know itself.
+SELECT job.id, job.queueing_lock AS run
+  FROM procrastinate_jobs job
+ WHERE job.queue_name = %(queue)s AND job.status = 'doing' AND job.worker_id = %(worker)s
+   AND job.id <> ALL(%(known)s::bigint[])
+
 -- drop --
 -- Takes away a stalled segment; nothing is touched when it ended in the meantime, or another worker is at it.
 WITH held AS MATERIALIZED (

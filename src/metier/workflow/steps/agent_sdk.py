@@ -95,7 +95,8 @@ async def converse(agent: Agent[Any], items: Sequence[Mapping[str, Any]], turns:
         result = await agents.Runner.run(agent, given, max_turns=turns.most + 2, run_config=config)
     except (Halt, agents.AgentsException) as error:
         if turns.stop is not None:
-            raise turns.stop from None
+            # Not `from None`: it came from something that those who see it ask about, such as a database that is away.
+            raise turns.stop from turns.stop.__cause__
         raise StepFailed(f"the agent of {turns.context.path!r} did what its loop cannot take: {error}") from error
     if turns.stop is not None:
         raise turns.stop

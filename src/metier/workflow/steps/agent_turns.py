@@ -15,6 +15,7 @@ import orjson
 from metier.calls import JSON, Call, ConversationId, Message, Origin, OutputSchema, Tool
 from metier.deferred import deferred
 from metier.errors import BudgetExceeded, GuardrailBlocked, MetierError, StepFailed
+from metier.store import away
 from metier.workflow.commands import FALLBACK
 from metier.workflow.context import Asked
 from metier.workflow.engine import StepContext
@@ -208,8 +209,13 @@ class Turns:
         except (LostRun, BudgetExceeded):
             raise
         except MetierError as error:
+            if away(error):
+                raise
             return {"error": error.message, "code": error.code}
-        except Exception as error:  # noqa: BLE001  # foreign code: its trace is in the journal, not told to the model
+        except Exception as error:  # foreign code: its trace is in the journal, not told to the model
+            if away(error):
+                # No fault of the tool: the step goes on from here once the database is back.
+                raise
             told = f"the tool {offer.name!r} failed unexpectedly ({type(error).__name__})"
             return {"error": told, "code": "step_failed", "trace": traceback.format_exc(limit=-20)}
 
