@@ -152,6 +152,7 @@ async def work(site: dict[str, Any]) -> None:
         # Here a run dies far more often in a row than a step may bring its worker down.
         app.engine._segments._max_strikes = 10_000
         stop = asyncio.Event()
+        (folder / f"ready {os.getpid()}").touch()
         async with asyncio.TaskGroup() as group:
             group.create_task(app.engine.work(stop, [app.review.sweep]))
             if site["triggers"]:
