@@ -19,6 +19,7 @@ from starlette.routing import Route
 from metier.api import (
     batches,
     chat_body,
+    deliveries,
     image,
     messages_body,
     openai,
@@ -127,6 +128,7 @@ def _asked(made: Description) -> dict[tuple[str, str], tuple[str, Schema]]:
         ("POST", "/v1/tasks/{id}/decide"): (json_type, made.body("Decision", tasks._Decision)),
         ("POST", "/v1/tasks/{id}/hand-off"): (json_type, made.body("HandOff", tasks._HandOff)),
         ("POST", "/v1/absences"): (json_type, made.body("Absence", tasks._Absent)),
+        ("POST", "/v1/deliveries/{id}/settle"): (json_type, made.body("Settle", deliveries.SettleBody)),
         **{
             ("POST", f"/v1/runs/{{id}}/{what}"): (json_type, made.body("Move", run_bodies.MoveBody))
             for what in ("pause", "unpause", "resume", "cancel")
@@ -148,6 +150,10 @@ def _answered() -> dict[tuple[str, str], tuple[str, Schema]]:
     task = _object("task", id="string", run="string", state="string", assignee="string")
     whole = _object("task", id="string", title="string", schema={}, events="array")
     absence = _object("absence", id="string", person="string", substitute="string", since="string", until="string")
+    delivery = _object("delivery", id="string", run="string", path="string", state="string", in_doubt="boolean")
+    correction = _object("correction", id="string", run="string", flow="string", path="string", by="string")
+    draft = _object("correction", id="string", flow="string", shown={}, original={}, edited={})
+    twice = _object("agreement", flow="string", path="string", read_twice="integer", agreed="integer")
     run = _object("run", id="string", flow="string", status="string", cost_eur="number")
     moved = _object("run", id="string", status="string", dry_run="boolean")
     cut = _object("run", id="string", status="string", cut={"type": "object"})
@@ -184,6 +190,12 @@ def _answered() -> dict[tuple[str, str], tuple[str, Schema]]:
         ("POST", "/v1/tasks/{id}/comments"): (json_type, whole),
         ("POST", "/v1/tasks/{id}/decide"): (json_type, task),
         ("POST", "/v1/tasks/{id}/hand-off"): (json_type, task),
+        ("GET", "/v1/deliveries"): (json_type, _list(delivery)),
+        ("GET", "/v1/deliveries/{id}"): (json_type, delivery),
+        ("POST", "/v1/deliveries/{id}/settle"): (json_type, delivery),
+        ("GET", "/v1/corrections"): (json_type, _list(correction)),
+        ("GET", "/v1/corrections/{id}"): (json_type, draft),
+        ("GET", "/v1/agreement"): (json_type, _list(twice)),
         ("GET", "/v1/runs"): (json_type, _list(run)),
         ("DELETE", "/v1/runs"): (json_type, _object("run.erasure", runs="integer", dry_run="boolean")),
         ("GET", "/v1/runs/{id}"): (json_type, _object("run", id="string", steps="array", below="array")),
@@ -211,7 +223,7 @@ _ALSO = {
     ("POST", "/v1/messages"): ("text/event-stream",),
     ("POST", "/v1/audio/transcriptions"): ("text/plain; charset=utf-8",),
 }
-_QUERIES = {
+_QUERIES: dict[tuple[str, str], dict[str, Schema]] = {
     ("GET", "/v1/responses/{id}"): {"stream": {"enum": ["false", ""]}},
     ("GET", "/v1/responses/{id}/input_items"): {
         "limit": {"type": "integer", "minimum": 1, "maximum": 100},
@@ -226,6 +238,12 @@ _QUERIES = {
     },
     ("GET", "/v1/batches"): {"limit": {"type": "integer", "minimum": 1, "maximum": 99}, "after": {"type": "string"}},
     ("GET", "/v1/tasks"): {"limit": {"type": "integer", "minimum": 1, "maximum": 100}, "after": {"type": "string"}},
+    ("GET", "/v1/deliveries"): {"limit": {"type": "integer", "minimum": 1, "maximum": 200}},
+    ("GET", "/v1/corrections"): {
+        "limit": {"type": "integer", "minimum": 1, "maximum": 100},
+        **{name: {"type": "string"} for name in ("flow", "after")},
+    },
+    ("GET", "/v1/agreement"): {"flow": {"type": "string"}},
     ("GET", "/v1/runs"): {
         "limit": {"type": "integer", "minimum": 1, "maximum": 100},
         **{name: {"type": "string"} for name in ("flow", "status", "code", "since", "until", "after")},

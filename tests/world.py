@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from metier.batches import Batches
 from metier.calls import Call, Message, Principal
 from metier.catalog import Catalog
+from metier.connectors.deliveries import Deliveries
 from metier.gateway import Gateway
 from metier.governance.register import ADMITTED, Register
 from metier.guardrails.base import Chain, Guardrail
@@ -64,6 +65,7 @@ class World:
     responses: StoredResponses
     batches: Batches
     review: Review
+    deliveries: Deliveries
     vault: Vault
     engine: Engine
     operations: Operations
@@ -123,9 +125,10 @@ async def world(
     )
     principal = await keys.authenticate(issued.secret)
     engine = Engine(store, vault, {})
+    review = Review(store, vault, engine)
     made = World(
         store, register, keys, catalog, admission, ledger, gateway, StoredResponses(store, vault),
-        Batches.built(store, vault, None), Review(store, vault, engine),
+        Batches.built(store, vault, None), review, Deliveries(store, vault, engine, review),
         vault, engine, Operations(store, vault, engine, None), Releases(store, vault), issued.secret, principal, health,
     )  # fmt: skip
     try:

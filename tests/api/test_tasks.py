@@ -52,14 +52,20 @@ class Desk:
         return f"{TASKS}/{task.id}"
 
 
-@pytest.fixture
-async def desk(store: Store, tmp_path: pathlib.Path) -> AsyncIterator[Desk]:
-    async with contextlib.AsyncExitStack() as stack:
-        app = await stack.enter_async_context(build_for_tests(tmp_path, store.url, ScriptedProvider(says("x"))))
+@contextlib.asynccontextmanager
+async def opened(store: Store, folder: pathlib.Path) -> AsyncIterator[Desk]:
+    """Zoe and max of the group sav, and eve of another one."""
+    async with build_for_tests(folder, store.url, ScriptedProvider(says("x"))) as app:
         made = Desk(app, await caller(app, "desk"))
         for name in ("zoe", "max"):
             await made.hire(name, "sav")
         await made.hire("eve", "compta")
+        yield made
+
+
+@pytest.fixture
+async def desk(store: Store, tmp_path: pathlib.Path) -> AsyncIterator[Desk]:
+    async with opened(store, tmp_path) as made:
         yield made
 
 

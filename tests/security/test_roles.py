@@ -15,8 +15,10 @@ from starlette.routing import BaseRoute, Route
 
 from metier.api.server import routes
 from metier.calls import KeyId, Principal
+from metier.connectors.effects import Commit, Deed, Effects, identity
 from metier.console import pages
 from metier.console.session import Session, Sessions
+from metier.errors import Unavailable
 from metier.policy.keys import Scopes
 from metier.store import Store
 from metier.workflow.review import TaskId
@@ -110,6 +112,19 @@ async def away(here: House) -> str:
     return str(answer.json["id"])
 
 
+async def doubted(here: House) -> str:
+    """Have an effect in doubt in a run that asked everybody something; its id is the identity it was done under."""
+
+    async def transmit(content: bytes, identity: str, commit: Commit) -> None:
+        await commit()
+        raise Unavailable("the line broke")
+
+    key = f"{await ran(here)}/send"
+    with pytest.raises(Unavailable):
+        await Effects(here.app.store, here.app.vault).once(key, Deed("tickets.create", "a queue", b"{}", transmit))
+    return identity(key)
+
+
 TABLE: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", "/v1/chat/completions"): Rule("chat", CHAT),
     ("POST", "/v1/responses"): Rule("responses", {"model": "petit", "input": "Bonjour"}),
@@ -141,6 +156,12 @@ TABLE: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", "/v1/tasks/{id}/comments"): Rule("admin", {"text": "Vu"}, 200, 404, 200, asked),
     ("POST", "/v1/tasks/{id}/decide"): Rule("admin", {"decision": {"decision": "approve"}}, 200, 404, 200, asked),
     ("POST", "/v1/tasks/{id}/hand-off"): Rule("admin", {"to": "group:public", "note": "Vu"}, 200, 404, 200, asked),
+    ("GET", "/v1/deliveries"): Rule("admin", suspended=200),
+    ("GET", "/v1/deliveries/{id}"): Rule("admin", None, 200, 404, 200, doubted),
+    ("POST", "/v1/deliveries/{id}/settle"): Rule("admin", {"settlement": "delivered"}, 200, 404, 200, doubted),
+    ("GET", "/v1/corrections"): Rule("admin", None, 403, 403, 403),
+    ("GET", "/v1/corrections/{id}"): Rule("admin", None, 403, 403, 403),
+    ("GET", "/v1/agreement"): Rule("admin", None, 403, 403, 403),
     ("GET", "/v1/runs"): Rule("admin", suspended=200),
     ("DELETE", "/v1/runs"): Rule("admin", None, 403, 403, 403),
     ("GET", "/v1/runs/{id}"): Rule("admin", None, 200, 404, 200, ran),

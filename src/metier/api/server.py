@@ -15,6 +15,8 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Lifespan
 
 from metier.api import batches, failures
+from metier.api.corrections import correction_routes
+from metier.api.deliveries import delivery_routes
 from metier.api.endpoint import Endpoint
 from metier.api.files import FilesPages
 from metier.api.frame import Frame
@@ -32,6 +34,7 @@ from metier.api.traced import Traced
 from metier.api.transcription import Transcriptions
 from metier.api.transfer import Transfer
 from metier.batches import Batches
+from metier.connectors.deliveries import Deliveries
 from metier.gateway import Gateway
 from metier.record.responses import StoredResponses
 from metier.workflow.review import Review
@@ -60,6 +63,11 @@ class AppServices(RunServices, Protocol):
     @property
     def review(self) -> Review:
         """The tasks that wait for people."""
+        ...
+
+    @property
+    def deliveries(self) -> Deliveries:
+        """The effects of which nobody knows whether they were done."""
         ...
 
     async def ready(self) -> Mapping[str, bool]:
@@ -106,6 +114,8 @@ def routes(app: AppServices, watch: Watch | None = None) -> list[BaseRoute]:
         Route("/v1/images/generations", Endpoint(Surface(app.keys, "images"), images.answer), methods=["POST"]),
         *_batch_routes(app),
         *task_routes(app),
+        *delivery_routes(app),
+        *correction_routes(app),
         *run_routes(app),
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{name:path}", models, methods=["GET"]),

@@ -94,13 +94,18 @@ class Corrections:
         await self._queries.run("add", found, tx)
 
     async def list(
-        self, *, workflow: str | None = None, after: str | None = None, limit: int = 50
+        self, *, workflow: str | None = None, after: str | None = None, limit: int = 50, project: str | None = None
     ) -> tuple[Correction, ...]:
-        """Give corrections, oldest first."""
+        """Give corrections, of one project where it is named, oldest first."""
         if not 1 <= limit <= _PAGE_MAX:
             raise Invalid(f"cannot list {limit!r} corrections: ask for 1 to {_PAGE_MAX}", param="limit")
-        params = {"workflow": workflow, "after": after, "limit": limit}
+        params = {"workflow": workflow, "after": after, "limit": limit, "project": project}
         return tuple(self._correction(row) for row in await self._queries.all("page", params))
+
+    async def get(self, id: str, project: str | None = None) -> Correction | None:
+        """Give one correction, or None: it is gone, or of another project than the one named."""
+        row = await self._queries.one("get", {"id": id, "project": project})
+        return None if row is None else self._correction(row)
 
     async def purge(self) -> int:
         """Delete those whose time is over, and say how many."""

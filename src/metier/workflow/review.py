@@ -190,9 +190,9 @@ class Review:
         """Remind, reassign, escalate and expire by the dates of tasks; any worker may do it at any time."""
         return await self._sweep.once()
 
-    async def agreement(self, workflow: str | None = None) -> Sequence[Mapping[str, JSON]]:
+    async def agreement(self, workflow: str | None = None, project: str | None = None) -> Sequence[Mapping[str, JSON]]:
         """Count, by workflow and step, the questions read twice and the readings that agreed."""
-        return await self._queries.all("agreement", {"workflow": workflow})
+        return await self._queries.all("agreement", {"workflow": workflow, "project": project})
 
     async def _mine(self, task: TaskId, reviewer: Reviewer, *, deciding: bool = False) -> Row:
         row = await self._row(task, reviewer)

@@ -15,7 +15,12 @@ ON CONFLICT (task) DO NOTHING
 SELECT * FROM corrections
  WHERE (%(workflow)s::text IS NULL OR workflow = %(workflow)s)
    AND (%(after)s::text IS NULL OR id > %(after)s)
+   AND (%(project)s::text IS NULL OR project = %(project)s)
  ORDER BY id LIMIT %(limit)s
+
+-- get --
+-- Gives one correction, of a project where one is named.
+SELECT * FROM corrections WHERE id = %(id)s AND (%(project)s::text IS NULL OR project = %(project)s)
 
 -- purge --
 -- Deletes the corrections whose time is over.

@@ -88,6 +88,7 @@ UPDATE tasks SET agreed = %(agreed)s WHERE id = %(id)s
 SELECT workflow, path, count(*) AS twice, count(*) FILTER (WHERE agreed) AS agreed
   FROM tasks
  WHERE reading = 2 AND agreed IS NOT NULL AND (%(workflow)s::text IS NULL OR workflow = %(workflow)s)
+   AND (%(project)s::text IS NULL OR project = %(project)s)
  GROUP BY workflow, path ORDER BY workflow, path
 
 -- claim --
