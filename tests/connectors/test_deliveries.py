@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -20,6 +20,7 @@ from metier.vault import Vault
 from metier.workflow.definition import OnError, Retry, Workflow
 from metier.workflow.engine import Engine
 from metier.workflow.review import Review, Reviewer, TaskDesk
+from metier.workflow.run_retention import RunRetention
 from metier.workflow.steps.tool import ToolSteps
 from tests.connectors.mailserver import Server, serving
 from tests.workflow.flows import WHO, Counting, Ticking, flow, step
@@ -199,3 +200,25 @@ async def test_what_the_server_took_is_sent_whatever_another_worker_thought(stor
         )
         await store.queries("outbox").run("taken", {"key": "run_1/send", "result": None})
         assert await outbox.state("run_1/send") == "sent"
+
+
+async def test_what_is_of_no_run_any_more_or_a_notice_is_shown_to_nobody(store: Store, vault: Vault) -> None:
+    async with office(store, vault, "cut") as here:
+        home = replace(ADA, organisation="main")
+        run = await here.sent(mail())
+        async with store.connection() as connection:
+            assert [one.run for one in await here.deliveries.list(home)] == [run]
+            await connection.execute("UPDATE outbox SET tool = 'task.notice'")
+            for reviewer in (ADA, home, None):
+                assert await here.deliveries.list(reviewer) == ()
+                with pytest.raises(NotFound):
+                    await here.deliveries.get(f"{run}/send", reviewer)
+            await connection.execute("UPDATE outbox SET tool = 'email.send'")
+            await connection.execute("DELETE FROM runs")
+            assert await here.deliveries.list(home) == ()
+            with pytest.raises(NotFound):
+                await here.deliveries.get(f"{run}/send", home)
+            await connection.execute("INSERT INTO outbox (key, message_id, content) VALUES ('notice/7/zoe', 'n', '')")
+            await RunRetention(store, vault).older("sales", 1)
+            rows = await connection.execute("SELECT key FROM outbox")
+            assert [row["key"] for row in await rows.fetchall()] == ["notice/7/zoe"]

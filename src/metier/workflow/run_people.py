@@ -38,6 +38,7 @@ class RunPeople:
         self._engine = engine
         self._journal = Journal(store, vault)
         self._queries = store.queries("engine")
+        self._effects = store.queries("outbox")
 
     async def look(self) -> int:
         """Go through what runs that are over hold, once for each end, and say how many that were."""
@@ -69,6 +70,7 @@ class RunPeople:
                 with contextlib.suppress(Conflict):  # it came to its end by itself
                     await self._engine.cancel(RunId(row["id"]))
             await self._queries.run("erase_run", {"id": row["id"]})
+        await self._effects.run("drop_orphans")
         await self._forget(target.organisation, person, project)
         return len(rows)
 

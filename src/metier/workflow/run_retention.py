@@ -88,6 +88,7 @@ class RunRetention:
         self._store = store
         self._journal = Journal(store, vault)
         self._queries = store.queries("engine")
+        self._effects = store.queries("outbox")
         self._clock = clock
 
     async def older(self, project: str, days: int, *, dry_run: bool = False) -> tuple[ExpiredRuns, ...]:
@@ -98,6 +99,8 @@ class RunRetention:
         found = await self._expired(which)
         while not dry_run and await self._queries.run("expire_runs", {**which, "most": _RUNS}):
             pass
+        if not dry_run:
+            await self._effects.run("drop_orphans")
         return found
 
     async def sweep(self, *, dry_run: bool = False) -> Swept | None:
@@ -133,6 +136,7 @@ class RunRetention:
         due = await self._expired(self._times(now))
         while await self._queries.run("expire_runs", {**self._times(now), "most": _RUNS}):
             pass
+        await self._effects.run("drop_orphans")
         before = {"before": now - timedelta(days=self.rules.events_days), "most": _ROWS}
         events = await _all(lambda: self._queries.run("expire_events", before))
         blobs = await _all(lambda: self._journal.drop_blobs(now - _BLOBS_AFTER, _ROWS))

@@ -32,7 +32,7 @@ WHERE key = %(key)s AND state <> 'sent';
 -- doubtful --
 -- effects a person must look for, no notices of tasks: known to be unsure, or on the wire for longer than any server answers
 SELECT o.key, o.message_id, o.state, o.tool, o.target, o.content, o.updated_at, o.settled_as, o.settled_by, o.settled_at,
-       true AS doubtful, r.status::text AS run_status, coalesce(p.organisation, 'main') AS organisation
+       true AS doubtful, r.status::text AS run_status, CASE WHEN r.id IS NOT NULL THEN coalesce(p.organisation, 'main') END AS organisation
 FROM outbox o
 LEFT JOIN runs r ON r.id = split_part(o.key, '/', 1)
 LEFT JOIN projects p ON p.id = r.project
@@ -41,14 +41,14 @@ WHERE o.tool <> 'task.notice'
 ORDER BY o.updated_at, o.key;
 
 -- find --
--- one effect by its key, its Message-ID or its idempotency key
+-- one effect by its key, its Message-ID or its idempotency key; notices hold links that are for one person alone
 SELECT o.key, o.message_id, o.state, o.tool, o.target, o.content, o.updated_at, o.settled_as, o.settled_by, o.settled_at,
        o.state = 'unsure' OR (o.state = 'sending' AND o.updated_at < %(now)s::timestamptz - interval '10 minutes') AS doubtful,
-       r.status::text AS run_status, coalesce(p.organisation, 'main') AS organisation
+       r.status::text AS run_status, CASE WHEN r.id IS NOT NULL THEN coalesce(p.organisation, 'main') END AS organisation
 FROM outbox o
 LEFT JOIN runs r ON r.id = split_part(o.key, '/', 1)
 LEFT JOIN projects p ON p.id = r.project
-WHERE o.key = %(name)s OR o.message_id = %(name)s;
+WHERE (o.key = %(name)s OR o.message_id = %(name)s) AND o.tool <> 'task.notice';
 
 -- of_run --
 -- every effect of a run
@@ -59,6 +59,11 @@ FROM outbox o
 LEFT JOIN runs r ON r.id = split_part(o.key, '/', 1)
 WHERE starts_with(o.key, %(run)s::text || '/')
 ORDER BY o.created_at, o.key;
+
+-- drop_orphans --
+-- effects of runs that are there no more: nothing repeats them, and what they hold goes with its run
+DELETE FROM outbox o
+WHERE starts_with(o.key, 'run_') AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.id = split_part(o.key, '/', 1));
 
 -- settle --
 -- record what a person found out about a doubtful message, once
