@@ -7,6 +7,7 @@ import pathlib
 from dataclasses import replace
 from decimal import Decimal
 
+import psycopg
 import pytest
 
 from metier.calls import JSON, Chunk, Reasoning, ReasoningDelta, ToolCallDelta
@@ -90,6 +91,15 @@ async def test_a_call_that_makes_no_sense_is_told_to_the_model(
         assert (await s.give(desk()))["text"] == "Sent."
         assert s.find.calls == [{"number": 7}]
     assert told_of in told(provider, 1)[-1][1]
+
+
+async def test_a_database_that_is_away_is_no_fault_of_the_tool(store: Store, tmp_path: pathlib.Path) -> None:
+    provider = ScriptedProvider(asks("shop_find", {"number": 7}), says("Sent."))
+    async with shop(store, tmp_path, provider) as s:
+        s.find.error = psycopg.OperationalError("the connection is lost")
+        asyncio.get_running_loop().call_later(0.1, setattr, s.find, "error", None)
+        assert (await s.give(desk()))["text"] == "Sent."
+    assert not provider.calls[1].messages[-1].failed
 
 
 @pytest.mark.parametrize("error", [Invalid("no such order"), Unavailable("the shop is closed"), ValueError("boom")])

@@ -1,0 +1,169 @@
+"""A worker whose database goes away under a run: what was paid for is kept once it is back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import PoolClosed, PoolTimeout
+
+from metier.calls import JSON, RunId
+from metier.errors import Broken, Unavailable
+from metier.store import Store, Tx, away, within
+from metier.vault import Vault
+from metier.workflow.definition import Step, Workflow
+from metier.workflow.engine import Engine, StepContext
+from tests.workflow.engines import QUICK
+from tests.workflow.flows import WHO, Counting, branch, flow, step
+
+
+@contextlib.asynccontextmanager
+async def outage(store: Store) -> AsyncIterator[None]:
+    """Cut every connection to the database of a test and let nobody connect until the block ends."""
+    name = str(conninfo_to_dict(store.url)["dbname"])
+    master = await psycopg.AsyncConnection.connect(make_conninfo(store.url, dbname="postgres"), autocommit=True)
+    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    async with master:
+        await master.execute(allow.format(sql.Identifier(name), sql.SQL("false")))
+        try:
+            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            await master.execute(query, (name,))
+            yield
+        finally:
+            await master.execute(allow.format(sql.Identifier(name), sql.SQL("true")))
+
+
+@contextlib.asynccontextmanager
+async def working(engine: Engine) -> AsyncIterator[None]:
+    """Have a worker until the block ends."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(engine.work(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+
+
+async def over(engine: Engine, run: RunId) -> str:
+    """Wait for the end of a run, however often the database is away meanwhile."""
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(psycopg.OperationalError, Unavailable):
+                if (found := await engine.get(run)).over:
+                    return found.status
+            await asyncio.sleep(0.05)
+
+
+async def epoch(store: Store, run: RunId) -> int:
+    """Count how often a run was taken by a worker."""
+    async with store.connection() as connection:
+        row = await (await connection.execute("SELECT epoch FROM runs WHERE id = %s", (run,))).fetchone()
+    assert row is not None
+    return int(row["epoch"])
+
+
+class Thinking:
+    """A step function that pays for an answer and gets it when it is let go."""
+
+    def __init__(self, most: int) -> None:
+        self.asked: list[str] = []
+        self.most = most
+        self.all_asked, self.go = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, context: StepContext, given: dict[str, JSON]) -> JSON:
+        async def produce() -> JSON:
+            self.asked.append(context.path)
+            if len(self.asked) == self.most:
+                self.all_asked.set()
+            await self.go.wait()
+            return context.path
+
+        return await context.once("answer", produce)
+
+
+def sections(*each: Step) -> Workflow:
+    """Make a flow that does steps at once."""
+    ways = tuple(replace(branch(None, one), name=one.id) for one in each)
+    return flow(step("all", "parallel", branches=ways))
+
+
+async def test_answers_that_come_while_the_database_is_away_are_kept_once_it_is_back(
+    store: Store, vault: Vault
+) -> None:
+    think = Thinking(2)
+    engine = Engine(store, vault, {"code": think}, pace=replace(QUICK, stall_s=30.0))
+    run = await engine.start(sections(step("a"), step("b")), {}, WHO)
+    async with working(engine):
+        await think.all_asked.wait()
+        async with outage(store):
+            think.go.set()
+            # Longer than the grace a worker gives its steps when it is asked to stop: here nobody asked it.
+            await asyncio.sleep(2 * QUICK.grace_s)
+        assert await over(engine, run) == "done"
+    assert (sorted(think.asked), await epoch(store, run)) == (["all.a.a", "all.b.b"], 1)
+
+
+async def test_what_is_under_way_ends_before_the_run_is_read_anew(store: Store, vault: Vault) -> None:
+    think, told = Thinking(1), list[str]()
+
+    async def heard(tx: Tx, project: str, event: str, *_: object) -> None:
+        told.append(event)
+        if len(told) == 1:
+            await think.all_asked.wait()
+            asyncio.get_running_loop().call_later(0.3, think.go.set)
+            raise psycopg.OperationalError("the connection is lost")
+
+    engine = Engine(store, vault, {"code": think}, pace=QUICK)
+    engine.wire(heard=heard)
+    run = await engine.start(sections(step("a"), step("tell", "emit", {"event": "gone", "key": "k"})), {}, WHO)
+    async with working(engine):
+        assert await over(engine, run) == "done"
+    assert (think.asked, told, await epoch(store, run)) == (["all.a.a"], ["gone", "gone"], 2)
+
+
+async def test_a_segment_that_was_given_out_and_never_came_is_made_due_again(store: Store, vault: Vault) -> None:
+    engine = Engine(store, vault, {"code": Counting()})
+    lost, mine = [await engine.start(flow(step("a")), {}, WHO) for _ in range(2)]
+    async with store.connection() as connection:
+        row = await (await connection.execute("SELECT * FROM procrastinate_register_worker_v1()")).fetchone()
+        assert row is not None
+        worker = int(row["worker_id"])
+        await connection.execute("UPDATE procrastinate_jobs SET status = 'doing', worker_id = %s", (worker,))
+        query = "SELECT id FROM procrastinate_jobs WHERE queueing_lock = %s"
+        known = await (await connection.execute(query, (mine,))).fetchone()
+    assert known is not None
+    await engine._dispatch._unfetched(worker, [known["id"]])
+    async with store.connection() as connection:
+        found = await (await connection.execute("SELECT queueing_lock, status FROM procrastinate_jobs")).fetchall()
+    assert {row["queueing_lock"]: row["status"] for row in found} == {lost: "todo", mine: "doing"}
+
+
+def caused(error: BaseException) -> Unavailable:
+    """Make what rooms make of an error of the database."""
+    try:
+        raise Unavailable("the rights cannot be read") from error
+    except Unavailable as made:
+        return made
+
+
+def test_a_database_that_is_away_is_told_from_one_that_refuses() -> None:
+    gone = psycopg.OperationalError("server closed the connection")
+    assert away(gone) and away(PoolTimeout("none free")) and away(psycopg.errors.AdminShutdown("stopped"))
+    assert away(caused(gone)) and away(ExceptionGroup("both", [gone, caused(gone)]))
+    assert not away(PoolClosed("we leave")) and not away(psycopg.errors.DiskFull("full"))
+    assert not away(caused(ConnectionRefusedError("a shop"))) and not away(Broken("ours"))
+    assert not away(ExceptionGroup("one of them", [gone, ValueError("a mistake")]))
+
+
+async def test_a_database_that_does_not_answer_in_time_is_away() -> None:
+    with pytest.raises(psycopg.OperationalError) as found:
+        async with within(0.01):
+            await asyncio.sleep(5)
+    assert away(found.value)
