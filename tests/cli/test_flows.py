@@ -127,6 +127,26 @@ def test_a_mistake_in_a_workflow_is_shown_with_its_place(
         assert (finding["file"], f"flow.yaml:{finding['line']}:{finding['column']}") == ("flow.yaml", place)
 
 
+def test_a_model_that_this_house_does_not_know_is_a_warning_with_its_place(
+    house: House, tmp_path: pathlib.Path
+) -> None:
+    model = "{operation: chat, deployments: [{provider: scripted, model_id: a, price: {input: 1, output: 1}}]}"
+    config = tmp_path / "metier.yaml"
+    config.write_text(f"models:\n  large: {model}\nroles: {{writer: large}}\n")
+    env = {"METIER_CONFIG": str(config)}
+    step = "{id: a, llm: {model: NAME, prompt: a.md}, output: {body: string}}"
+    (tmp_path / "a.md").write_text("Bonjour")
+
+    def said(name: str, env: dict[str, str]) -> list[tuple[str, str, int]]:
+        path = written(tmp_path, "ici", "flow: NAME\nschema: 1\nsteps:\n  - " + step.replace("NAME", name))
+        found = house.data("lint", path, env=env)["findings"]
+        return [(one["severity"], one["suggestion"], one["line"]) for one in found if one["code"] == "model-not-here"]
+
+    assert said("writr", env) == [("warning", "did you mean 'writer'?", 4)]
+    assert [said(name, env) for name in ("writer", "large", "scripted/a")] == [[], [], []]
+    assert said("writr", {}) == [], "a house without models says nothing of them"
+
+
 def test_a_test_that_fails_leaves_with_1_and_says_where(house: House, tmp_path: pathlib.Path) -> None:
     path = written(tmp_path, "essais")
     assert "1 passed, 0 failed" in house.run("test", path)

@@ -6,9 +6,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from metier.catalog import Catalog
 from metier.cli.preparation import TEMPLATES
 from metier.connectors.tools import names
-from metier.errors import Invalid, NotFound
+from metier.errors import Invalid, MetierError, NotFound
+from metier.reload import roles_of
 from metier.triggers.kinds import KINDS
 from metier.workflow.definition import Workflow, load
 from metier.workflow.lint import Known
@@ -38,7 +40,22 @@ def folder(name: str) -> pathlib.Path:
 def known(config: Mapping[str, Any]) -> Known:
     """What a linter may take for granted without a database: tools, those of connectors included, and functions."""
     tools = names(config.get("connectors"))
-    return Known(tools=tools, code=tuple(FUNCTIONS), agent_tools=(*tools, *FUNCTIONS), trigger=_wrong)
+    return Known(
+        house=_models(config), tools=tools, code=tuple(FUNCTIONS), agent_tools=(*tools, *FUNCTIONS), trigger=_wrong
+    )
+
+
+def _models(config: Mapping[str, Any]) -> frozenset[str] | None:
+    """Models and roles of metier.yaml; None where it declares none, or what it declares cannot be read."""
+    if not config.get("models"):
+        return None
+    try:
+        catalog = Catalog.from_yaml(config["models"], config.get("eur_per_usd"))
+        roles = roles_of(config, catalog.names())
+    except MetierError:
+        return None
+    deployed = (f"{one.provider}/{one.model_id}" for one in catalog.deployments())
+    return frozenset((*catalog.names(), *roles, *deployed))
 
 
 def _wrong(trigger: Trigger) -> str | None:

@@ -120,6 +120,8 @@ class Known:
 
     models: Collection[str] | None = None
     """Models and roles an `llm` step may name."""
+    house: Collection[str] | None = None
+    """Models and roles of the metier.yaml at hand: another name is only a warning, as flows are run elsewhere too."""
     classifiers: Collection[str] | None = None
     """Pinned references of `model` steps, such as `intent@3`."""
     rules: Collection[str] | None = None

@@ -13,7 +13,16 @@ from metier.workflow.shape import Mark, Step, Trigger, Workflow
 from metier.workflow.view import Schema, View
 from metier.workflow.yaml_source import suggest
 
-__all__ = ["check_agent", "check_called", "check_triggers", "check_wait", "gathered", "items_of", "template_schema"]
+__all__ = [
+    "check_agent",
+    "check_called",
+    "check_model",
+    "check_triggers",
+    "check_wait",
+    "gathered",
+    "items_of",
+    "template_schema",
+]
 
 _ERRORS: dict[str, JSON] = {
     "type": "array",
@@ -26,6 +35,20 @@ _ERRORS: dict[str, JSON] = {
 }
 
 
+def check_model(report: Report, step: Step, path: str, name: str) -> None:
+    """Check the model or role a step names against those that are known; those of this house only warn."""
+    report.reference(step, path, name, report.known.models, "model")
+    house = report.known.house
+    if report.known.models is None and house is not None and name not in house:
+        report.say(
+            step.marks.get(path, step.mark),
+            "model-not-here",
+            f"the metier.yaml of this house has no model or role {name!r}",
+            suggest(name, house),
+            "warning",
+        )
+
+
 def check_agent(report: Report, step: Step, view: View) -> None:
     """Check the models, tools, approvals and hand-overs of an agent and of those it hands over to."""
     config = step.config if isinstance(step.config, dict) else {}
@@ -36,7 +59,7 @@ def check_agent(report: Report, step: Step, view: View) -> None:
             continue
         place = f"agent/handoffs/{id}" if id else "agent"
         if isinstance(model := agent.get("model"), str):
-            report.reference(step, f"{place}/model", model, report.known.models, "model")
+            check_model(report, step, f"{place}/model", model)
         tools = _texts(agent.get("tools"))
         for number, tool in enumerate(tools):
             _tool(report, step.marks.get(f"{place}/tools/{number}", step.mark), tool)

@@ -24,6 +24,7 @@ from metier.workflow.checks import (
 from metier.workflow.checks_flow import (
     check_agent,
     check_called,
+    check_model,
     check_triggers,
     check_wait,
     gathered,
@@ -333,7 +334,7 @@ class _Walk:
         config = step.config if isinstance(step.config, dict) else {}
         match step.kind:
             case "llm":
-                self.report.reference(step, "llm/model", str(config.get("model")), self.report.known.models, "model")
+                check_model(self.report, step, "llm/model", str(config.get("model")))
                 check_prompt(self.report, step)
             case "agent":
                 check_prompt(self.report, step)

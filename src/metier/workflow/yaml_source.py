@@ -163,9 +163,17 @@ def read(text: str, file: str) -> Node:
     except yaml.MarkedYAMLError as wrong:
         place = wrong.problem_mark or wrong.context_mark
         at = f"{file}:{place.line + 1}:{place.column + 1}" if place else file
+        if place and _tab(text, place.line, place.column):
+            raise Invalid(f"{at}: cannot read the YAML: there is a tab here; indent with spaces") from None
         raise Invalid(f"{at}: cannot read the YAML: {wrong.problem or wrong.context}") from None
     except yaml.YAMLError as wrong:
         raise Invalid(f"{file}: cannot read the YAML: {str(wrong).splitlines()[0]}") from None
+
+
+def _tab(text: str, line: int, column: int) -> bool:
+    """Tell whether what cannot be read is a tab before the words of a line."""
+    here = text.split("\n")[line : line + 1]
+    return bool(here) and here[0][column : column + 1] == "\t" and not here[0][:column].strip(" \t-?")
 
 
 class _Composer:
