@@ -105,7 +105,9 @@ async def test_what_programs_may_not_do_is_refused(desk: Desk) -> None:
     post = desk.http.post
     assert (await post("/v1/flows/orders/runs", json={"inputs": {}})).status == 401
     assert (await post("/v1/flows/orders/runs", json={"inputs": {}}, headers=spying)).status == 404
-    assert (await post("/v1/flows/others/runs", json={"inputs": {}}, headers=desk.bearer)).status == 404
+    for none in ("others", "%00"):
+        assert (await post(f"/v1/flows/{none}/runs", json={"inputs": {}}, headers=desk.bearer)).status == 404
+        assert (await desk.http.get(f"/v1/flows/orders/runs/{none}", headers=desk.bearer)).status == 404
     assert (await post("/v1/flows/orders/runs", json={"inputs": {"order": 7}}, headers=desk.bearer)).status == 422
     assert (await post("/v1/flows/orders/runs", json={"input": {}}, headers=desk.bearer)).status == 422
     made = await post("/v1/flows/orders/runs", json={"inputs": {}}, headers=desk.bearer)
@@ -168,7 +170,8 @@ async def test_webhooks_that_are_not_proved_are_refused(desk: Desk) -> None:
     for headers in forged:
         told = await desk.http.post(f"/hooks/{id}", content=body, headers=headers)
         assert told.status == 401, headers
-    assert (await desk.http.post("/hooks/trg_none", content=body, headers=delivery(body))).status == 404
+    for none in ("trg_none", "%00", "%ed%a0%80"):
+        assert (await desk.http.post(f"/hooks/{none}", content=body, headers=delivery(body))).status == 404
     large = b" " * (1024 * 1024 + 1)
     assert (await desk.http.post(f"/hooks/{id}", content=large, headers=delivery(large))).status == 413
     assert await desk.runs() == []

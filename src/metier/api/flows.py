@@ -73,6 +73,8 @@ class FlowRun:
         unknown = NotFound(f"{flow[:80]!r} has no run {run[:80]!r} that this key may see")
         if not await self._triggers.deployments.list(project=principal.project, flow=flow, kind="api"):
             raise unknown
+        if not run.isprintable():
+            raise unknown
         try:
             found = await self._engine.get(run)
         except NotFound:

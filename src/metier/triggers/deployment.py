@@ -121,13 +121,16 @@ class Deployments:
     async def list(
         self, *, project: str | None = None, flow: str | None = None, kind: TriggerKind | None = None
     ) -> list[Deployed]:
-        """Give triggers by project and flow."""
+        """Give triggers by project and flow; names come from addresses, and no database takes every character."""
+        if not (flow or "").isprintable():
+            return []
         found = await self._queries.all("list", {"project": project, "flow": flow, "kind": kind, "id": None})
         return [_deployed(row) for row in found]
 
     async def get(self, id: str) -> Deployed:
         """Give one trigger."""
-        row = await self._queries.one("list", {"project": None, "flow": None, "kind": None, "id": id})
+        named = {"project": None, "flow": None, "kind": None, "id": id}
+        row = await self._queries.one("list", named) if id.isprintable() else None
         if row is None:
             raise NotFound(f"there is no trigger {id[:80]!r}: metier triggers list shows those there are")
         return _deployed(row)
