@@ -9,7 +9,7 @@ import pytest
 
 from metier.calls import Call, Chunk, KeyId, Message, OutputSchema, Principal, ProjectId, SystemId, Tool, ToolCall
 from metier.guardrails import PersonalData, Verdict
-from metier.guardrails.pii import Table, mask
+from metier.guardrails.pii import Table, hide, mask
 from metier.vault import Vault
 
 PRINCIPAL = Principal(KeyId("key"), ProjectId("p"), SystemId("s"))
@@ -148,3 +148,8 @@ async def test_a_very_long_text_is_masked_all_the_same(guardrail: PersonalData) 
     text = "Le colis est en route. " * 1_500 + "Je suis Karim Haddad."
     checked = await guardrail.check_input(call(Message("user", text)))
     assert checked.call.messages[1].content.endswith("Je suis [[PERSONNE_1]].")
+
+
+def test_names_of_a_map_are_masked_too_where_they_are_no_names_of_fields() -> None:
+    shown = hide({"jean@exemple.fr": {"open": 1}, "customer_name": "ask jean@exemple.fr"}, Table())
+    assert shown == {"[[EMAIL_1]]": {"open": 1}, "customer_name": "ask [[EMAIL_1]]"}
