@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
+from procrastinate import PsycopgConnector
+from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Job, Status
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import PoolClosed, PoolTimeout
@@ -18,9 +22,15 @@ from metier.errors import Broken, Unavailable
 from metier.store import Store, Tx, away, within
 from metier.vault import Vault
 from metier.workflow.definition import Step, Workflow
+from metier.workflow.dispatch import Steadfast
 from metier.workflow.engine import Engine, StepContext
 from tests.workflow.engines import QUICK
 from tests.workflow.flows import WHO, Counting, branch, flow, step
+
+JOB = Job(
+    id=1, status="doing", queue="workflow", priority=0, lock=None, queueing_lock="run_1", task_name="segment",
+    task_kwargs={}, scheduled_at=None, attempts=0,
+)  # fmt: skip
 
 
 @contextlib.asynccontextmanager
@@ -143,6 +153,45 @@ async def test_a_segment_that_was_given_out_and_never_came_is_made_due_again(sto
     async with store.connection() as connection:
         found = await (await connection.execute("SELECT queueing_lock, status FROM procrastinate_jobs")).fetchall()
     assert {row["queueing_lock"]: row["status"] for row in found} == {lost: "todo", mine: "doing"}
+
+
+class Line(PsycopgConnector):
+    """A line to a database that breaks now and then, in place of one."""
+
+    def __init__(self, *breaks: psycopg.Error) -> None:
+        super().__init__()
+        self.breaks = list(breaks)
+        self.sent = 0
+
+    async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:
+        self.sent += 1
+        if self.breaks:
+            raise ConnectorException from self.breaks.pop(0)
+
+
+async def nothing(worker: int, known: Iterable[int]) -> None:
+    """Find nothing that was given out and never came."""
+
+
+async def test_a_worker_goes_on_through_an_outage_unless_it_is_asked_to_stop() -> None:
+    gone, stop = psycopg.OperationalError("gone"), asyncio.Event()
+    line = Line(gone, gone)
+    await Steadfast(line, stop, nothing).update_heartbeat(1)
+    assert line.sent == 3
+    with pytest.raises(ConnectorException):
+        await Steadfast(Line(psycopg.errors.DiskFull("full")), stop, nothing).update_heartbeat(1)
+    stop.set()
+    with pytest.raises(ConnectorException):
+        await Steadfast(Line(gone), stop, nothing).update_heartbeat(1)
+
+
+async def test_the_end_of_a_segment_may_have_been_heard_before_the_line_broke() -> None:
+    unknown, job = psycopg.errors.RaiseException("Job was not found"), JOB
+    line = Line(psycopg.OperationalError("gone"), unknown)
+    await Steadfast(line, asyncio.Event(), nothing).finish_job(job, Status.SUCCEEDED, True)
+    assert line.sent == 2
+    with pytest.raises(ConnectorException):
+        await Steadfast(Line(unknown), asyncio.Event(), nothing).finish_job(job, Status.SUCCEEDED, True)
 
 
 def caused(error: BaseException) -> Unavailable:

@@ -23,7 +23,7 @@ from metier.calls import RunId
 from metier.errors import MetierError
 from metier.store import Migration, Store, Tx, away
 
-__all__ = ["Chore", "Dispatch", "Pace", "RunSegment", "Stalled", "migrations"]
+__all__ = ["Chore", "Dispatch", "Pace", "RunSegment", "Stalled", "Steadfast", "migrations"]
 
 RunSegment: TypeAlias = Callable[[RunId], Awaitable[None]]
 """Moves one run as far as it can go."""
@@ -215,7 +215,7 @@ class Dispatch:
             conninfo=self._store.url, min_size=1, max_size=4, timeout=10, reconnect_timeout=10, pool_factory=self._pool
         )
         app = App(connector=connector)
-        app.job_manager = _Steadfast(connector, stop, self._unfetched)
+        app.job_manager = Steadfast(connector, stop, self._unfetched)
 
         async def run_segment(run: str) -> None:
             await segment(RunId(run))
@@ -225,7 +225,7 @@ class Dispatch:
             yield app
 
 
-class _Steadfast(JobManager):
+class Steadfast(JobManager):
     """The side of a worker towards the database: through an outage it waits, and what the worker does goes on.
 
     By itself a worker ends when the database goes away, and drops what it does: answers that were paid for.
