@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from decimal import Decimal
 
@@ -134,3 +135,16 @@ async def test_money_lent_to_a_run_is_not_lent_to_what_is_forked_from_it(store: 
     made, cut = await operations.fork(run, other)
     await engine.drain()
     assert (cut.first, (await engine.get(made)).parked_on) == (("c",), "d")
+
+
+async def test_many_runs_are_done_again_at_once_with_few_connections(store: Store, vault: Vault) -> None:
+    engine = Engine(store, vault, {"code": Counting()})
+    runs = [await engine.start(flow(step("a"), step("b"), output=1), {}, WHO) for _ in range(8)]
+    await engine.drain()
+    async with Store(store.url, size=3) as narrow:
+        operations = Operations(narrow, vault, Engine(narrow, vault, {}), None)
+        await asyncio.gather(*(operations.retry(run, "b", "zoe") for run in runs))
+        with pytest.raises(Conflict, match="pause it first"):
+            await operations.retry(runs[0], "b", "zoe")
+    await engine.drain()
+    assert {(await engine.get(run)).status for run in runs} == {"done"}

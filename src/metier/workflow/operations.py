@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -30,6 +31,7 @@ __all__ = ["Difference", "Moment", "Moving", "Operations", "RunRules", "Tasks"]
 Moving: TypeAlias = Literal["pause", "unpause", "cancel", "resume"]
 
 _NOTHING = Decimal(0)
+_MOST_CHANGES = 5
 _STILL = ("parked", "waiting", "paused", "done", "failed", "dead", "cancelled")
 """Where no worker does anything for a run."""
 
@@ -147,17 +149,24 @@ class Operations:
         if dry_run:
             return await self._cut(run, path)
 
-        async def work(tx: Tx) -> Cut:
+        async def work(tx: Tx, seen: Row | None, found: Cut) -> bool:
             row = await self._queries.one("lock", {"id": run}, tx)
-            if row is not None and row["status"] not in _STILL:
-                raise Conflict(f"run {run!r} is {row['status']!r}: pause it first, then do it again from {path!r}")
-            found = await self._cut(run, path)
+            _refuse_moving(run, row, path)
+            if row is None or await self._queries.one("stamp", {"id": run}, tx) != seen:
+                return False
             await self._set_aside(tx, run, path, by, found)
-            if row is not None and row["status"] == "paused":
+            if row["status"] == "paused":
                 await self._wake(tx, run)
-            return found
+            return True
 
-        return await persistently(self._store, work)
+        for _ in range(_MOST_CHANGES):
+            # Found out before the transaction: many at once would hold all connections, and each wait for another one.
+            seen = await self._queries.one("stamp", {"id": run})
+            _refuse_moving(run, seen, path)
+            found = await self._cut(run, path)
+            if await persistently(self._store, functools.partial(work, seen=seen, found=found)):
+                return found
+        raise Conflict(f"run {run!r} was changed again and again meanwhile: pause it, then do it again from {path!r}")
 
     async def reuse(self, run: RunId, workflow: Workflow, *, afresh: bool = False) -> Cut:
         """Say what of a run would hold for another definition, without doing anything; afresh, nothing would."""
@@ -335,6 +344,11 @@ class Operations:
         line = Line(f"{MARKS}{number}", 1, "choice", said, utc(), cost_eur=cost)
         await self._journal.tell(tx, run, line)
         await self._dispatch.hasten(tx, run)
+
+
+def _refuse_moving(run: RunId, row: Row | None, path: str) -> None:
+    if row is not None and row["status"] not in _STILL:
+        raise Conflict(f"run {run!r} is {row['status']!r}: pause it first, then do it again from {path!r}")
 
 
 def _refuse_counted(run: Run) -> None:

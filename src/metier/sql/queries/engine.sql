@@ -73,6 +73,10 @@ RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status
 -- Holds the row of a run for the rest of the transaction.
 SELECT status, definition, error, parent FROM runs WHERE id = %(id)s FOR UPDATE OF runs
 
+-- stamp --
+-- Gives what changes whenever the journal of a run that stands still gets a line.
+SELECT status, epoch, signals FROM runs WHERE id = %(id)s
+
 -- told --
 -- Counts a signal to a run, and makes it pending again when it was put aside; its worker looks for itself.
 UPDATE runs
