@@ -98,7 +98,8 @@ async def test_the_runs_of_a_killed_worker_move_again_on_the_others_within_half_
             victim.kill()
             died = time.monotonic()
             await victim.wait()
-            lost = [*server.by[victim.pid]]
+            # What it had asked may be read after its death.
+            lost = server.by[victim.pid]
             while not all((run, 2) in server.at for run in lost):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             took = max(server.at[run, 2] for run in lost) - died
@@ -112,14 +113,16 @@ async def test_workers_are_restarted_under_load_without_a_lost_or_doubled_step(s
     server = Counting(0.1)
     async with server.open():
         site = Site(store, server.port)
-        runs = [await site.engine.start(asking(8), {}, WHO) for _ in range(60)]
+        runs: list[RunId] = []
         async with site.workers(3) as workers:
             for number in range(3):
+                # Some for each restart: on a busy machine a process takes longer to end than all of them together.
+                runs += [await site.engine.start(asking(8), {}, WHO) for _ in range(20)]
                 before = sum(server.asked.values())
                 async with asyncio.timeout(90):
                     while sum(server.asked.values()) < before + 40:  # noqa: ASYNC110
                         await asyncio.sleep(0.05)
-                assert sum(server.asked.values()) < 480, "there is load at every restart"
+                assert sum(server.asked.values()) < 8 * len(runs), "there is load at every restart"
                 workers[number].terminate()
                 workers.append(await site.worker())
                 assert await workers[number].wait() == 0
