@@ -222,3 +222,15 @@ async def test_what_is_of_no_run_any_more_or_a_notice_is_shown_to_nobody(store: 
             await RunRetention(store, vault).older("sales", 1)
             rows = await connection.execute("SELECT key FROM outbox")
             assert [row["key"] for row in await rows.fetchall()] == ["notice/7/zoe"]
+
+
+async def test_a_called_flow_whose_letter_is_in_doubt_is_not_called_anew_by_itself(store: Store, vault: Vault) -> None:
+    sub = "flow: sub\nschema: 1\nsteps:\n" + (
+        "  - {id: send, tool: email.send, with: {to: client@exemple.fr, subject: Réponse, body: Bonjour}}\n"
+    )
+    call = step("sub", "call", {"flow": "sub.yaml"}, retry=Retry(3, "constant", 0))
+    async with office(store, vault, "cut", "250") as here:
+        run = await here.sent(replace(flow(call), files={"sub.yaml": sub}))
+        assert await here.status(run) == "failed"
+        assert [one.state for one in await here.deliveries.list()] == ["unsure"]
+        assert [one.workflow for one in await here.engine.below(run)] == ["sub"]

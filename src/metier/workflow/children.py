@@ -55,6 +55,7 @@ class Children:
         self._store = store
         self._vault = vault
         self._queries = store.queries("engine")
+        self._effects = store.queries("outbox")
         self._dispatch = dispatch
         self._journal = journal
         self._events = events
@@ -181,7 +182,8 @@ class Children:
         if row.get("item") is None:
             attempt = row["parent_attempt"]
             assert isinstance(attempt, int)
-            line = returned(str(row["parent_path"]), attempt, child, finish, cost)
+            doubt = None if finish.failure is None else await self._effects.one("doubt_below", {"run": child}, tx)
+            line = returned(str(row["parent_path"]), attempt, child, finish, cost, retry=doubt is None)
             if line.name:
                 place = {"run": parent, "path": line.path, "attempt": attempt, "name": line.name}
                 if await self._queries.one("settle", place, tx) is None:
@@ -293,8 +295,11 @@ def _began(path: str, attempt: int, value: JSON, name: str = "") -> Line:
     return Line(path, attempt, "choice", value, datetime.now(UTC), name=f"{CHILD}{name}")
 
 
-def returned(path: str, attempt: int, child: RunId, finish: Finish, cost: Decimal) -> Line:
-    """Say what the end of a called run is to the step that called it, or that asked it under a name."""
+def returned(path: str, attempt: int, child: RunId, finish: Finish, cost: Decimal, *, retry: bool = True) -> Line:
+    """Say what the end of a called run is to the step that called it, or that asked it under a name.
+
+    Without `retry` it is called anew by a person alone: another run would do again what may have been done.
+    """
     now = datetime.now(UTC)
     failure = finish.failure
     path, mark, name = path.partition("!")
@@ -304,4 +309,4 @@ def returned(path: str, attempt: int, child: RunId, finish: Finish, cost: Decima
     if failure is None:
         return Line(path, attempt, "result", finish.output, now, cost_eur=cost)
     why = f"the run {child!r} it called failed at {failure.path!r}: {failure.message}"
-    return Line(path, attempt, "error", error_value(failure.code, why, retry=True), now, cost_eur=cost)
+    return Line(path, attempt, "error", error_value(failure.code, why, retry=retry), now, cost_eur=cost)

@@ -60,6 +60,16 @@ LEFT JOIN runs r ON r.id = split_part(o.key, '/', 1)
 WHERE starts_with(o.key, %(run)s::text || '/')
 ORDER BY o.created_at, o.key;
 
+-- doubt_below --
+-- whether an effect of a run, or of one it has started, may have been done without anybody knowing
+WITH RECURSIVE family AS (
+    SELECT %(run)s::text AS id
+    UNION ALL
+    SELECT runs.id FROM runs JOIN family ON runs.parent = family.id
+)
+SELECT o.key FROM family JOIN outbox o ON starts_with(o.key, family.id || '/')
+WHERE o.state IN ('sending', 'unsure') LIMIT 1;
+
 -- drop_orphans --
 -- effects of runs that are there no more: nothing repeats them, and what they hold goes with its run
 DELETE FROM outbox o
