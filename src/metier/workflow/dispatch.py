@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import pathlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -212,10 +213,16 @@ class Dispatch:
     @contextlib.asynccontextmanager
     async def _app(self, segment: RunSegment, stop: asyncio.Event) -> AsyncIterator[App]:
         connector = PsycopgConnector(
-            conninfo=self._store.url, min_size=1, max_size=4, timeout=10, reconnect_timeout=10, pool_factory=self._pool
+            # Tries to connect come ever more seldom within this time, and a worker is taken for dead before long.
+            conninfo=self._store.url,
+            min_size=1,
+            max_size=4,
+            timeout=5,
+            reconnect_timeout=4,
+            pool_factory=self._pool,
         )
         app = App(connector=connector)
-        app.job_manager = Steadfast(connector, stop, self._unfetched)
+        app.job_manager = Steadfast(connector, stop, self._unfetched, 2 * self.pace.heartbeat_s)
 
         async def run_segment(run: str) -> None:
             await segment(RunId(run))
@@ -236,8 +243,11 @@ class Steadfast(JobManager):
         connector: PsycopgConnector,
         stop: asyncio.Event,
         unfetched: Callable[[int, Iterable[int]], Awaitable[None]],
+        fresh_s: float = 10.0,
     ) -> None:
         super().__init__(connector)
+        self._fresh_s = fresh_s
+        self._beat = 0.0
         self._stop = stop
         self._unfetched = unfetched
         self._known: set[int] = set()
@@ -247,6 +257,10 @@ class Steadfast(JobManager):
         """Take the next segment; one that was given while the connection broke is made due again first."""
 
         async def fetch() -> Job | None:
+            if self._doubt or time.monotonic() - self._beat > self._fresh_s:
+                # Else others would take it for dead with what it is about to be given.
+                await JobManager.update_heartbeat(self, worker_id)
+                self._beat = time.monotonic()
             if self._doubt:
                 await self._unfetched(worker_id, self._known)
             self._doubt = True
@@ -281,6 +295,7 @@ class Steadfast(JobManager):
     async def update_heartbeat(self, worker_id: int) -> None:
         """Say that the worker lives."""
         await self._patiently(lambda: JobManager.update_heartbeat(self, worker_id))
+        self._beat = time.monotonic()
 
     async def listen_for_jobs(
         self, *, on_notification: NotificationCallback, queues: Iterable[str] | None = None
