@@ -252,7 +252,7 @@ class _Case:
             "key": KEY.hex(),
             # Nobody is taken for dead who lives, however busy the machine is; the dead are told by us. A database that
             # was just started is trusted no sooner than this.
-            "stall_s": 4.0 if self.cell.database else 60.0,
+            "stall_s": 4.0 if self.cell.database else 20.0,
             "every": self.cell.every,
             "postmaster": None if self.deaths.database is None else str(self.deaths.database),
             "smtp_port": self.servers.smtp_port,
