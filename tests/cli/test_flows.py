@@ -227,7 +227,8 @@ def test_a_rejected_draft_ends_the_run_too(house: House, tmp_path: pathlib.Path)
     allowed(house, "rejet")
     run = house.data("run", written(tmp_path, "rejet"), "text=Retour", "from=a@b.example")["run"]
     (task,) = (task for task in house.data("review", "list")["tasks"] if task["run"] == run["id"])
-    assert "nothing is sent" in house.run("review", "reject", task["id"], "--note", "trop court")
+    told = house.run("review", "reject", task["id"], "--note", "trop court")
+    assert "kept with its reason. The run goes on as its flow says" in told
     shown = worked(house, run["id"], "done")
     (decision,) = (step["value"] for step in shown["steps"] if step["kind"] == "decision")
     assert decision == {"decision": "reject", "edited": decision["edited"]}
