@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import orjson
+import pytest
 
 from metier.calls import JSON, RunId
 from metier.errors import MetierError, NotAllowed, ProviderUnavailable
@@ -169,3 +170,16 @@ async def came_to(engine: Port[Any], run: RunId) -> JSON:
     except MetierError:
         output = None
     return [found.status, found.outcome, failure, output, str(found.cost_eur.normalize())]
+
+
+Made: TypeAlias = "Callable[[dict[str, JSON]], House]"
+
+
+@pytest.fixture(params=["memory", "postgresql"])
+def make(request: pytest.FixtureRequest, store: Store, vault: Vault) -> Made:
+    """Make an engine of either kind, with a table of what people decide."""
+
+    def made(people: dict[str, JSON]) -> House:
+        return InMemory(people) if request.param == "memory" else OnPostgres(store, vault, people)
+
+    return made

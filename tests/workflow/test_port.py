@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 import pytest
 
@@ -15,10 +13,10 @@ from metier.store import Store
 from metier.vault import Vault
 from metier.workflow.commands import ASK_BUDGET
 from metier.workflow.definition import Branch, OnError, Retry, Step, Workflow
-from tests.workflow.engines import House, InMemory, OnPostgres, came_to, journal
+from tests.workflow.engines import House, InMemory, Made, OnPostgres, came_to, journal, make
 from tests.workflow.flows import WHO, branch, flow, step
 
-Made: TypeAlias = "Callable[[dict[str, JSON]], House]"
+__all__ = ["make"]
 
 SUB = """
 flow: sub
@@ -218,14 +216,6 @@ async def test_postgresql_does_the_same(store: Store, vault: Vault) -> None:
 
 
 # ------ what is done to runs from outside
-
-
-@pytest.fixture(params=["memory", "postgresql"])
-def make(request: pytest.FixtureRequest, store: Store, vault: Vault) -> Made:
-    def made(people: dict[str, JSON]) -> House:
-        return InMemory(people) if request.param == "memory" else OnPostgres(store, vault, people)
-
-    return made
 
 
 ASK = step("ask", "human", {"title": "Go?", "assign": "group:sav"}, output={"enum": ["yes", "no"]})

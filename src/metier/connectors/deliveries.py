@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, get_args
 
 from metier.calls import JSON, RunId
 from metier.errors import Conflict, Invalid, NotFound
-from metier.store import Row, Store
+from metier.store import Row, Store, Tx
 from metier.vault import Vault
 from metier.workflow.commands import FALLBACK
 from metier.workflow.context import Clock, utc
@@ -100,7 +100,7 @@ class Deliveries:
         # The run before what belongs to it, as everywhere: two orders of locking could wait for each other.
         async with self._store.transaction() as tx:
             goes_on = await self._engine.retry(tx, given.run, given.path, told)
-            goes_on = goes_on or await self._review.retry(tx, given.run, given.path, reviewer, told)
+            goes_on = goes_on or await self._asked(tx, given, reviewer, told)
             if not await self._queries.run("settle", row, tx):
                 raise await self._over(given.key)
             if found == "again" and not goes_on:
@@ -109,6 +109,15 @@ class Deliveries:
                     "run is at work; if it is over, write to the customer yourself and settle the e-mail as delivered"
                 )
         return await self.get(given.key)
+
+    async def _asked(self, tx: Tx, given: Delivery, reviewer: Reviewer, told: dict[str, JSON]) -> bool:
+        """Answer whoever was asked what to do about the failure, in the run itself or in one it was started by."""
+        place: tuple[RunId, str] | None = given.run, given.path
+        while place is not None:
+            if await self._review.retry(tx, *place, reviewer, told):
+                return True
+            place, told = await self._engine.above(tx, place[0]), {}
+        return False
 
     async def _may(self, row: Row, reviewer: Reviewer | None) -> bool:
         """Those who were asked something by the run may settle its e-mails, and those who look after its house."""

@@ -128,7 +128,8 @@ def call(ground: Ground, step: Step, path: str, scope: Scope) -> Way:
         if ground.entry(path, attempt, CHILD) is not None:
             return Under(path, attempt, step)
         config = step.config if isinstance(step.config, dict) else {}
-        return Call(path, attempt, step, str(config.get("flow")), ground.filled(step, scope))
+        again = attempt > 1 and ground.decided(path, attempt - 1) == "retry"
+        return Call(path, attempt, step, str(config.get("flow")), ground.filled(step, scope), again=again)
 
     return attempted(ground, step, path, scope, make)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import yaml
 
@@ -217,6 +218,10 @@ def _plain(data: JSON) -> JSON:
     return copied
 
 
+_BREAKS: Final = frozenset("\x85\u2028\u2029")
+"""Line breaks to YAML, which folds them unless they are escaped."""
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes texts so that our reader takes them for texts again."""
 
@@ -227,7 +232,7 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     lines = "\n" in value and "\r" not in value and not value.isspace()
-    style = "|" if lines else None if is_text(value) else "'"
+    style = '"' if _BREAKS & set(value) else "|" if lines else None if is_text(value) else "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 

@@ -22,6 +22,7 @@ from metier.workflow.door import Door
 from metier.workflow.events import Events
 from metier.workflow.journal import Journal, Line, opened, sealed, unsealed
 from metier.workflow.pinned import hashed
+from metier.workflow.reviving import Reviving
 from metier.workflow.trying import Held, error_value
 
 __all__ = ["Children", "Flows", "bounded", "called", "item_flow", "pin", "returned", "rights_of", "shallow"]
@@ -60,15 +61,20 @@ class Children:
         self._journal = journal
         self._events = events
         self._door = door
+        self.reviving = Reviving(store, vault, dispatch, journal)
         self.flows: Flows | None = None
 
     async def call(self, held: Held, command: Call) -> Line:
-        """Start the run of a called flow with the line that says so; once for each attempt."""
+        """Start the run of a called flow, or let the one that failed go on, with the line that says so."""
         await self._shallow(held, command.flow)
         workflow = await called(held.workflow, command.flow, self.flows, held.principal)
         inputs = accept(workflow, plain(dict(command.with_)))
+        place: Row = {"parent": held.hold.run, "path": command.path, "attempt": command.attempt}
         async with self._store.transaction() as tx:
-            child = await self._start(tx, held, workflow, inputs, command.path, command)
+            child, left = None, command.budget_left_eur
+            if command.again:
+                child = await self.reviving.called(tx, place, workflow.budget, left)
+            child = child or await self._start(tx, held, workflow, inputs, command.path, command)
             line = _began(command.path, command.attempt, {"run": child})
             await self._journal.append(held.hold, [line], tx)
         return line
@@ -130,6 +136,8 @@ class Children:
         async with self._store.transaction() as tx:
             await pin(self._queries.run, tx, body)
             around = await self._journal.blob(tx, command.given)
+        if command.only is not None:
+            await self.reviving.items(place, numbers)
         rights = rights_of(held.principal)
         for first in range(0, len(ids), _CHUNK):
             part = range(first, min(first + _CHUNK, len(ids)))
@@ -178,7 +186,8 @@ class Children:
         """Tell the parent of a run that it is over, in the transaction that ends it."""
         if row.get("parent") is None:
             return
-        parent = RunId(str(row["parent"]))
+        parent, told = RunId(str(row["parent"])), _euros(row.get("told_eur"))
+        cost = max(cost - told, Decimal(0))
         if row.get("item") is None:
             attempt = row["parent_attempt"]
             assert isinstance(attempt, int)
@@ -191,7 +200,8 @@ class Children:
             await self._events.tell(tx, parent, line)
             return
         place = {"parent": parent, "path": row["parent_path"], "attempt": row["parent_attempt"]}
-        over: Row = {**place, "number": 1, "spent_eur": cost, "held_eur": row.get("allowance_eur")}
+        lent = None if row.get("allowance_eur") is None else _euros(row["allowance_eur"]) - told
+        over: Row = {**place, "number": 1, "spent_eur": cost, "held_eur": lent}
         group = await self._queries.one("item_ended", over, tx)
         if group is None:
             return
@@ -289,6 +299,10 @@ async def pin(run: Callable[..., Awaitable[int]], tx: Tx, workflow: Workflow) ->
     """Keep a definition for the runs of it."""
     data = orjson.dumps(to_data(workflow)).decode()
     await run("pin", {"hash": workflow.hash, "name": workflow.name, "data": data}, tx)
+
+
+def _euros(amount: object) -> Decimal:
+    return amount if isinstance(amount, Decimal) else Decimal(0)
 
 
 def _began(path: str, attempt: int, value: JSON, name: str = "") -> Line:

@@ -149,6 +149,8 @@ class Call:
     """A file of the workflow, or `name@version`."""
     with_: dict[str, JSON]
     budget_left_eur: Decimal | None = None
+    again: bool = False
+    """Whether a person wants it tried once more: the run that failed goes on, instead of another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ class Items:
     """Whether the others go on when one fails."""
     budget_left_eur: Decimal | None = None
     only: tuple[int, ...] | None = None
-    """Which of them, when those that failed are tried again."""
+    """Which of them, when a person wants those that failed tried once more: their runs go on."""
 
 
 @dataclass(frozen=True, slots=True)

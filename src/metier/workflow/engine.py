@@ -15,17 +15,19 @@ from metier.errors import Broken, Conflict, MetierError, NotFound
 from metier.store import Row, Store, Tx
 from metier.vault import Vault
 from metier.workflow.children import Flows, pin, rights_of
-from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, Failure, Finish, Key
+from metier.workflow.commands import Failure, Finish, Key
 from metier.workflow.context import Clock, StepContext, StepFunction, fits, plain, utc
 from metier.workflow.definition import Kind, Workflow, accept
 from metier.workflow.dispatch import Chore, Dispatch, Pace
 from metier.workflow.door import Door
 from metier.workflow.events import Heard
+from metier.workflow.ground import Purse
 from metier.workflow.journal import CHANNEL, Line, sealed
 from metier.workflow.limits import Limits
 from metier.workflow.looking import Looking
 from metier.workflow.people_found import people_in
 from metier.workflow.port import OVER, Event, Run, RunStatus, StepRecord
+from metier.workflow.reviving import once_more
 from metier.workflow.segment import Desk, Opening, Segments
 from metier.workflow.settled import persistently
 
@@ -159,7 +161,10 @@ class Engine(Looking):
                 raise Conflict(f"run {run!r} is {found.status!r}: only failed or dead runs are resumed")
 
     async def retry(self, tx: Tx, run: RunId, path: str | None = None, told: Mapping[str, JSON] | None = None) -> bool:
-        """Resume a run in the transaction given if it failed, at `path` where one is given, or is dead."""
+        """Resume a run in the transaction given if it failed, at `path` where one is given, or is dead.
+
+        One that failed below another goes on with that one, which is resumed if it has failed for this reason.
+        """
         row = await self._queries.one("lock", {"id": run}, tx)
         if row is None:
             raise NotFound(f"no run {run!r}: list the runs to find its id")
@@ -167,18 +172,43 @@ class Engine(Looking):
         failed = row["status"] == "failed" and path in (None, failure.path if failure else None)
         if not failed and row["status"] != "dead":
             return False
+        below = row["parent"] is not None
+        if not below:
+            await self._queries.run("revive", {"id": run}, tx)
         if failure is not None and failure.path:
-            broke = failure.code == "run_budget_exceeded"
-            key = (failure.path, failure.attempt, ASK_BUDGET if broke else ASK_HUMAN)
-            decision: JSON = {"decision": "continue" if broke else "retry", **(told or {})}
-            await self._queries.run("revive", {"id": run}, tx)
-            line = Line(key[0], key[1], "decision", decision, utc(), name=key[2])
-            if not await self._journal.tell(tx, run, line, replace=True):
-                raise Conflict(f"{key[0]!r} of run {run!r} was decided in the meantime: look at it again")
-        else:
-            await self._queries.run("revive", {"id": run}, tx)
+            entries, spent = {}, True
+            if failure.code == "run_budget_exceeded":
+                entries, budget = await self._journal.load(run), (await self.definition(run)).budget
+                purse = Purse(budget, entries.values())
+                spent = purse.limit is not None and purse.total >= purse.limit
+            for key, decision in once_more(failure, entries, spent=spent, told=told):
+                line = Line(key[0], key[1], "decision", decision, utc(), name=key[2])
+                if not await self._journal.tell(tx, run, line, replace=True):
+                    raise Conflict(f"{key[0]!r} of run {run!r} was decided in the meantime: look at it again")
+        if below:
+            return await self._above(tx, row)
+        await self._segments.children.reviving.below(tx, [run])
         await self._dispatch.defer(tx, run)
         return True
+
+    async def _above(self, tx: Tx, below: Row) -> bool:
+        """Resume the run that failed because one below it did; it takes that one up."""
+        above = RunId(below["parent"])
+        row = await self._queries.one("lock", {"id": above}, tx)
+        failure = None if row is None else self._failure(above, row["error"])
+        if failure is None or failure.attempt != below["parent_attempt"]:
+            return False
+        place = below["parent_path"]
+        if failure.path != place and not (below["item"] is not None and failure.path.startswith(f"{place}[")):
+            return False
+        return await self.retry(tx, above, failure.path)
+
+    async def above(self, tx: Tx, run: RunId) -> tuple[RunId, str] | None:
+        """Say which step of which other run a failed one was started by."""
+        row = await self._queries.one("lock", {"id": run}, tx)
+        if row is None or row["parent"] is None or row["status"] not in ("failed", "dead"):
+            return None
+        return RunId(row["parent"]), str(row["parent_path"])
 
     async def cancel(self, run: RunId) -> None:
         """End a run whatever it does; the step in progress is interrupted and can write nothing more."""

@@ -16,6 +16,7 @@ from metier.vault import Vault
 from metier.workflow.children import Children
 from metier.workflow.commands import (
     CHILD,
+    Failure,
     Finish,
     Key,
     Park,
@@ -190,15 +191,21 @@ class Leaving:
         left = _Left(below, bool(held.opened))
         await self.finish(held.hold, held.row, finish, held.spent, left=left, notes=notes)
 
+    async def broke(self, hold: Hold, row: Row, failure: Failure, status: str = "failed") -> None:
+        """End a run that cannot be moved, with whatever it has begun; its journal says what it has cost."""
+        spent = await self._queries.one("spent", {"run": hold.run})
+        cost = Decimal(0) if spent is None else spent["cost_eur"]
+        await self.finish(hold, row, Finish(failure=failure), cost, status, left=_Left(True, True))
+
     async def finish(
         self,
         hold: Hold,
         row: Row,
         finish: Finish,
-        cost: Decimal | None,
+        cost: Decimal,
         status: str = "failed",
         *,
-        left: _Left | None = None,
+        left: _Left,
         notes: Sequence[Line] = (),
     ) -> None:
         """Write what a run came to, and tell its parent in the same transaction."""
@@ -231,13 +238,13 @@ class Leaving:
                 await self._journal.append(hold, notes, tx)
             if not await self._queries.run("finish", ending, tx):
                 raise lost
-            if left is not None and left.waits:
+            if left.waits:
                 await self._queries.run("forget_waits", {"run": hold.run}, tx)
                 if self._desk is not None:
                     await self._desk.close(tx, hold.run)
-            if left is not None and left.below:
+            if left.below:
                 await self._children.cancel(tx, hold.run, None if self._desk is None else self._desk.close)
-            await self._children.ended(tx, hold.run, row, finish, cost or Decimal(0))
+            await self._children.ended(tx, hold.run, row, finish, cost)
 
     async def give_back(self, hold: Hold) -> None:
         """Make a run due for another worker, when this one stops."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from metier.calls import JSON, Principal, ProjectId, RunId
 from metier.errors import Conflict, Invalid
 from metier.workflow.children import Flows
-from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, Entry, Failure, Finish, Key, Park
+from metier.workflow.commands import Entry, Failure, Finish, Key, Park
 from metier.workflow.context import StepFunction, plain
 from metier.workflow.definition import Kind, Workflow, accept
 from metier.workflow.interpreter import Walk
@@ -19,6 +19,7 @@ from metier.workflow.memory_book import Book, People, Virtual
 from metier.workflow.memory_moves import Moves
 from metier.workflow.port import Event, Run, RunStatus, StepRecord
 from metier.workflow.replay import Replayed, replay
+from metier.workflow.reviving import once_more
 
 __all__ = ["Memory", "Virtual"]
 
@@ -84,13 +85,18 @@ class Memory:
         failure = record.run.failure
         if record.run.status != "failed" or path not in (None, failure.path if failure else None):
             return False
-        if failure is not None and failure.path:
-            broke = failure.code == "run_budget_exceeded"
-            decision: JSON = {"decision": "continue" if broke else "retry", **(told or {})}
-            key = (failure.path, failure.attempt, ASK_BUDGET if broke else ASK_HUMAN)
-            self._book.write(record, Entry(*key, "decision", decision, self.clock()))
-        record.run = replace(record.run, failure=None, finished_at=None)
-        self._book.become(record, "pending")
+        if record.origin is not None:
+            above = self._book.find(record.origin.run)
+            failed, place = above.run.failure, record.origin.path
+            if failed is None or failed.attempt != record.origin.attempt:
+                return False
+            if failed.path != place and not (record.origin.item is not None and failed.path.startswith(f"{place}[")):
+                return False
+            if failure is not None and failure.path and told:
+                for key, decision in once_more(failure, record.lines, spent=True, told=told):
+                    self._book.write(record, Entry(*key, "decision", decision, self.clock()))
+            return await self.retry(None, above.run.id, failed.path)
+        self._book.again(record, told=told or {})
         self._book.due[run] = None
         return True
 

@@ -18,9 +18,11 @@ from metier.workflow.children import Flows, bounded, called, item_flow, returned
 from metier.workflow.commands import CHILD, Await, Call, Entry, Failure, Finish, Items, Key, Park, Under
 from metier.workflow.context import fits, plain
 from metier.workflow.definition import Workflow, accept
+from metier.workflow.ground import Purse
 from metier.workflow.journal import Hold, Line, LostRun
 from metier.workflow.leaving import Opening
 from metier.workflow.port import Event, Run, RunStatus
+from metier.workflow.reviving import once_more
 
 __all__ = ["Book", "Group", "Origin", "People", "Record", "Told", "Virtual"]
 
@@ -89,6 +91,10 @@ class Record:
     inputs: dict[str, JSON]
     principal: Principal
     origin: Origin | None = None
+    told_eur: Decimal = Decimal(0)
+    """What of its cost its parent has counted already."""
+    left_behind: bool = False
+    """Cancelled because the run it belongs to was over."""
     output: JSON = None
     lines: dict[Key, Entry] = field(default_factory=dict)
     """The journal, in the order it was written."""
@@ -259,31 +265,49 @@ class Book:
         return None
 
     async def call(self, record: Record, command: Call) -> JSON:
-        """Start the run of a called flow, once for each attempt."""
+        """Start the run of a called flow, once for each attempt, or let the one that failed go on."""
         shallow(command.flow, _depth(self, record))
         workflow = await called(record.workflow, command.flow, self.flows, record.principal)
         inputs = accept(workflow, plain(dict(command.with_)))
         origin = Origin(record.run.id, command.path, command.attempt)
+        if command.again:
+            for one in self._failed(replace(origin, attempt=command.attempt - 1)):
+                cost, budget, left = one.run.cost_eur, workflow.budget, command.budget_left_eur
+                one.workflow = bounded(workflow, None if left is None else cost + left)
+                self._take_up(one, origin, lend=budget is not None and cost >= budget.per_run_eur)
+                self.due[one.run.id] = None
+                return {"run": one.run.id}
         child = next((one for one in self._below.get(record.run.id, ()) if one.origin == origin), None) or self.make(
             bounded(workflow, command.budget_left_eur), inputs, record.principal, origin=origin
         )
         return {"run": child.run.id}
 
     def begin(self, record: Record, command: Items) -> JSON:
-        """Make a queued run for each item, and let the first ones go."""
+        """Make a queued run for each item, or let those that failed queue again, and let the first ones go."""
         body = bounded(item_flow(record.workflow, command.step), command.budget_left_eur)
         place, around = (record.run.id, command.path, command.attempt), plain(command.given)
         assert isinstance(around, dict)
-        members = [
-            self.make(
-                body,
-                {"item": plain(item), "index": number},
-                record.principal,
-                status="queued",
-                origin=Origin(*place, number, around),
-            ).run.id
-            for number, item in enumerate(command.items)
-        ]
+        members = []
+        for number in range(len(command.items)) if command.only is None else command.only:
+            origin = Origin(*place, number, around)
+            before = self._failed(replace(origin, attempt=command.attempt - 1)) if command.only is not None else []
+            for one in before:
+                left = command.budget_left_eur
+                one.workflow = bounded(
+                    item_flow(record.workflow, command.step), None if left is None else one.run.cost_eur + left
+                )
+                self._take_up(one, origin, lend=False)
+                self.become(one, "queued")
+            made = before or [
+                self.make(
+                    body,
+                    {"item": plain(command.items[number]), "index": number},
+                    record.principal,
+                    status="queued",
+                    origin=origin,
+                )
+            ]
+            members.append(made[0].run.id)
         self._groups[place] = Group(members, [*members], len(members), command.collect)
         _let_go(self, self._groups[place], command.width)
         return {"items": len(members)}
@@ -294,7 +318,9 @@ class Book:
         if group is None or group.left > 0:
             return None
         members = [self.records[id] for id in group.members]
-        return {"outcomes": [_outcome(one) for one in members]}, sum((one.run.cost_eur for one in members), Decimal(0))
+        return {"outcomes": [_outcome(one) for one in members]}, sum(
+            (one.run.cost_eur - one.told_eur for one in members), Decimal(0)
+        )
 
     def over(self, record: Record, finish: Finish, status: RunStatus = "failed") -> None:
         """Write what a run came to, end what is below it, and tell its parent."""
@@ -329,7 +355,7 @@ class Book:
             return
         parent = self.records[origin.run]
         if origin.item is None:
-            line = returned(origin.path, origin.attempt, run.id, finish, run.cost_eur)
+            line = returned(origin.path, origin.attempt, run.id, finish, run.cost_eur - record.told_eur)
             self.tell(parent, replace(line, started_at=self.clock()))
             return
         group = self._groups[origin.run, origin.path, origin.attempt]
@@ -344,10 +370,50 @@ class Book:
         if group.left == 0:
             self.tell(parent, None)
 
+    def again(self, record: Record, *, told: Mapping[str, JSON] | None = None, lend: bool = True) -> None:
+        """Let a run that failed go on, with what it had begun below it; due is for its caller to say."""
+        failure = record.run.failure
+        if failure is not None and failure.path:
+            purse = Purse(record.workflow.budget, record.lines.values())
+            spent = lend and purse.limit is not None and purse.total >= purse.limit
+            for key, decision in once_more(failure, record.lines, spent=spent, told=told):
+                if told is not None or key not in record.lines:
+                    self.write(record, Entry(*key, "decision", decision, self.clock()))
+        record.run = replace(record.run, failure=None, finished_at=None)
+        self.become(record, "pending")
+        self._wake_below(record.run.id)
+
+    def _failed(self, origin: Origin) -> list[Record]:
+        """Give the run that failed under an attempt of a step, if one did."""
+        place = (origin.path, origin.attempt, origin.item)
+        return [
+            one
+            for one in self._below.get(origin.run, ())
+            if one.origin is not None
+            and (one.origin.path, one.origin.attempt, one.origin.item) == place
+            and one.run.status == "failed"
+        ]
+
+    def _take_up(self, record: Record, origin: Origin, *, lend: bool) -> None:
+        record.origin, record.told_eur = origin, record.run.cost_eur
+        self.again(record, lend=lend)
+
+    def _wake_below(self, run: RunId) -> None:
+        for record in self._below.get(run, ()):
+            if record.left_behind:
+                record.left_behind = False
+                waits = record.origin is not None and record.origin.item is not None and not record.epoch
+                record.run = replace(record.run, finished_at=None)
+                self.become(record, "queued" if waits else "pending")
+                if not waits:
+                    self.due[record.run.id] = None
+                self._wake_below(record.run.id)
+
     def _end_below(self, run: RunId) -> None:
         for record in self._below.get(run, ()):
             if not record.run.over:
                 self.become(record, "cancelled")
+                record.left_behind = True
                 self.due.pop(record.run.id, None)
                 record.opened.clear()
                 record.came.set()

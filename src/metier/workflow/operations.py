@@ -140,7 +140,7 @@ class Operations:
         return found
 
     async def resume(self, run: RunId) -> None:
-        """Let a failed or dead run go on; one that failed below another goes on with that one, which has counted it."""
+        """Let a failed or dead run go on; what failed below another run goes on with that one, which has counted it."""
         _refuse_counted(await self._engine.get(run))
         await self._engine.resume(run)
 
@@ -271,8 +271,8 @@ class Operations:
             found = [] if above else [one for one in family if one.paused_at is not None and not one.over]
         elif what == "cancel":
             top = family[0]
-            # The engine ends these too: a run above waits for a dead one, and a failed one may still be resumed.
-            ends = not top.over or top.status == "dead" or (top.status == "failed" and top.parent is None)
+            # The engine ends these too, which could still be resumed; a run above has counted what failed below it.
+            ends = not top.over or (top.status in ("failed", "dead") and top.parent is None)
             found = [top, *(one for one in family[1:] if not one.over)] if ends else []
         else:
             found = [one for one in family if one.paused_at is None and not one.over]
@@ -353,8 +353,10 @@ def _refuse_moving(run: RunId, row: Row | None, path: str) -> None:
 
 def _refuse_counted(run: Run) -> None:
     """A run that failed below another has told it so: what it came to later on would count twice, or for nothing."""
-    if run.status == "failed" and run.parent is not None:
-        raise Conflict(f"run {run.id!r} failed below {run.parent!r}, which goes on without it: resume that one")
+    if run.status in ("failed", "dead") and run.parent is not None:
+        raise Conflict(
+            f"run {run.id!r} failed below {run.parent!r}, which counted it: resume that one, and this goes on with it"
+        )
 
 
 def _values(entries: Collection[Entry]) -> dict[str, JSON]:

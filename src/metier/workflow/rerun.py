@@ -165,8 +165,8 @@ class Rerun:
         wanted = _STANDING if again.how == "resume" else _ENDED
         if run.status not in wanted:
             return replace(about, why_not=f"it is {run.status}")
-        if run.parent is not None and run.status != "dead":
-            return replace(about, why_not=f"it belongs to {run.parent}, which does it again when it is resumed")
+        if run.parent is not None:
+            return replace(about, why_not=f"it belongs to {run.parent}, and goes on with that one when it is resumed")
         try:
             workflow = await self._definition(run.id, again)
             kept, first, outward = await self._cut(run, workflow, again)

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Mapping
 from datetime import datetime
-from decimal import Decimal
 
 import orjson
 import psycopg
@@ -88,7 +87,7 @@ class Segments:
                 held = await self._load(hold, row)
                 await self._go_on(held)
             except Broken as error:
-                await self._leaving.finish(hold, row, Finish(failure=Failure(error.code, error.message)), None)
+                await self._leaving.broke(hold, row, Failure(error.code, error.message))
             except asyncio.CancelledError:
                 await asyncio.shield(self._leaving.give_back(hold))
                 raise
@@ -113,7 +112,7 @@ class Segments:
             told = (
                 f"its worker died {self._max_strikes} times in a row without finishing a step: look at it, then resume"
             )
-            await self._leaving.finish(hold, row, Finish(failure=Failure("dead", told)), Decimal(0), "dead")
+            await self._leaving.broke(hold, row, Failure("dead", told), "dead")
             return None
         return row
 

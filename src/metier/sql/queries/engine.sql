@@ -28,7 +28,7 @@ UPDATE runs
  WHERE id = %(id)s AND status IN ('pending', 'running', 'waiting') AND paused_at IS NULL
    AND NOT EXISTS (SELECT 1 FROM runs above WHERE above.id = runs.parent AND above.paused_at IS NOT NULL)
 RETURNING id, workflow, definition, epoch, progress, strikes, signals, key_id, project, system, rights, inputs, parent,
-          parent_path, parent_attempt, item, allowance_eur,
+          parent_path, parent_attempt, item, allowance_eur, told_eur,
           (SELECT blobs.sealed FROM blobs WHERE blobs.digest = around) AS around_sealed, around
 
 -- halt --
@@ -71,7 +71,8 @@ RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status
 
 -- lock --
 -- Holds the row of a run for the rest of the transaction.
-SELECT status, definition, error, parent FROM runs WHERE id = %(id)s FOR UPDATE OF runs
+SELECT status, definition, error, parent, parent_path, parent_attempt, item FROM runs WHERE id = %(id)s
+   FOR UPDATE OF runs
 
 -- stamp --
 -- Gives what changes whenever the journal of a run that stands still gets a line.
@@ -99,6 +100,10 @@ UPDATE runs
  WHERE id = %(id)s
 RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
 
+-- spent --
+-- Adds up what the journal of a run says it has cost.
+SELECT coalesce(sum(cost_eur), 0) AS cost_eur FROM journal WHERE run = %(run)s AND name IN ('', '!gathered')
+
 -- cancel --
 -- Ends a run that is not over; the new epoch refuses whatever its worker still writes. Who was let in held money.
 UPDATE runs SET status = 'cancelled', epoch = epoch + 1, parked_on = NULL, wake_at = NULL,
@@ -106,9 +111,9 @@ UPDATE runs SET status = 'cancelled', epoch = epoch + 1, parked_on = NULL, wake_
   FROM (SELECT id, status <> 'queued' OR item IS NULL OR place IS NOT NULL AS let_in
           FROM runs WHERE id = %(id)s FOR UPDATE) before
  WHERE runs.id = before.id AND status NOT IN ('done', 'cancelled')
-   AND NOT (status = 'failed' AND parent IS NOT NULL)   -- the run above has counted it
+   AND NOT (status IN ('failed', 'dead') AND parent IS NOT NULL)   -- the run above has counted it
 RETURNING project, parent, parent_path, parent_attempt, item, let_in,
-          CASE WHEN let_in THEN allowance_eur END AS allowance_eur, cost_eur,
+          CASE WHEN let_in THEN allowance_eur END AS allowance_eur, cost_eur, told_eur,
           pg_notify('metier_runs', json_build_object('run', runs.id, 'status', status)::text) IS NULL AS told
 
 -- lock_below --
@@ -260,6 +265,50 @@ SELECT max(depth) AS depth FROM up
 SELECT id FROM runs
  WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s AND item IS NULL
 
+-- failed_call --
+-- Gives the run a step has started under the attempt before, where that one failed.
+SELECT id, error, cost_eur FROM runs
+ WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s - 1 AND item IS NULL
+   AND status IN ('failed', 'dead')
+   FOR UPDATE
+
+-- failed_items --
+-- Gives those of some items that failed under the attempt before.
+SELECT id, error, cost_eur FROM runs
+ WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s - 1
+   AND item = ANY(%(items)s::integer[]) AND status IN ('failed', 'dead')
+ ORDER BY item
+   FOR UPDATE
+
+-- take_up --
+-- Lets runs that failed go on under another attempt of their step; their parent has counted what they have cost.
+UPDATE runs
+   SET status = %(status)s::run_status, parent_attempt = %(attempt)s, told_eur = cost_eur,
+       allowance_eur = cost_eur + %(left_eur)s::numeric, place = NULL, strikes = 0, epoch = epoch + 1, error = NULL,
+       finished_at = NULL, parked_on = NULL, wake_at = NULL, paused_at = NULL, looked_at = NULL,
+       signals = signals + 1, updated_at = now()
+ WHERE id = ANY(%(ids)s)
+RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
+
+-- left_behind --
+-- Lets the runs go on that were cancelled because some runs had come to an end, with all below them.
+WITH RECURSIVE behind AS (
+    SELECT id FROM runs WHERE parent = ANY(%(ids)s) AND left_behind
+    UNION ALL
+    SELECT runs.id FROM runs JOIN behind ON runs.parent = behind.id WHERE runs.left_behind
+)
+UPDATE runs
+   SET status = CASE WHEN item IS NOT NULL AND place IS NULL THEN 'queued' ELSE 'pending' END::run_status,
+       left_behind = false, strikes = 0, epoch = epoch + 1, finished_at = NULL, looked_at = NULL,
+       signals = signals + 1, updated_at = now()
+  FROM behind
+ WHERE runs.id = behind.id AND status = 'cancelled'
+RETURNING runs.id, status::text
+
+-- forget_questions --
+-- Takes away the questions of a run that were closed when it was left behind: they are asked again.
+DELETE FROM waits WHERE run = %(run)s AND kind <> 'event'
+
 -- start_items --
 -- Makes a queued run for each of some items; those that are there already stay as they are.
 INSERT INTO runs (id, workflow, definition, status, key_id, project, system, rights, inputs, parent, parent_path,
@@ -300,7 +349,7 @@ WITH due AS (
      WHERE parent = %(parent)s AND path = %(path)s AND attempt = %(attempt)s
 )
 -- Items begun before there were purses keep what each of them was given.
-UPDATE runs SET place = now() - make_interval(mins => priority), allowance_eur = coalesce(share.eur, allowance_eur),
+UPDATE runs SET place = now() - make_interval(mins => priority), allowance_eur = coalesce(share.eur + told_eur, allowance_eur),
                 updated_at = now()
   FROM due, share
  WHERE runs.id = due.id
@@ -338,7 +387,7 @@ UPDATE runs SET status = 'cancelled', updated_at = now(), finished_at = now()
     SELECT id FROM runs
      WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s AND status = 'queued'
      FOR UPDATE)
-RETURNING CASE WHEN place IS NOT NULL THEN allowance_eur END AS held_eur
+RETURNING CASE WHEN place IS NOT NULL THEN allowance_eur - told_eur END AS held_eur
 
 -- items_left --
 -- Says how many items of a step are not over.
@@ -346,7 +395,7 @@ SELECT items_left FROM item_groups WHERE parent = %(parent)s AND path = %(path)s
 
 -- outcomes --
 -- Gives what the items of a step came to, in their order.
-SELECT id, item, status, output, error, cost_eur FROM runs
+SELECT id, item, status, output, error, cost_eur - told_eur AS cost_eur FROM runs
  WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s AND item IS NOT NULL
  ORDER BY item
 
@@ -358,7 +407,7 @@ WITH RECURSIVE below AS (
     SELECT runs.id, runs.status FROM runs JOIN below ON runs.parent = below.id
 )
 UPDATE runs SET status = 'cancelled', epoch = epoch + 1, parked_on = NULL, wake_at = NULL, updated_at = now(),
-                finished_at = now()
+                finished_at = now(), left_behind = true
   FROM below
  WHERE runs.id = below.id AND runs.status NOT IN ('done', 'failed', 'dead', 'cancelled')
 RETURNING runs.id, below.status <> 'queued' AS begun
