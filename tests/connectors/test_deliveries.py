@@ -234,3 +234,38 @@ async def test_a_called_flow_whose_letter_is_in_doubt_is_not_called_anew_by_itse
         assert await here.status(run) == "failed"
         assert [one.state for one in await here.deliveries.list()] == ["unsure"]
         assert [one.workflow for one in await here.engine.below(run)] == ["sub"]
+
+
+SUB = """
+flow: letter
+schema: 1
+inputs: {}
+steps:
+  - {id: before, code: any, with: {}}
+  - {id: send, tool: email.send, with: {to: client@exemple.fr, subject: Réponse, body: Bonjour}}
+output: sent
+"""
+
+
+@pytest.mark.parametrize("asks", [{}, ASKS], ids=["failed", "parked"])
+@pytest.mark.parametrize("kind", ["call", "items"])
+@pytest.mark.parametrize("found", ["delivered", "again"])
+async def test_a_letter_in_doubt_below_a_run_makes_that_run_go_on_once_it_is_settled(
+    store: Store, vault: Vault, asks: dict[str, object], kind: str, found: Settlement
+) -> None:
+    async with office(store, vault, "250 then cut") as here:
+        call = step("sub", "call", {"flow": "letter.yaml"})
+        each = step("each", "foreach", {"times": 1, "max": 1, "as": "runs"}, steps=(call,), **asks)
+        first = each if kind == "items" else replace(call, **asks)  # type: ignore[arg-type]  # what a step has
+        made = replace(flow(first, step("after"), output="{{ steps.after.path }}"), files={"letter.yaml": SUB})
+        run = await here.sent(made)
+        assert await here.status(run) == ("parked" if asks else "failed")
+        (doubtful,) = await here.deliveries.list()
+        assert doubtful.run != run
+        await here.deliveries.settle(doubtful.key, ADA, found)
+        await here.engine.drain()
+        assert await here.engine.result(run) == "after"
+        assert here.after.runs == [("before", 1), ("after", 1)]
+        assert len(here.server.taken) == (2 if found == "again" else 1)
+        (kept,) = await here.deliveries.of_run(doubtful.run)
+        assert kept.state == "sent" and not kept.doubtful

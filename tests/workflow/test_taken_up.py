@@ -6,10 +6,15 @@ from dataclasses import replace
 from decimal import Decimal
 
 from metier.calls import JSON, RunId
+from metier.store import Store
+from metier.vault import Vault
 from metier.workflow.commands import ASK_HUMAN
 from metier.workflow.definition import OnError, Retry, RunBudget, Step, Workflow
+from metier.workflow.dispatch import Dispatch
+from metier.workflow.journal import Journal
 from metier.workflow.port import Run
-from tests.workflow.engines import House, Made, make
+from metier.workflow.reviving import Reviving
+from tests.workflow.engines import House, Made, OnPostgres, make
 from tests.workflow.flows import WHO, flow, step
 
 __all__ = ["make"]
@@ -99,6 +104,19 @@ async def test_items_that_failed_go_on_from_their_failed_steps(make: Made) -> No
     assert len(await house.engine.result(run)) == 4  # type: ignore[arg-type]  # a list
     seen = [one.status for one in await house.engine.list()]
     assert seen.count("done") == 5 and set(seen) <= {"done", "cancelled"}
+
+
+async def test_a_death_while_items_are_taken_up_loses_none(store: Store, vault: Vault) -> None:
+    house = OnPostgres(store, vault, {})
+    weak = step("weak", with_={"do": "{{ item < 3 ? 'later' : null }}"}, retry=TIRED)
+    run = await failed(house, through(weak, **{"as": "runs"}, concurrency=4), {"all": [1, 2, 3, 4]})
+    # As far as a worker came that died: one item is in line again, and no line of the journal says so.
+    await Reviving(store, vault, Dispatch(store), Journal(store, vault)).items(
+        {"parent": run, "path": "all", "attempt": 2}, [1]
+    )
+    await resumed(house, run)
+    assert sorted(command[:2] for command in house.acting.commands) == [("weak", 3)] * 2
+    assert len(await house.engine.list()) == 5
 
 
 async def test_a_flow_called_for_each_item_goes_on(make: Made) -> None:
