@@ -22,7 +22,7 @@ from metier.workflow.dispatch import Pace
 from metier.workflow.engine import Engine, StepContext
 from metier.workflow.leaving import Opening
 from metier.workflow.memory import Memory
-from metier.workflow.memory_book import People
+from metier.workflow.memory_records import People
 from metier.workflow.port import Port
 
 QUICK = Pace(heartbeat_s=0.2, stall_s=1.0, recover_s=0.2, poll_s=0.2, grace_s=0.5)

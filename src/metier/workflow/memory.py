@@ -15,8 +15,9 @@ from metier.workflow.definition import Kind, Workflow, accept
 from metier.workflow.interpreter import Walk
 from metier.workflow.leaving import Opening
 from metier.workflow.looking import records
-from metier.workflow.memory_book import Book, People, Virtual
+from metier.workflow.memory_book import Book
 from metier.workflow.memory_moves import Moves
+from metier.workflow.memory_records import People, Virtual
 from metier.workflow.port import Event, Run, RunStatus, StepRecord
 from metier.workflow.replay import Replayed, replay
 from metier.workflow.reviving import once_more

@@ -37,7 +37,8 @@ from metier.workflow.expressions import Expressions
 from metier.workflow.interpreter import Walk
 from metier.workflow.journal import Hold, Line, LostRun
 from metier.workflow.leaving import Round
-from metier.workflow.memory_book import Book, Record
+from metier.workflow.memory_book import Book
+from metier.workflow.memory_records import Record
 from metier.workflow.port import RunStatus
 
 __all__ = ["Moves"]

@@ -270,7 +270,7 @@ SELECT id FROM runs
 SELECT id, error, cost_eur FROM runs
  WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s - 1 AND item IS NULL
    AND status IN ('failed', 'dead')
-   FOR UPDATE
+   FOR UPDATE OF runs
 
 -- failed_items --
 -- Gives those of some items that failed under the attempt before.
@@ -278,7 +278,7 @@ SELECT id, error, cost_eur FROM runs
  WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s - 1
    AND item = ANY(%(items)s::integer[]) AND status IN ('failed', 'dead')
  ORDER BY item
-   FOR UPDATE
+   FOR UPDATE OF runs
 
 -- take_up --
 -- Lets runs that failed go on under another attempt of their step; their parent has counted what they have cost.
