@@ -18,6 +18,7 @@ from metier.workflow.looking import records
 from metier.workflow.memory_book import Book
 from metier.workflow.memory_moves import Moves
 from metier.workflow.memory_records import People, Virtual
+from metier.workflow.memory_reviving import again
 from metier.workflow.port import Event, Run, RunStatus, StepRecord
 from metier.workflow.replay import Replayed, replay
 from metier.workflow.reviving import once_more
@@ -97,7 +98,7 @@ class Memory:
                 for key, decision in once_more(failure, record.lines, spent=True, told=told):
                     self._book.write(record, Entry(*key, "decision", decision, self.clock()))
             return await self.retry(None, above.run.id, failed.path)
-        self._book.again(record, told=told or {})
+        again(self._book, record, told=told or {})
         self._book.due[run] = None
         return True
 

@@ -15,12 +15,11 @@ from metier.workflow.children import Flows, bounded, called, item_flow, returned
 from metier.workflow.commands import CHILD, Await, Call, Entry, Failure, Finish, Items, Key, Park, Under
 from metier.workflow.context import fits, plain
 from metier.workflow.definition import Workflow, accept
-from metier.workflow.ground import Purse
 from metier.workflow.journal import Hold, Line, LostRun
 from metier.workflow.leaving import Opening
 from metier.workflow.memory_records import Group, Origin, People, Record, Told, Virtual
+from metier.workflow.memory_reviving import failed, take_up
 from metier.workflow.port import Event, Run, RunStatus
-from metier.workflow.reviving import once_more
 
 __all__ = ["Book"]
 
@@ -37,7 +36,7 @@ class Book:
         self._people = people
         self._events: list[Told] = []
         self._groups: dict[tuple[RunId, str, int], Group] = {}
-        self._below: dict[RunId, list[Record]] = {}
+        self.below: dict[RunId, list[Record]] = {}
         """Runs that steps of a run have started."""
         self._kept: dict[bytes, tuple[datetime, JSON]] = {}
 
@@ -74,7 +73,7 @@ class Book:
         )
         record = self.records[run.id] = Record(run, workflow, dict(inputs), principal, origin)
         if origin is not None:
-            self._below.setdefault(origin.run, []).append(record)
+            self.below.setdefault(origin.run, []).append(record)
         if status == "pending":
             self.due[run.id] = None
         return record
@@ -188,13 +187,13 @@ class Book:
         inputs = accept(workflow, plain(dict(command.with_)))
         origin = Origin(record.run.id, command.path, command.attempt)
         if command.again:
-            for one in self._failed(replace(origin, attempt=command.attempt - 1)):
+            for one in failed(self, replace(origin, attempt=command.attempt - 1)):
                 cost, budget, left = one.run.cost_eur, workflow.budget, command.budget_left_eur
                 one.workflow = bounded(workflow, None if left is None else cost + left)
-                self._take_up(one, origin, lend=budget is not None and cost >= budget.per_run_eur)
+                take_up(self, one, origin, lend=budget is not None and cost >= budget.per_run_eur)
                 self.due[one.run.id] = None
                 return {"run": one.run.id}
-        child = next((one for one in self._below.get(record.run.id, ()) if one.origin == origin), None) or self.make(
+        child = next((one for one in self.below.get(record.run.id, ()) if one.origin == origin), None) or self.make(
             bounded(workflow, command.budget_left_eur), inputs, record.principal, origin=origin
         )
         return {"run": child.run.id}
@@ -207,13 +206,13 @@ class Book:
         members = []
         for number in range(len(command.items)) if command.only is None else command.only:
             origin = Origin(*place, number, around)
-            before = self._failed(replace(origin, attempt=command.attempt - 1)) if command.only is not None else []
+            before = failed(self, replace(origin, attempt=command.attempt - 1)) if command.only is not None else []
             for one in before:
                 left = command.budget_left_eur
                 one.workflow = bounded(
                     item_flow(record.workflow, command.step), None if left is None else one.run.cost_eur + left
                 )
-                self._take_up(one, origin, lend=False)
+                take_up(self, one, origin, lend=False)
                 self.become(one, "queued")
             made = before or [
                 self.make(
@@ -287,47 +286,8 @@ class Book:
         if group.left == 0:
             self.tell(parent, None)
 
-    def again(self, record: Record, *, told: Mapping[str, JSON] | None = None, lend: bool = True) -> None:
-        """Let a run that failed go on, with what it had begun below it; due is for its caller to say."""
-        failure = record.run.failure
-        if failure is not None and failure.path:
-            purse = Purse(record.workflow.budget, record.lines.values())
-            spent = lend and purse.limit is not None and purse.total >= purse.limit
-            for key, decision in once_more(failure, record.lines, spent=spent, told=told):
-                if told is not None or key not in record.lines:
-                    self.write(record, Entry(*key, "decision", decision, self.clock()))
-        record.run = replace(record.run, failure=None, finished_at=None)
-        self.become(record, "pending")
-        self._wake_below(record.run.id)
-
-    def _failed(self, origin: Origin) -> list[Record]:
-        """Give the run that failed under an attempt of a step, if one did."""
-        place = (origin.path, origin.attempt, origin.item)
-        return [
-            one
-            for one in self._below.get(origin.run, ())
-            if one.origin is not None
-            and (one.origin.path, one.origin.attempt, one.origin.item) == place
-            and one.run.status == "failed"
-        ]
-
-    def _take_up(self, record: Record, origin: Origin, *, lend: bool) -> None:
-        record.origin, record.told_eur = origin, record.run.cost_eur
-        self.again(record, lend=lend)
-
-    def _wake_below(self, run: RunId) -> None:
-        for record in self._below.get(run, ()):
-            if record.left_behind:
-                record.left_behind = False
-                waits = record.origin is not None and record.origin.item is not None and not record.epoch
-                record.run = replace(record.run, finished_at=None)
-                self.become(record, "queued" if waits else "pending")
-                if not waits:
-                    self.due[record.run.id] = None
-                self._wake_below(record.run.id)
-
     def _end_below(self, run: RunId) -> None:
-        for record in self._below.get(run, ()):
+        for record in self.below.get(run, ()):
             if not record.run.over:
                 self.become(record, "cancelled")
                 record.left_behind = True
