@@ -73,13 +73,13 @@ class Expected:
     def _dearest(
         self, input_tokens: int, output_tokens: int, images: int = 0, minutes: Decimal = _ZERO, searches: int = 0
     ) -> Decimal:
-        prices = [deployment.price for deployment in self.model.deployments]
-        found = (
-            price.of(input_tokens, output_tokens, images=images, minutes=minutes, searches=searches)
-            for price in prices
-            if price is not None
-        )
-        return max(found, default=_ZERO)
+        most = _ZERO
+        for deployment in self.model.deployments:
+            price = deployment.price
+            if price is not None:
+                found = price.of(input_tokens, output_tokens, images=images, minutes=minutes, searches=searches)
+                most = max(most, found)
+        return most
 
     def _footprint(self, measure: Measure, output_tokens: int) -> Decimal | None:
         most = 0.0

@@ -290,9 +290,11 @@ def _usage(usage: Mapping[str, Any]) -> Usage | None:
     """Read token counts under the names of the day; nothing counted at all is no figure."""
 
     def count(fields: Mapping[str, Any], *names: str) -> int:
-        found = next((int(fields[name]) for name in names if fields.get(name)), 0)
-        # A count beyond reason would spoil the money of the house.
-        return min(max(found, 0), _MOST_TOKENS)
+        for name in names:
+            if found := fields.get(name):
+                # A count beyond reason would spoil the money of the house.
+                return min(max(int(found), 0), _MOST_TOKENS)
+        return 0
 
     read = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
     written = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
