@@ -309,8 +309,9 @@ def portkey(options: argparse.Namespace, upstream: str, shape: Shape) -> dict[st
 def litellm(options: argparse.Namespace, upstream: str, shape: Shape) -> dict[str, Any]:
     """Measure LiteLLM's proxy with its key check, without its database: with less to do than ours."""
     port, key = free_port(), "sk-peer-measured-here"
-    # With as many streams at once as ours takes, none would end within the time measured.
-    options = argparse.Namespace(**{**vars(options), "connections": min(4, options.connections)})
+    if shape.stream:
+        # With as many streams at once as ours takes, none would end within the time measured.
+        options = argparse.Namespace(**{**vars(options), "connections": min(4, options.connections)})
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         params = {"model": "openai/m", "api_base": upstream, "api_key": "none"}
         model = {"model_name": "bench", "litellm_params": params}

@@ -42,3 +42,11 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_departure_is_heard_from_when_it_is_listened_for() -> None:
+    async with Presence(disconnected, after_s=30.0):
+        await asyncio.sleep(0.05)
+    with pytest.raises(ClientDisconnect):
+        async with Presence(disconnected, after_s=0.01):
+            await asyncio.Event().wait()

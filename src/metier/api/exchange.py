@@ -127,9 +127,12 @@ class Exchange:
                 return part if not parts else b"".join([*parts, part])
             parts.append(part)
 
-    def presence(self) -> Presence:
-        """Watch for the departure of the client while a block runs; only once the body is read."""
-        return Presence(self._receive)
+    def presence(self, after_s: float = 0.0) -> Presence:
+        """Watch for the departure of the client while a block runs, or once it has run for a while.
+
+        Only once the body is read.
+        """
+        return Presence(self._receive, after_s=after_s)
 
     async def json(self, body: bytes, headers: Headers | None = None, status: int = 200) -> None:
         """Answer with a whole JSON body."""
@@ -199,30 +202,45 @@ class Exchange:
 
 
 class Presence:
-    """A block that is cancelled when the client leaves, and then raises ClientDisconnect."""
+    """A block that is cancelled when the client leaves, and then raises ClientDisconnect.
 
-    def __init__(self, receive: Receive, again_s: float = 1.0) -> None:
+    It listens at once, or `after_s` seconds later: what ends before that need not pay for it.
+    """
+
+    def __init__(self, receive: Receive, again_s: float = 1.0, after_s: float = 0.0) -> None:
         self._receive = receive
         self._again_s = again_s
+        self._after_s = after_s
         self._cancels = 0
+        self._later: asyncio.TimerHandle | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
         """Begin to listen; the request body must have been read."""
         task = asyncio.current_task()
         assert task is not None
         self._inside = task
-        self._watch = asyncio.get_running_loop().create_task(self._listen())
+        if self._after_s:
+            self._later = asyncio.get_running_loop().call_later(self._after_s, self._listening)
+        else:
+            self._listening()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop listening; a cancellation of our own making becomes ClientDisconnect."""
-        self._watch.cancel()
+        if self._later is not None:
+            self._later.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         ours = self._cancels > 0
         for _ in range(self._cancels):
             ours = self._inside.uncancel() == 0
         if ours and kind is asyncio.CancelledError:
             raise ClientDisconnect from error
+
+    def _listening(self) -> None:
+        self._watch = asyncio.get_running_loop().create_task(self._listen())
 
     async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

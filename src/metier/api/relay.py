@@ -14,6 +14,9 @@ from metier.gateway import Gateway
 
 __all__ = ["Events", "collect", "stream"]
 
+_SOON_S = 0.1
+"""A whole answer that comes sooner is not given up for a client that leaves: what is kept, refused or short."""
+
 
 class Events(Protocol):
     """Writes the pieces of an answer as one surface shows them."""
@@ -24,9 +27,9 @@ class Events(Protocol):
 
 
 async def collect(exchange: Exchange, gateway: Gateway, call: Call) -> Answer:
-    """Ask for the whole answer; the call ends when the client leaves."""
+    """Ask for the whole answer; the call ends when the client leaves, unless its answer is there at once."""
     exchange.name(call.id, lambda: limit_headers(gateway, call))
-    async with exchange.presence():
+    async with exchange.presence(_SOON_S):
         return await gateway.collect(call)
 
 
