@@ -252,6 +252,7 @@ _QUERIES: dict[tuple[str, str], dict[str, Schema]] = {
         "person": {"type": "string"},
         "older_than_days": {"type": "integer", "minimum": 1},
         "dry_run": {"enum": ["true", "false"]},
+        "reason": {"type": "string"},
     },
     ("GET", "/v1/runs/{id}/moment"): {"line": {"type": "integer", "minimum": 1}},
     ("GET", "/v1/runs/{id}/differences"): {"with": {"type": "string"}},

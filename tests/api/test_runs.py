@@ -133,7 +133,10 @@ async def test_runs_of_a_person_and_old_ones_are_deleted_in_the_project_alone(de
     await desk.start(mail="eve@exemple.fr")
     dry = await desk.ask("DELETE", "/v1/runs?person=jean@exemple.fr&dry_run=true")
     assert (dry["runs"], dry["dry_run"]) == (2, True)
-    assert (await desk.ask("DELETE", "/v1/runs?person=jean@exemple.fr"))["runs"] == 2
+    assert (await desk.ask("DELETE", "/v1/runs?person=jean@exemple.fr&reason=asked%20by%20letter"))["runs"] == 2
+    async with desk.house.app.store.connection() as connection:
+        (told,) = await (await connection.execute("SELECT part, elsewhere, reason, by_whom FROM erasures")).fetchall()
+    assert (told["part"], told["elsewhere"], told["reason"]) == ("runs", {"runs": 2}, "asked by letter")
     assert len((await desk.ask("GET", "/v1/runs"))["data"]) == 1
     assert len((await desk.ask("GET", "/v1/runs", key="other boss"))["data"]) == 1
     await desk.start(flow(step("a"), output=1))

@@ -112,6 +112,19 @@ async def test_a_hold_on_somebody_in_an_item_keeps_all_that_stands_around_it(sto
     assert await people.erase(target(vault, "eve@exemple.fr"), "zoe", False) == 1
 
 
+async def test_a_run_nobody_can_read_keeps_no_other_from_being_erased(store: Store, vault: Vault) -> None:
+    engine = Engine(store, vault, {"code": Counting()})
+    people = Operations(store, vault, engine, None).people
+    torn, whole = [await engine.start(flow(step("a"), output=1), {"from": WHOM}, WHO) for _ in range(2)]
+    await engine.drain()
+    await told(store, "UPDATE runs SET inputs = 'torn'::bytea WHERE id = %s", torn)
+    await told(store, "DELETE FROM run_people")
+    assert await people.erase(target(vault, WHOM), "zoe", False) == 1
+    with pytest.raises(NotFound):
+        await engine.get(whole)
+    assert (await engine.get(torn)).status == "done"
+
+
 async def test_old_events_go(store: Store, vault: Vault) -> None:
     engine = Engine(store, vault, {})
     await engine.emit(None, WHO.project, "paid", "7", {}, id="e1")

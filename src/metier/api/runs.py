@@ -19,6 +19,7 @@ from metier.calls import JSON, Principal, RunId
 from metier.errors import Invalid, NotAllowed, NotFound
 from metier.guardrails.pii import Table, hide
 from metier.record.erasure import Target
+from metier.record.records import Records
 from metier.vault import Vault, member
 from metier.workflow.commands import FALLBACK
 from metier.workflow.context import plain
@@ -48,6 +49,11 @@ class RunServices(Platform, Protocol):
     @property
     def vault(self) -> Vault:
         """Names people by digests."""
+        ...
+
+    @property
+    def records(self) -> Records:
+        """Where an erasure is written down."""
         ...
 
 
@@ -241,7 +247,7 @@ class RunsPages:
 
     async def _erase(self, exchange: Asking, principal: Principal) -> None:
         _permit(principal)
-        asked = exchange.query("person", "older_than_days", "dry_run")
+        asked = exchange.query("person", "older_than_days", "dry_run", "reason")
         if ("person" in asked) == ("older_than_days" in asked) or asked.get("dry_run", "false") not in (
             "true", "false",
         ):  # fmt: skip
@@ -252,6 +258,9 @@ class RunsPages:
                 principal.organisation, person=member(self._app.vault, principal.organisation, asked["person"])
             )
             count = await operations.people.erase(target, principal.name, dry, principal.project)
+            if count and not dry:
+                reason = asked.get("reason") or f"asked for over HTTP, in the project {principal.project}"
+                await self._app.records.erasure.part("runs", target, count, principal.name, reason)
         else:
             days = exchange.number(asked, "older_than_days", 365, 36_500)
             count = sum(one.runs for one in await operations.erase_older(principal.project, days, dry_run=dry))

@@ -112,9 +112,10 @@ def _expire(project: str | None, days: int | None, dry_run: bool, as_json: bool)
 @click.argument("person")
 @click.option("--project", help="Only runs of this project, by its id or name.")
 @click.option("--organisation", default="main", show_default=True, help="Whose end user that is.")
+@click.option("--reason", default="metier runs erase", show_default=True, help="Why; kept with who did it.")
 @dry_run_option
 @as_json_option
-def _erase(person: str, project: str | None, organisation: str, dry_run: bool, as_json: bool) -> None:
+def _erase(person: str, project: str | None, organisation: str, reason: str, dry_run: bool, as_json: bool) -> None:
     """Delete the runs a PERSON is in, by an e-mail address or by what an input calls them.
 
     Runs under way are cancelled first; what they have started goes too. Records of calls are erased with
@@ -124,7 +125,10 @@ def _erase(person: str, project: str | None, organisation: str, dry_run: bool, a
     async def work(app: App, terminal: Terminal) -> None:
         where = None if project is None else (await app.keys.project(project)).id
         target = Target(organisation, person=member(app.vault, organisation, person))
-        count = await app.operations.people.erase(target, reviewer(None, ()).name, dry_run, where)
+        by = reviewer(None, ()).name
+        count = await app.operations.people.erase(target, by, dry_run, where)
+        if count and not dry_run:
+            await app.records.erasure.part("runs", target, count, by, reason)
         terminal.data({"dry_run": dry_run, "runs": count})
         terminal.say(f"{count} runs would be deleted." if dry_run else f"{count} runs were deleted.")
 

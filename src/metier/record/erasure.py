@@ -111,6 +111,15 @@ class Erasure:
         """Erase what was said in the calls of a project that named no end user, and its kept answers, all of them."""
         return await self._subject(Target(organisation, project=project), by, reason, dry_run=dry_run)
 
+    async def part(self, what: str, target: Target, rows: int, by: str, reason: str) -> str:
+        """Write down that rows of a subject were erased in one room alone, such as its runs; give the id of it."""
+        _reasoned(by, reason)
+        found = Erased(
+            new_id("erasure"), target.organisation, target.subject, None, 0, 0, 0, dry_run=False, elsewhere={what: rows}
+        )
+        await self._contents.run("insert_erasure", _row(found, by, reason, what))
+        return str(found.id)
+
     async def _subject(self, target: Target, by: str, reason: str, *, dry_run: bool) -> Erased:
         """Other rooms first, then the key in one short transaction, after which nothing can be read; rows follow.
 
@@ -177,7 +186,7 @@ def _which(target: Target) -> dict[str, object]:
     }
 
 
-def _row(erased: Erased, by: str, reason: str) -> dict[str, object]:
+def _row(erased: Erased, by: str, reason: str, part: str | None = None) -> dict[str, object]:
     return {
         "id": erased.id,
         "organisation": erased.organisation,
@@ -186,6 +195,7 @@ def _row(erased: Erased, by: str, reason: str) -> dict[str, object]:
         "records": erased.records,
         "unlinked": erased.unlinked,
         "elsewhere": Jsonb(dict(erased.elsewhere)),
+        "part": part,
         "reason": reason,
         "by_whom": by,
     }

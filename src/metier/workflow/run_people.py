@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Protocol
 
 from metier.calls import JSON, RunId
-from metier.errors import Conflict
+from metier.errors import Broken, Conflict
 from metier.store import Row, Store
 from metier.vault import Vault
 from metier.workflow.engine import Engine
@@ -17,6 +18,7 @@ from metier.workflow.people_found import people_in
 
 __all__ = ["RunPeople"]
 
+_log = logging.getLogger(__name__)
 _BATCH = 100
 _OVER = ("done", "failed", "cancelled", "dead")
 
@@ -45,7 +47,14 @@ class RunPeople:
         looked = 0
         while rows := await self._queries.all("not_looked_at", {"most": _BATCH}):
             for row in rows:
-                await self._note(row)
+                try:
+                    await self._note(row)
+                except Broken as error:
+                    # What nobody can read must not keep the others from being erased or deleted in their time.
+                    _log.warning(
+                        "run %s cannot be read, so nobody is noted as being in it: %s", row["id"], error.message
+                    )
+                    await self._queries.run("looked_at", {"id": row["id"]})
             looked += len(rows)
         return looked
 

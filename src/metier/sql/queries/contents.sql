@@ -34,7 +34,8 @@ WHERE EXISTS (SELECT FROM calls WHERE calls.id = w.call)
   AND NOT EXISTS (SELECT FROM erasures e WHERE e.call = w.call)
   AND NOT EXISTS (
       SELECT FROM erasures e
-      WHERE e.organisation = w.organisation AND e.subject = w.subject AND e.at >= to_timestamp(w.at));
+      WHERE e.organisation = w.organisation AND e.subject = w.subject AND e.part IS NULL
+        AND e.at >= to_timestamp(w.at));
 
 -- insert_contents --
 -- Keeps the sealed contents of one call.
@@ -130,15 +131,16 @@ DELETE FROM subjects WHERE organisation = %(organisation)s AND subject = %(subje
 -- Deletes some records that an erasure of their subject made unreadable.
 DELETE FROM contents WHERE call IN (
     SELECT c.call FROM erasures e
-    JOIN contents c ON c.organisation = e.organisation AND c.subject = e.subject AND c.at <= e.at
+    JOIN contents c
+      ON c.organisation = e.organisation AND c.subject = e.subject AND c.at <= e.at AND e.part IS NULL
     WHERE %(subject)s::text IS NULL OR (e.organisation = %(organisation)s AND e.subject = %(subject)s)
     LIMIT %(most)s);
 
 -- insert_erasure --
 -- Writes down what was erased, by whom and why.
-INSERT INTO erasures (id, organisation, subject, call, records, unlinked, elsewhere, reason, by_whom)
-VALUES (%(id)s, %(organisation)s, %(subject)s, %(call)s, %(records)s, %(unlinked)s, %(elsewhere)s, %(reason)s,
-    %(by_whom)s);
+INSERT INTO erasures (id, organisation, subject, call, records, unlinked, elsewhere, part, reason, by_whom)
+VALUES (%(id)s, %(organisation)s, %(subject)s, %(call)s, %(records)s, %(unlinked)s, %(elsewhere)s, %(part)s,
+    %(reason)s, %(by_whom)s);
 
 -- expired_contents --
 -- How many records of a system are older than a moment and under no hold.

@@ -227,7 +227,7 @@ UPDATE calls SET end_user = NULL WHERE id IN (
 -- Makes calls that were recorded after the erasure of whom they served forget it too.
 UPDATE calls SET end_user = NULL FROM erasures e
 WHERE calls.id = ANY(%(ids)s::text[]) AND e.organisation = calls.organisation AND e.subject = calls.end_user
-  AND e.at >= calls.at;
+  AND e.part IS NULL AND e.at >= calls.at;
 
 -- systems_called --
 -- Every system of which calls are recorded.
