@@ -212,6 +212,7 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
         app.operations.read(settings.config)()
         app.records.erasure.also("agent_exchanges", app.conversations.forget)
         app.records.erasure.also("runs", app.operations.people.erase)
+        app.operations.people.written = app.records.erasure.part
         app.records.erasure.also("corrections", app.review.corrections.erase)
         stack.push_async_callback(app.toolbox.close)
         await app.records.contents.refresh()

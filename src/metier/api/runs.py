@@ -19,7 +19,6 @@ from metier.calls import JSON, Principal, RunId
 from metier.errors import Invalid, NotAllowed, NotFound
 from metier.guardrails.pii import Table, hide
 from metier.record.erasure import Target
-from metier.record.records import Records
 from metier.vault import Vault, member
 from metier.workflow.commands import FALLBACK
 from metier.workflow.context import plain
@@ -49,11 +48,6 @@ class RunServices(Platform, Protocol):
     @property
     def vault(self) -> Vault:
         """Names people by digests."""
-        ...
-
-    @property
-    def records(self) -> Records:
-        """Where an erasure is written down."""
         ...
 
 
@@ -257,10 +251,8 @@ class RunsPages:
             target = Target(
                 principal.organisation, person=member(self._app.vault, principal.organisation, asked["person"])
             )
-            count = await operations.people.erase(target, principal.name, dry, principal.project)
-            if count and not dry:
-                reason = asked.get("reason") or f"asked for over HTTP, in the project {principal.project}"
-                await self._app.records.erasure.part("runs", target, count, principal.name, reason)
+            reason = asked.get("reason") or f"asked for over HTTP, in the project {principal.project}"
+            count = await operations.people.erase_alone(target, principal.name, reason, dry, principal.project)
         else:
             days = exchange.number(asked, "older_than_days", 365, 36_500)
             count = sum(one.runs for one in await operations.erase_older(principal.project, days, dry_run=dry))

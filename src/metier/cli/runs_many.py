@@ -126,9 +126,7 @@ def _erase(person: str, project: str | None, organisation: str, reason: str, dry
         where = None if project is None else (await app.keys.project(project)).id
         target = Target(organisation, person=member(app.vault, organisation, person))
         by = reviewer(None, ()).name
-        count = await app.operations.people.erase(target, by, dry_run, where)
-        if count and not dry_run:
-            await app.records.erasure.part("runs", target, count, by, reason)
+        count = await app.operations.people.erase_alone(target, by, reason, dry_run, where)
         terminal.data({"dry_run": dry_run, "runs": count})
         terminal.say(f"{count} runs would be deleted." if dry_run else f"{count} runs were deleted.")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from metier.calls import JSON, RunId
-from metier.errors import Broken, Conflict
+from metier.errors import Broken, Conflict, Invalid
 from metier.store import Row, Store
 from metier.vault import Vault
 from metier.workflow.engine import Engine
@@ -31,6 +31,14 @@ class _Target(Protocol):
     def person(self) -> str | None: ...
 
 
+class Written(Protocol):
+    """Writes down that rows of a person were erased in one room alone."""
+
+    async def __call__(self, what: str, target: Any, rows: int, by: str, reason: str) -> object:
+        """Write it down."""
+        ...
+
+
 class RunPeople:
     """Notes who is in runs that are over, and erases the runs of a person; those under way are cancelled first."""
 
@@ -41,6 +49,8 @@ class RunPeople:
         self._journal = Journal(store, vault)
         self._queries = store.queries("engine")
         self._effects = store.queries("outbox")
+        self.written: Written | None = None
+        """Writes down what was erased here alone, where the platform keeps such records."""
 
     async def look(self) -> int:
         """Go through what runs that are over hold, once for each end, and say how many that were."""
@@ -82,6 +92,15 @@ class RunPeople:
         await self._effects.run("drop_orphans")
         await self._forget(target.organisation, person, project)
         return len(rows)
+
+    async def erase_alone(self, target: _Target, by: str, reason: str, dry_run: bool, project: str | None) -> int:
+        """Delete the runs of a person and nothing else of theirs, and have that written down with its reason."""
+        if not by.strip() or not reason.strip():
+            raise Invalid("an erasure needs the name of who does it and a reason", param="reason")
+        count = await self.erase(target, by, dry_run, project)
+        if count and not dry_run and self.written is not None:
+            await self.written("runs", target, count, by, reason)
+        return count
 
     async def _forget(self, organisation: str, person: str, project: str | None) -> None:
         """Go through what is kept beside runs; it may be of runs that are there no more."""
