@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench serve lock clean
+.PHONY: help install demo test check format bench chaos serve lock clean
 
 help: ## show this help
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -32,7 +32,12 @@ format: ## put the sources in form
 
 bench: ## measure every part (see bench/)
 	@$(PYTHON) scripts/install.py test
-	@for file in bench/gateway.py bench/routing.py bench/engine.py bench/guardrails.py; do "$(BIN)/python" $$file || exit 1; done
+	@for file in bench/gateway.py bench/routing.py bench/engine.py bench/parked.py bench/fanout.py \
+		bench/replay.py bench/fairness.py bench/guardrails.py; do "$(BIN)/python" $$file || exit 1; done
+
+chaos: ## kill workers and PostgreSQL at every place a run can be in (half an hour)
+	@$(PYTHON) scripts/install.py test
+	@"$(BIN)/python" bench/chaos.py --every 1 --every-outage 1
 
 serve: install ## start the gateway and the console on this machine
 	@"$(BIN)/metier" serve

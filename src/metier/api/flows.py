@@ -51,7 +51,7 @@ class FlowRuns:
         if not isinstance(inputs, dict):
             raise Invalid(f"inputs is a JSON {type(inputs).__name__}: send an object", param="inputs")
         key = None if once is None else once.decode("latin-1")
-        taken = await self._triggers.ask(principal.project, flow, inputs, key)
+        taken = await self._triggers.ask(principal, flow, inputs, key)
         await exchange.json(orjson.dumps(_taken(flow, taken)), status=202 if taken.run else 200)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol, TypeAlias
 
-from metier.calls import JSON, OrganisationId, RunId
+from metier.calls import JSON, OrganisationId, Principal, RunId
 from metier.connectors.mail import ToText
 from metier.errors import Invalid
 from metier.workflow.context import Clock, utc
@@ -50,6 +50,8 @@ class Event:
     """Why it can become no run whatever the flow says, such as a file that is empty."""
     content: bytes = b""
     """What was sent, where two events under one id must be alike."""
+    asker: Principal | None = None
+    """Who asked for the run with a key of their own, where somebody did: pilots of a release are told by it."""
 
 
 @dataclass(frozen=True, slots=True)

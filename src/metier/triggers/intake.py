@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import orjson
 
@@ -20,7 +20,7 @@ from metier.workflow.definition import accept
 from metier.workflow.expressions import Expressions
 from metier.workflow.shape import Workflow
 
-__all__ = ["Intake", "Letter", "Preview", "Starter", "Who"]
+__all__ = ["Intake", "Letter", "Preview", "Starter", "Versioned", "Who"]
 
 _PURPOSE = "trigger"
 _DAYS = 400
@@ -36,6 +36,17 @@ class Starter(Protocol):
         self, workflow: Workflow, inputs: Mapping[str, JSON], principal: Principal, *, dedupe: str | None = None
     ) -> RunId:
         """Start a run, pinned to this definition."""
+        ...
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """A starter that follows releases, of which pilots are told by who asks and not by whom the run works for."""
+
+    async def start_for(
+        self, asker: Principal, workflow: Workflow, inputs: Mapping[str, JSON], principal: Principal, *, dedupe: str
+    ) -> RunId:
+        """Start a run with the version released to whoever asked; it works under the key of `principal`."""
         ...
 
 
@@ -105,7 +116,7 @@ class Intake:
             if not judged.holds:
                 await self._note(trigger, event, cause, Taken("skipped"))
                 return Taken("skipped")
-            run = await self._start(trigger, workflow, judged)
+            run = await self._start(trigger, workflow, judged, event.asker)
         except Invalid as wrong:
             return await self._fail(trigger, event, cause, wrong.message)
         taken = Taken("started", run)
@@ -172,10 +183,14 @@ class Intake:
             raise Invalid(f"dedupe {trigger.dedupe!r} gave nothing: the event cannot be told from others")
         return value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
-    async def _start(self, trigger: Deployed, workflow: Workflow, judged: Preview) -> RunId:
+    async def _start(
+        self, trigger: Deployed, workflow: Workflow, judged: Preview, asker: Principal | None = None
+    ) -> RunId:
         principal = await self._who(trigger.key_id)
         # A digest: what a sender wrote, such as an id of a message, is not kept in the clear.
         dedupe = f"{trigger.kind}:{self._digest(judged.cause).hex()}"
+        if asker is not None and isinstance(self._starter, Versioned):
+            return await self._starter.start_for(asker, workflow, judged.inputs, principal, dedupe=dedupe)
         return await self._starter.start(workflow, judged.inputs, principal, dedupe=dedupe)
 
     async def _known(self, trigger: Deployed, event: Event, cause: str) -> Taken | None:

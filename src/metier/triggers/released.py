@@ -23,7 +23,7 @@ class Chooser(Protocol):
 
 
 class Released:
-    """Starts runs with the version released to whoever they work for; the same event always gets the same one."""
+    """Starts runs with the version released to whoever asks or they work for; the same event always gets the same."""
 
     def __init__(self, starter: Starter, chooser: Chooser) -> None:
         self._starter = starter
@@ -33,6 +33,17 @@ class Released:
         self, workflow: Workflow, inputs: Mapping[str, JSON], principal: Principal, *, dedupe: str | None = None
     ) -> RunId:
         """Start a run, pinned to the version chosen; without a release, to the definition given."""
-        with contextlib.suppress(NotFound):
-            workflow = await self._chooser.choose(workflow.name, principal.project, principal, dedupe)
+        workflow = await self._version(workflow, principal, dedupe)
         return await self._starter.start(workflow, inputs, principal, dedupe=dedupe)
+
+    async def start_for(
+        self, asker: Principal, workflow: Workflow, inputs: Mapping[str, JSON], principal: Principal, *, dedupe: str
+    ) -> RunId:
+        """Start a run with the version released to whoever asked; it works under the key of `principal`."""
+        workflow = await self._version(workflow, asker, dedupe)
+        return await self._starter.start(workflow, inputs, principal, dedupe=dedupe)
+
+    async def _version(self, workflow: Workflow, who: Principal, dedupe: str | None) -> Workflow:
+        with contextlib.suppress(NotFound):
+            return await self._chooser.choose(workflow.name, who.project, who, dedupe)
+        return workflow

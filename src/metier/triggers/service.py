@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 
-from metier.calls import JSON
+from metier.calls import JSON, Principal
 from metier.connectors.mail import ToText
 from metier.errors import Invalid, NotAllowed, NotFound
 from metier.knowledge.ingest import parsers
@@ -91,12 +91,12 @@ class Triggers:
         """Take an event given by hand, as if it had happened."""
         return await self.intake.take(await self.deployments.get(id), Event(event_id, data))
 
-    async def ask(self, project: str, flow: str, inputs: Mapping[str, JSON], once: str | None = None) -> Taken:
-        """Start a flow that has an `api` trigger in a project; the same `once` gives the run it has started."""
-        found = await self.deployments.list(project=project, flow=flow, kind="api")
+    async def ask(self, asker: Principal, flow: str, inputs: Mapping[str, JSON], once: str | None = None) -> Taken:
+        """Start a flow with an `api` trigger in the asker's project; the same `once` gives the run it has started."""
+        found = await self.deployments.list(project=asker.project, flow=flow, kind="api")
         if not found:
             raise NotFound(f"no flow {flow[:80]!r} with an api trigger is deployed in this project")
-        return await self._brought(found[0], asked.asked(inputs, once))
+        return await self._brought(found[0], asked.asked(inputs, once, asker))
 
     async def hook(self, id: str, delivery: webhook.Delivery) -> Taken:
         """Take what another program has sent and signed; whoever did not sign learns nothing."""

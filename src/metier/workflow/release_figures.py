@@ -152,6 +152,9 @@ def _difference(
     low, high = (float(bound) for bound in np.percentile(after - before, (2.5, 97.5)))
     if measure == "errors" and first is not None and second is not None:
         low, high = _newcombe(first, second)
+    # Sums of other lengths round otherwise: what is apart by less than that is alike.
+    dust = 1e-9 * max((abs(value) for one in values for value in one), default=0.0)
+    low, high = (0.0 if abs(bound) <= dust else bound for bound in (low, high))
     told = "no difference shown" if low <= 0.0 <= high else "lower" if high < 0 else "higher"
     return Difference(measure, first, second, low, high, told)
 

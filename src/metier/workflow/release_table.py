@@ -17,6 +17,17 @@ __all__ = ["Change", "Changed", "Release", "ReleaseTable", "State"]
 State: TypeAlias = Literal["draft", "pilot", "canary", "all", "retired", "rolled_back"]
 
 
+_NEXT: Mapping[State, str] = {
+    "draft": "nobody gets it yet; give it to pilots, to a share or to all",
+    "pilot": "name other pilots, give it to a share or to all, or take it back",
+    "canary": "give it to another share or to all, or take it back",
+    "all": "everybody gets it; take it back, or make another version of a changed workflow",
+    "retired": "it was replaced; promote it, or make another version of a changed workflow",
+    "rolled_back": "what was taken back is not given again; make another version of a changed workflow",
+}
+"""What may be done with a version as it stands, for whoever asked for something else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Release:
     """One version of a workflow in a project."""
@@ -95,7 +106,10 @@ class ReleaseTable:
             found = await self.page(place, tx)
             if row is None:
                 known = next(one for one in found if one.definition == made["definition"])
-                raise Conflict(f"this content is version {known.version} of {known.flow!r} already: release that one")
+                raise Conflict(
+                    f"this content is version {known.version} of {known.flow!r} already, {known.state!r}: "
+                    f"{_NEXT[known.state]}"
+                )
             note = {"version": row["version"], "was": "", "state": "draft", "share": 0.0, "by": made["by"]}
             await self._queries.run("note", {**place, **note, "reason": "made", "figures": None}, tx)
             if dry_run:
@@ -128,7 +142,9 @@ class ReleaseTable:
                     f"by {last['by']!r}; look at them again"
                 )
             if one.state not in change.allowed:
-                raise Conflict(f"version {version} of {flow!r} is {one.state!r}: that cannot be done with it any more")
+                raise Conflict(
+                    f"version {version} of {flow!r} is {one.state!r} and cannot become {change.state!r}: {_NEXT[one.state]}"
+                )
             await self._apply(tx, every, one, by, change)
             found = _apart(one, every, await self.page(place, tx))
             if dry_run:

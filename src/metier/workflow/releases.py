@@ -97,7 +97,16 @@ def to_pilots(pilots: Sequence[str]) -> Change:
     """Give a version to named users and groups, and to nobody else."""
     if not 1 <= len(pilots) <= _WIDEST:
         raise Invalid(f"a pilot needs 1 to {_WIDEST} users or groups, not {len(pilots)}: name them", param="to")
-    return Change("pilot", ("draft", "pilot"), pilots=tuple(dict.fromkeys(assignee(one) for one in pilots)))
+    return Change("pilot", ("draft", "pilot"), pilots=tuple(dict.fromkeys(_pilot(one) for one in pilots)))
+
+
+def _pilot(written: str) -> str:
+    try:
+        return assignee(written or "nobody")
+    except Invalid:
+        raise Invalid(
+            f"a pilot cannot be {written[:80]!r}: write user:<name of a key> or group:<group of keys>", param="to"
+        ) from None
 
 
 def to_share(share: float) -> Change:
