@@ -95,7 +95,7 @@ def test_a_dry_run_says_what_would_change_for_whom_and_changes_nothing(house: Ho
         (("compare", "published", "1", "1", "--project", "vitrine"), "cannot be compared with itself"),
         (("promote", "published", "99", "--project", "vitrine"), "no version 99"),
         (("promote", "unknown-flow", "1"), "--project"),
-        (("pilot", "published", "1", "--to", "everybody", "--project", "vitrine"), "group:<name>"),
+        (("pilot", "published", "1", "--to", "everybody", "--project", "vitrine"), "group:<group of keys>"),
         (("list", "--project", "nulle part"), "no project"),
     ],
 )
@@ -110,3 +110,27 @@ def test_rules_that_cannot_be_read_make_no_release(house: House, place: pathlib.
     assert "cannot read the rule" in told
     needs = house.run("release", "create", str(place), "--rule", "quality < 0.8", "--project", "vitrine", code=2)
     assert "needs a score" in needs
+
+
+def test_names_nobody_has_are_told_and_wrong_input_says_what_to_do(house: House, place: pathlib.Path) -> None:
+    to = ("--project", "vitrine")
+    (place / "flow.yaml").write_text(FLOW.replace("published", "told"), encoding="utf-8")
+    house.run("release", "create", str(place), *to)
+    piloted = ("release", "pilot", "told", "1", "--to", "user:nobody", "--to", "group:none")
+    assert "nobody gets it by it: user:nobody, group:none." in house.run(*piloted, *to)
+    assert house.data(*piloted, "--dry-run", *to)["nobody"] == ["user:nobody", "group:none"]
+    for wrong in ("claire", "user:", ""):
+        said = house.run("release", "pilot", "told", "1", "--to", wrong, *to, code=2)
+        assert f"a pilot cannot be {wrong!r}" in said and "user:<name of a key>" in said
+    house.run("release", "promote", "told", "1", *to)
+    assert "cannot become 'canary': everybody gets it" in house.run(
+        "release", "canary", "told", "1", "--share", "5", *to, code=2
+    )
+    (place / "flow.yaml").write_text(FLOW.replace("published", "told").replace("NUMBER", "2"), encoding="utf-8")
+    house.run("release", "create", str(place), *to)
+    house.run("release", "promote", "told", "2", *to)
+    house.run("release", "rollback", "told", "2", *to)
+    for again in (("promote", "told", "2"), ("create", str(place))):
+        assert "make another version of a changed workflow" in house.run("release", *again, *to, code=2)
+    assert "check the flow's name" in house.run("release", "show", "tolled", "1", code=2)
+    assert "There is no release of 'tolled'" in house.run("release", "list", "tolled")

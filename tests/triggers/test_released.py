@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from metier.calls import JSON
+from metier.calls import JSON, KeyId
 from metier.store import Store
 from metier.triggers import Event, Released, Triggers
 from metier.vault import Vault
@@ -40,3 +40,27 @@ async def test_events_start_the_version_released_to_whoever_they_work_for(store:
     await releases.promote("support", WHO.project, 3, "ada")
     await releases.rollback("support", WHO.project, 3, "ada")
     assert await taken("e3") == "v2"
+
+
+async def test_pilots_are_told_by_the_key_that_asks_and_the_run_works_under_the_key_of_the_flow(
+    store: Store, vault: Vault
+) -> None:
+    house, releases = House(store, vault), Releases(store, vault)
+    for number in (1, 2):
+        await releases.create(version(number), WHO.project, "ada")
+    room = Triggers.built(store, vault, Released(house.engine, releases), who, house.secrets)
+    await room.deployments.deploy(version(1), WHO, "ada")
+    await releases.promote("support", WHO.project, 1, "ada")
+    await releases.pilot("support", WHO.project, 2, "ada", ["user:claire", "group:sav-pilot"])
+    claire = replace(WHO, key_id=KeyId("key_claire"), name="claire", groups=frozenset())
+    zoe = replace(claire, key_id=KeyId("key_zoe"), name="zoe", groups=frozenset({"sav-pilot"}))
+    marc = replace(claire, key_id=KeyId("key_marc"), name="marc")
+    for asker, wanted in ((claire, "v2"), (zoe, "v2"), (marc, "v1")):
+        for once in (None, f"order of {asker.name}"):
+            run = (await room.ask(asker, "support", {"text": "Bonjour"}, once)).run
+            assert run is not None
+            await house.engine.drain()
+            assert await house.engine.result(run) == wanted, asker.name
+            async with store.connection() as connection:
+                rows = await connection.execute("SELECT key_id FROM runs WHERE id = %(id)s", {"id": run})
+                assert (await rows.fetchone() or {})["key_id"] == WHO.key_id

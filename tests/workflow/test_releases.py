@@ -219,3 +219,10 @@ def test_intervals_hold_near_the_ends_and_for_few_runs() -> None:
     apart = differ([RunFigures(False, 1, 1, None)] * 30, [RunFigures(True, 1, 1, None)] * 30)
     assert {one.measure: one.told for one in apart}["errors"] == "higher"
     assert "too little data" in {one.measure: one.told for one in apart}["quality"]
+
+
+def test_versions_that_cost_and_score_the_same_differ_in_nothing_however_their_sums_are_rounded() -> None:
+    apart = differ([RunFigures(False, 2.07e-05, 0.3, 0.8)] * 46, [RunFigures(False, 2.07e-05, 0.3, 0.8)] * 27)
+    assert {one.told for one in apart} == {"no difference shown"}
+    dearer = differ([RunFigures(False, 2.07e-05, 0.3, 0.8)] * 46, [RunFigures(False, 2.08e-05, 0.3, 0.8)] * 27)
+    assert next(one.told for one in dearer if one.measure == "cost_eur") == "higher"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import click
@@ -87,12 +88,18 @@ def _create(flow: str, score: str | None, rules: tuple[str, ...], dry_run: bool,
 
 
 @command.command(name="pilot")
-@click.option("--to", "pilots", multiple=True, required=True, help="user:NAME or group:NAME; may be given again.")
+@click.option(
+    "--to",
+    "pilots",
+    multiple=True,
+    required=True,
+    help="user:NAME, the name of a key, or group:NAME, a group of keys; may be given again.",
+)
 @_moving
 def _pilot(flow: str, version: int, pilots: tuple[str, ...], **how: Any) -> None:
-    """Give VERSION of FLOW to named users and groups.
+    """Give VERSION of FLOW to named users and groups: to those who start runs with a key of that name or group.
 
-    Example: metier release pilot support-reply 2 --to group:sav-pilote
+    Example: metier release pilot support-reply 2 --to group:sav-pilot
     """
     _move(flow, version, lambda: to_pilots(pilots), how)
 
@@ -148,13 +155,14 @@ def _list(flow: str | None, project: str | None, as_json: bool) -> None:
             [
                 [
                     f"{one.flow}@{one.version}", names.get(one.project, one.project), one.state, f"{one.share:.0%}",
-                    ", ".join(one.pilots), one.definition[:12], one.created_by, one.released_at, one.revision,
+                    ", ".join(one.pilots), one.definition[:12], one.created_by, _minute(one.released_at), one.revision,
                 ]
                 for one in found
             ],
         )  # fmt: skip
         if not found:
-            terminal.say("There is no release: metier release create FLOW makes the first.")
+            of = "" if flow is None else f" of {escape(repr(flow))}"
+            terminal.say(f"There is no release{of}: metier release create FLOW makes the first.")
 
     administer(work, as_json=as_json)
 
@@ -179,8 +187,9 @@ def _show(flow: str, version: int, project: str | None, as_json: bool) -> None:
         _told_only(terminal, one)
         for rule in one.rules:
             terminal.say(f"  taken back when {rule}")
-        terminal.table(["measure", "value and 95 % interval"], _rows(found), title=f"{found.runs} runs")
-        terminal.table(["at", "to", "by", "why"], [[m.at, m.state, m.by, m.reason] for m in moves], title="Changes")
+        terminal.table(["measure", "value and 95 % interval"], _rows(found), title=f"runs: {found.runs}")
+        changes = [[_minute(m.at), m.state, m.by, m.reason] for m in moves]
+        terminal.table(["at", "to", "by", "why"], changes, title="Changes")
 
     administer(work, as_json=as_json)
 
@@ -233,7 +242,8 @@ async def _project(app: App, flow: str, project: str | None) -> str:
         return (await app.principal(name)).project
     except NotFound:
         raise NotFound(
-            f"there is no key named {name!r} to know the project of {flow!r} by: give it with --project"
+            f"cannot tell the project of {flow!r}: there is no key {name!r}; check the flow's name, issue that key, "
+            "or give the project with --project"
         ) from None
 
 
@@ -245,17 +255,29 @@ def _move(flow: str, version: int, made: Callable[[], Change], how: Mapping[str,
         changes = await _releases(app).move(
             flow, place, version, getpass.getuser(), made(), seen=how["seen"], dry_run=dry
         )
+        one = changes[0].after
+        nobody = await _nobody(app, one) if one.state in ("pilot", "canary") else []
         if dry:
-            _foreseen(terminal, changes)
+            _foreseen(terminal, changes, nobody)
         else:
-            _told(terminal, changes[0].after)
+            _told(terminal, one, nobody)
+        if nobody:
+            named = escape(", ".join(nobody))
+            terminal.say(f"No key of the project has this name or group yet, so that nobody gets it by it: {named}.")
 
     administer(work, as_json=how["as_json"])
 
 
-def _foreseen(terminal: Terminal, changes: Sequence[Changed]) -> None:
+async def _nobody(app: App, one: Release) -> list[str]:
+    """Pilots of a version that no good key of its project is."""
+    keys = [key for key in await app.keys.list(one.project) if key.revoked_at is None]
+    known = {f"user:{key.name}" for key in keys} | {f"group:{group}" for key in keys for group in key.groups}
+    return [pilot for pilot in one.pilots if pilot not in known]
+
+
+def _foreseen(terminal: Terminal, changes: Sequence[Changed], nobody: Sequence[str] = ()) -> None:
     """Say which versions would stand otherwise, for whom, and that none does."""
-    terminal.data({"dry_run": True, "changes": changes})
+    terminal.data({"dry_run": True, "changes": changes, "nobody": nobody})
     for one in changes:
         now = "" if one.before is None else f" {_STANDS[one.before.state](one.before)} and"
         terminal.say(f"[bold]{_named(one.after)}[/bold]{now} would {_WOULD[one.after.state](one.after)}.")
@@ -264,14 +286,18 @@ def _foreseen(terminal: Terminal, changes: Sequence[Changed]) -> None:
     terminal.say("Nothing was done.")
 
 
-def _told(terminal: Terminal, one: Release) -> None:
-    terminal.data({"release": one})
+def _told(terminal: Terminal, one: Release, nobody: Sequence[str] = ()) -> None:
+    terminal.data({"release": one, "nobody": nobody})
     _told_only(terminal, one)
 
 
 def _told_only(terminal: Terminal, one: Release) -> None:
     stands = _STANDS[one.state](one) + (": nobody gets it yet" if one.state == "draft" else "")
     terminal.say(f"[bold]{_named(one)}[/bold] {one.definition[:12]} {stands}.")
+
+
+def _minute(at: datetime | None) -> str:
+    return "" if at is None else f"{at:%d/%m/%Y %H:%M}"
 
 
 def _named(one: Release) -> str:

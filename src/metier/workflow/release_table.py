@@ -143,7 +143,8 @@ class ReleaseTable:
                 )
             if one.state not in change.allowed:
                 raise Conflict(
-                    f"version {version} of {flow!r} is {one.state!r} and cannot become {change.state!r}: {_NEXT[one.state]}"
+                    f"version {version} of {flow!r} is {one.state!r} and cannot become {change.state!r}: "
+                    f"{_NEXT[one.state]}"
                 )
             await self._apply(tx, every, one, by, change)
             found = _apart(one, every, await self.page(place, tx))
