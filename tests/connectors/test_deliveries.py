@@ -145,7 +145,7 @@ async def test_people_see_the_letters_of_runs_that_asked_them(store: Store, vaul
         for name in ("run_none/send", "", "a\x00b"):
             with pytest.raises(NotFound):
                 await here.deliveries.get(name)
-        with pytest.raises(Invalid, match="delivered or again"):
+        with pytest.raises(Invalid, match="again or dropped"):
             await here.deliveries.settle(f"{plain}/send", ADA, "perhaps")  # type: ignore[arg-type]  # from a form
 
 
@@ -234,6 +234,27 @@ async def test_a_called_flow_whose_letter_is_in_doubt_is_not_called_anew_by_itse
         assert await here.status(run) == "failed"
         assert [one.state for one in await here.deliveries.list()] == ["unsure"]
         assert [one.workflow for one in await here.engine.below(run)] == ["sub"]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_letter_that_never_left_may_be_given_up(store: Store, vault: Vault, cancelled: bool) -> None:
+    async with office(store, vault, "cut") as here:
+        run = await here.sent(mail())
+        if cancelled:
+            await here.engine.cancel(run)
+        (doubtful,) = await here.deliveries.list()
+        settled = await here.deliveries.settle(doubtful.key, ADA, "dropped")
+        assert (settled.state, settled.settled_as, settled.doubtful) == ("dropped", "dropped", False)
+        assert await here.deliveries.list() == ()
+        assert await here.status(run) == ("cancelled" if cancelled else "failed")
+        with pytest.raises(Conflict, match="ada"):
+            await here.deliveries.settle(doubtful.key, BEN, "again")
+        if not cancelled:
+            await here.engine.resume(run)
+            await here.engine.drain()
+            failure = (await here.engine.get(run)).failure
+            assert failure is not None and "settled" in failure.message and "dropped" in failure.message
+        assert here.server.taken == [] and here.after.runs == []
 
 
 SUB = """

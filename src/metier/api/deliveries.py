@@ -41,8 +41,8 @@ class SettleBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    settlement: Literal["delivered", "again"]
-    """It was done; or it was not, and is done once more."""
+    settlement: Literal["delivered", "again", "dropped"]
+    """It was done; or it was not, and is done once more, or never."""
 
 
 def delivery_routes(app: DeliveryServices) -> list[BaseRoute]:

@@ -171,6 +171,7 @@ def _hand_off(task: str, to: str, note: str, name: str | None, groups: tuple[str
 @click.argument("email")
 @click.option("--delivered", "found", flag_value="delivered", help="You found it among the messages that left.")
 @click.option("--send-again", "found", flag_value="again", help="It never left: the run sends it once more.")
+@click.option("--drop", "found", flag_value="dropped", help="It never left and is not to: the run stays as it is.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @as_person
 @in_groups
@@ -182,8 +183,8 @@ def _settle(
 
     The line broke after the letter was handed over and before the mail server answered: nobody but a person can tell
     whether it left. Look for its Message-ID in the log or the sent messages of the mail server, then say --delivered,
-    or --send-again. For an action of another connector, look in the other system for the identifier that is shown.
-    Without either option, shows it and changes nothing. What you said is kept with your name and the time; EMAIL is
+    --send-again or --drop. For an action of another connector, look in the other system for the identifier shown.
+    Without an option, shows it and changes nothing. What you said is kept with your name and the time; EMAIL is
     what `metier review list` shows.
     """
 
@@ -202,7 +203,10 @@ def _settle(
             terminal.say("Nothing was changed.")
             return
         terminal.data({"delivery": await app.deliveries.settle(given.key, who, found)})
-        terminal.say("Settled: the run goes on as soon as a worker is free (metier worker).")
+        if found == "dropped":
+            terminal.say(f"Settled: it is never sent. Cancel the run, or fork it: metier runs show {given.run}")
+        else:
+            terminal.say("Settled: the run goes on as soon as a worker is free (metier worker).")
 
     run(work, as_json=as_json)
 
@@ -215,6 +219,7 @@ _READABLE = 100
 _ASKED: Mapping[Settlement, str] = {
     "delivered": "Mark it as delivered to {recipient}? It is then never sent again.",
     "again": "Send it once more to {recipient}? If it did leave the first time, they get it twice.",
+    "dropped": "Never send it to {recipient}? The run stays as it is.",
 }
 
 

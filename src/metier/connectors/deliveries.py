@@ -19,8 +19,8 @@ from metier.workflow.review import Review, Reviewer
 
 __all__ = ["Deliveries", "Delivery", "Settlement"]
 
-Settlement: TypeAlias = Literal["delivered", "again"]
-"""What a person found: it is among the messages that left, or it never left and may be sent once more."""
+Settlement: TypeAlias = Literal["delivered", "again", "dropped"]
+"""What a person found: it is among the messages that left, or it never left and is sent once more, or never."""
 
 _PAGE_MAX = 200
 
@@ -90,17 +90,23 @@ class Deliveries:
         return tuple(self._delivery(row) for row in rows)
 
     async def settle(self, name: str, reviewer: Reviewer, found: Settlement) -> Delivery:
-        """Record what a person found out and make the run go on, together; the second of two gets Conflict."""
+        """Record what a person found out and make the run go on, together; the second of two gets Conflict.
+
+        What is dropped is never done: its run stays as it is, and says so where somebody resumes it.
+        """
         if found not in get_args(Settlement):
-            raise Invalid(f"cannot settle an e-mail as {str(found)[:40]!r}: say delivered or again", param="settlement")
+            told_how = "say delivered, again or dropped"
+            raise Invalid(f"cannot settle an e-mail as {str(found)[:40]!r}: {told_how}", param="settlement")
         given = await self.get(name, reviewer)
         now = self._clock()
         told: dict[str, JSON] = {"delivery": found, "by": reviewer.known_as, "at": now.isoformat()}
         row = {"key": given.key, "as": found, "by": reviewer.known_as, "now": now}
         # The run before what belongs to it, as everywhere: two orders of locking could wait for each other.
         async with self._store.transaction() as tx:
-            goes_on = await self._engine.retry(tx, given.run, given.path, told)
-            goes_on = goes_on or await self._asked(tx, given, reviewer, told)
+            goes_on = found != "dropped" and (
+                await self._engine.retry(tx, given.run, given.path, told)
+                or await self._asked(tx, given, reviewer, told)
+            )
             if not await self._queries.run("settle", row, tx):
                 raise await self._over(given.key)
             if found == "again" and not goes_on:

@@ -131,13 +131,15 @@ class Effects:
             kept = await self._asked(kept, deed)
         if kept["state"] == "sent":
             return self._result(kept)
+        if kept["state"] == "dropped":
+            raise StepFailed(f"{deed.tool} to {deed.target} is not done any more: a person settled {name!r} as dropped")
         if kept["tool"] != deed.tool:
             raise Conflict(f"{key!r} is already kept as an effect of {kept['tool']!r}: give {deed.tool!r} its own key")
         # What was written down first is what leaves, whatever the caller brings on a second try.
         return await self._do(key, name, self._vault.open("outbox", kept["content"], key), deed)
 
     async def state(self, key: str) -> str | None:
-        """Where an effect stands: prepared, sending, sent, unsure; None when there is none."""
+        """Where an effect stands: prepared, sending, sent, unsure, dropped; None when there is none."""
         row = await self._queries.one("get", {"key": key})
         return None if row is None else str(row["state"])
 
@@ -175,7 +177,7 @@ class Effects:
             await self._move(key, state, "sent" if done else "prepared")
         now = await self._queries.one("get", {"key": key})
         assert now is not None
-        if now["state"] in ("sent", "prepared"):
+        if now["state"] in ("sent", "prepared", "dropped"):
             return now
         said = deed.said or f"{deed.tool} to {deed.target}: the effect {name!r}"
         raise StepFailed(

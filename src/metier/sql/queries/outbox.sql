@@ -78,7 +78,7 @@ WHERE starts_with(o.key, 'run_') AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.i
 -- settle --
 -- record what a person found out about a doubtful message, once
 UPDATE outbox
-SET state = CASE %(as)s::text WHEN 'delivered' THEN 'sent' ELSE 'prepared' END, error = NULL, updated_at = now(),
+SET state = CASE %(as)s::text WHEN 'delivered' THEN 'sent' WHEN 'again' THEN 'prepared' ELSE 'dropped' END, error = NULL, updated_at = now(),
     settled_as = %(as)s::text, settled_by = %(by)s, settled_at = %(now)s::timestamptz
 WHERE key = %(key)s
   AND (state = 'unsure' OR (state = 'sending' AND updated_at < %(now)s::timestamptz - interval '10 minutes'))
