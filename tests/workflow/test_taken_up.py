@@ -11,7 +11,7 @@ from metier.vault import Vault
 from metier.workflow.commands import ASK_HUMAN
 from metier.workflow.definition import OnError, Retry, RunBudget, Step, Workflow
 from metier.workflow.dispatch import Dispatch
-from metier.workflow.journal import Journal
+from metier.workflow.journal import Hold, Journal
 from metier.workflow.port import Run
 from metier.workflow.reviving import Reviving
 from tests.workflow.engines import House, Made, OnPostgres, make
@@ -110,11 +110,15 @@ async def test_a_death_while_items_are_taken_up_loses_none(store: Store, vault: 
     house = OnPostgres(store, vault, {})
     weak = step("weak", with_={"do": "{{ item < 3 ? 'later' : null }}"}, retry=TIRED)
     run = await failed(house, through(weak, **{"as": "runs"}, concurrency=4), {"all": [1, 2, 3, 4]})
+    await house.engine.resume(run)
     # As far as a worker came that died: one item is in line again, and no line of the journal says so.
-    await Reviving(store, vault, Dispatch(store), Journal(store, vault)).items(
-        {"parent": run, "path": "all", "attempt": 2}, [1]
-    )
-    await resumed(house, run)
+    row = await store.queries("engine").one("take", {"id": run})
+    assert row is not None
+    place = {"parent": run, "path": "all", "attempt": 2}
+    await Reviving(store, vault, Dispatch(store), Journal(store, vault)).items(Hold(run, row["epoch"]), place, [1])
+    await house.settle()
+    assert (await house.engine.get(run)).status == "done"
+    assert (await house.engine.replay(run)).differences == ()
     assert sorted(command[:2] for command in house.acting.commands) == [("weak", 3)] * 2
     assert len(await house.engine.list()) == 5
 

@@ -95,13 +95,13 @@ def wait(ground: Ground, step: Step, path: str, scope: Scope) -> Way:
         names = scope.names()
         event = config.get("event")
         began = ground.entry(path, attempt, BEGAN)
+        key = "" if event is None else _key(ground.expressions.render(config.get("key"), names))
         if began is not None:
             at = field_of(began, "at", path)
             told = None if event is None else str(event)
-            return Sleep(path, attempt, step, None if at is None else _time(at, path), told)
+            return Sleep(path, attempt, step, None if at is None else _time(at, path), told, key)
         if event is not None:
-            key = ground.expressions.render(config.get("key"), names)
-            return Await(path, attempt, step, str(event), _key(key), step.timeout_s)
+            return Await(path, attempt, step, str(event), key, step.timeout_s)
         if "until" in config:
             return Await(path, attempt, step, until=_time(ground.expressions.render(config["until"], names), path))
         length = ground.expressions.render(config.get("for"), names)

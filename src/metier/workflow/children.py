@@ -137,7 +137,7 @@ class Children:
             await pin(self._queries.run, tx, body)
             around = await self._journal.blob(tx, command.given)
         if command.only is not None:
-            await self.reviving.items(place, numbers)
+            await self.reviving.items(held.hold, place, numbers)
         rights = rights_of(held.principal)
         for first in range(0, len(ids), _CHUNK):
             part = range(first, min(first + _CHUNK, len(ids)))

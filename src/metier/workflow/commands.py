@@ -196,6 +196,7 @@ class Sleep:
     at: datetime | None
     """None waits for the event alone."""
     event: str | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

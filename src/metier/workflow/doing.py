@@ -71,8 +71,10 @@ class Doing:
                     return await self._emit(held, command)
                 case Await():
                     return await self._await(held, command)
-                case Sleep():
+                case Sleep(event=event) if event is None or (command.path, command.attempt, "") in held.opened:
                     return await self._woken(held, command)
+                case Sleep():
+                    return await self._listen(held, command)
         except LostRun:
             raise
         except MetierError as error:
@@ -104,16 +106,24 @@ class Doing:
         lines = [Line(command.path, command.attempt, "choice", until, now, name=BEGAN)]
         async with self._store.transaction() as tx:
             if command.event is not None:
-                had = [
-                    str(e.value["id"]) for e in held.entries.values() if isinstance(e.value, dict) and "id" in e.value
-                ]
-                came = await self._events.begin(tx, held.hold, held.principal.project, command, had)
+                came = await self._events.begin(tx, held.hold, held.principal.project, command, _had(held))
                 if came is not None:
                     lines.append(came)
             await self._journal.append(held.hold, lines, tx)
         if command.event is not None and len(lines) == 1:
             held.opened.add((command.path, command.attempt, ""))
         return lines
+
+    async def _listen(self, held: Held, command: Sleep) -> Done:
+        """Wait again for an event: its run had come to an end meanwhile, and nobody would tell it."""
+        again = Await(command.path, command.attempt, command.step, command.event, command.key)
+        async with self._store.transaction() as tx:
+            came = await self._events.begin(tx, held.hold, held.principal.project, again, _had(held))
+            await self._journal.append(held.hold, [] if came is None else [came], tx)
+        if came is not None:
+            return [came]
+        held.opened.add((command.path, command.attempt, ""))
+        return []
 
     async def _woken(self, held: Held, command: Sleep) -> Done:
         """The time has come: the step has waited long enough, or its event did not come."""
@@ -134,3 +144,8 @@ class Doing:
             return []
         held.opened.discard((command.path, command.attempt, ""))
         return [line]
+
+
+def _had(held: Held) -> list[str]:
+    """Give the events a run has had."""
+    return [str(e.value["id"]) for e in held.entries.values() if isinstance(e.value, dict) and "id" in e.value]

@@ -195,7 +195,8 @@ class Purse:
         self.budget = budget
         self.total = Decimal(0)
         self._costs: dict[str, Decimal] = {}
-        self._lent = 0
+        self.lent = 0
+        """How often people have lent it the same amount again."""
         for entry in entries:
             self.add(entry)
 
@@ -205,12 +206,12 @@ class Purse:
             self.total += entry.cost_eur
             self._costs[entry.path] = self.spent(entry.path) + entry.cost_eur
         elif entry.name == ASK_BUDGET and field_of(entry, "decision", entry.path) == "continue":
-            self._lent += 1
+            self.lent += 1
 
     @property
     def limit(self) -> Decimal | None:
         """What the run may spend; each time a person lets it go on, they lend it the same amount again."""
-        return None if self.budget is None else self.budget.per_run_eur * (1 + self._lent)
+        return None if self.budget is None else self.budget.per_run_eur * (1 + self.lent)
 
     def spent(self, path: str) -> Decimal:
         """What the attempts of one step have cost."""

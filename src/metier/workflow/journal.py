@@ -151,9 +151,9 @@ class Journal:
 
         return await self._patiently(hold, f"journal {lines[-1].path!r}", write)
 
-    async def load(self, run: RunId, after: int | None = None) -> dict[Key, Entry]:
+    async def load(self, run: RunId, after: int | None = None, tx: Tx | None = None) -> dict[Key, Entry]:
         """Read the journal of a run, opened, in the order it was written; or what came with signals after a count."""
-        entries = (self._entry(run, row) for row in await self._queries.all("of_run", {"run": run, "after": after}))
+        entries = (self._entry(run, row) for row in await self._queries.all("of_run", {"run": run, "after": after}, tx))
         return {entry.key: entry for entry in entries}
 
     async def tell(self, tx: Tx, run: RunId, line: Line, *, replace: bool = False) -> bool:

@@ -15,11 +15,13 @@ from metier.workflow.children import Flows, bounded, called, item_flow, returned
 from metier.workflow.commands import CHILD, Await, Call, Entry, Failure, Finish, Items, Key, Park, Under
 from metier.workflow.context import fits, plain
 from metier.workflow.definition import Workflow, accept
+from metier.workflow.ground import Purse
 from metier.workflow.journal import Hold, Line, LostRun
 from metier.workflow.leaving import Opening
 from metier.workflow.memory_records import Group, Origin, People, Record, Told, Virtual
 from metier.workflow.memory_reviving import failed, take_up
 from metier.workflow.port import Event, Run, RunStatus
+from metier.workflow.reviving import lasting
 
 __all__ = ["Book"]
 
@@ -188,9 +190,11 @@ class Book:
         origin = Origin(record.run.id, command.path, command.attempt)
         if command.again:
             for one in failed(self, replace(origin, attempt=command.attempt - 1)):
-                cost, budget, left = one.run.cost_eur, workflow.budget, command.budget_left_eur
-                one.workflow = bounded(workflow, None if left is None else cost + left)
-                take_up(self, one, origin, lend=budget is not None and cost >= budget.per_run_eur)
+                cost, left = one.run.cost_eur, command.budget_left_eur
+                one.workflow = workflow
+                take_up(self, one, origin, lend=True)
+                lent = Purse(None, one.lines.values()).lent
+                one.workflow = bounded(workflow, None if left is None else lasting(cost + left, lent))
                 self.due[one.run.id] = None
                 return {"run": one.run.id}
         child = next((one for one in self.below.get(record.run.id, ()) if one.origin == origin), None) or self.make(

@@ -145,6 +145,8 @@ class Moves:
                 found.waits.append(command.path)
                 if (*place, command.name) not in record.opened:
                     found.ask.append(command)
+            case Sleep(event=event) if event is not None and (*place, "") not in record.opened:
+                found.start.append(command)
             case Sleep(at=at) if at is None or at > now:
                 found.waits.append(command.path)
                 if at is not None:
@@ -175,8 +177,13 @@ class Moves:
                     return []
                 case Await():
                     return self._await(record, command)
-                case Sleep():
+                case Sleep(event=event) if event is None or (command.path, command.attempt, "") in record.opened:
                     return [self._woken(record, command)]
+                case Sleep():
+                    # Its run had come to an end meanwhile: nobody would tell it.
+                    return self._listen(
+                        record, Await(command.path, command.attempt, command.step, command.event, command.key)
+                    )
                 case RunStep():
                     raise Broken(f"{command.path!r} is called beside the others, never here")
         except LostRun:
@@ -222,13 +229,14 @@ class Moves:
     def _await(self, record: Record, command: Await) -> list[Line]:
         at = command.until if command.for_s is None else self._clock() + timedelta(seconds=command.for_s)
         lines = [self._line(command, "choice", {"at": None if at is None else at.isoformat()}, BEGAN)]
-        if command.event is not None:
-            came = self._book.happened(record, command)
-            if came is None:
-                record.opened[command.path, command.attempt, ""] = command
-            else:
-                lines.append(self._line(command, "result", came))
-        return lines
+        return lines if command.event is None else [*lines, *self._listen(record, command)]
+
+    def _listen(self, record: Record, command: Await) -> list[Line]:
+        came = self._book.happened(record, command)
+        if came is None:
+            record.opened[command.path, command.attempt, ""] = command
+            return []
+        return [self._line(command, "result", came)]
 
     def _woken(self, record: Record, command: Sleep) -> Line:
         """The time has come: the step has waited long enough, or its event did not come."""

@@ -10,7 +10,7 @@ from metier.calls import JSON, RunId
 from metier.workflow.commands import Entry
 from metier.workflow.ground import Purse
 from metier.workflow.memory_records import Origin, Record
-from metier.workflow.reviving import once_more
+from metier.workflow.reviving import once_more, same
 
 if TYPE_CHECKING:
     from metier.workflow.memory_book import Book
@@ -25,7 +25,7 @@ def again(book: Book, record: Record, *, told: Mapping[str, JSON] | None = None,
         purse = Purse(record.workflow.budget, record.lines.values())
         spent = lend and purse.limit is not None and purse.total >= purse.limit
         for key, decision in once_more(failure, record.lines, spent=spent, told=told):
-            if told is not None or key not in record.lines:
+            if told is not None or key not in record.lines or not same(record.lines[key], decision):
                 book.write(record, Entry(*key, "decision", decision, book.clock()))
     record.run = replace(record.run, failure=None, finished_at=None)
     book.become(record, "pending")

@@ -22,6 +22,7 @@ from metier.workflow.engine import Engine, Run
 from metier.workflow.interpreter import Walk
 from metier.workflow.journal import Journal, Line, opened, sealed
 from metier.workflow.limits import Limits
+from metier.workflow.reviving import Reviving
 from metier.workflow.run_people import RunPeople
 from metier.workflow.run_retention import ExpiredRuns, RunRetention, RunRules
 from metier.workflow.settled import persistently
@@ -92,6 +93,7 @@ class Operations:
         self._tasks = tasks
         self._dispatch = Dispatch(store, pace)
         self._journal = Journal(store, vault)
+        self._reviving = Reviving(store, vault, self._dispatch, self._journal)
         self._queries = store.queries("engine")
         self.people = RunPeople(store, vault, engine)
         self.retention = RunRetention(store, vault)
@@ -338,6 +340,8 @@ class Operations:
         if self._tasks is not None:
             await self._tasks.set_aside(tx, run, waits, mark)
         await self._queries.run("revive", {"id": run}, tx)
+        # What went on beside the step, and ended because the run did, goes on with it.
+        await self._reviving.below(tx, [run])
         # What was set aside has cost what it has cost: it stays part of the money of the run.
         cost = sum((e.cost_eur for e in found.aside if e.name in ("", GATHERED)), start=_NOTHING)
         said: JSON = {"again_from": path, "by": by, "set_aside": len(found.aside)}

@@ -168,6 +168,8 @@ def _answers(command: Command, entry: Entry) -> bool:
     """Say whether a line is what doing a command may leave."""
     match command:
         case RunStep():
+            if entry.kind == "choice":
+                return entry.name.startswith(f"{CHILD}!")  # a run that it asks
             return entry.kind in ("result", "error", "answer") or (entry.kind == "decision" and entry.name != "")
         case Park(name=name):
             return entry.name == name and entry.kind == "decision"

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
 from metier.calls import JSON, RunId
 from metier.store import Row, Store, Tx
 from metier.vault import Vault
-from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, Failure, Key
+from metier.workflow.commands import ASK_BUDGET, ASK_HUMAN, Entry, Failure, Key
 from metier.workflow.context import utc
 from metier.workflow.definition import RunBudget
 from metier.workflow.dispatch import Dispatch
-from metier.workflow.journal import Journal, Line, opened
+from metier.workflow.ground import Purse
+from metier.workflow.journal import Hold, Journal, Line, LostRun, opened
 
-__all__ = ["Reviving", "once_more"]
+__all__ = ["Reviving", "lasting", "once_more", "same"]
 
 _CHUNK = 500
 """Items taken up in one transaction."""
+_SMALLEST = Decimal("1e-9")
 
 
 class Reviving:
@@ -37,20 +39,30 @@ class Reviving:
         `budget` is that of the flow itself, `left` what its caller may still spend, in euros.
         """
         for row in await self._queries.all("failed_call", place, tx):
-            over = budget is not None and row["cost_eur"] >= budget.per_run_eur
-            await self._take_up(tx, [row], place, status="pending", left=left, lend=over)
-            await self._dispatch.defer(tx, RunId(row["id"]))
-            return RunId(row["id"])
+            run = RunId(row["id"])
+            purse = Purse(budget, (await self._journal.load(run, tx=tx)).values())
+            spent = purse.limit is not None and purse.total >= purse.limit
+            await self._decide(tx, run, row, lend=spent)
+            lent = Purse(None, (await self._journal.load(run, tx=tx)).values()).lent
+            allowance = None if left is None else lasting(row["cost_eur"] + left, lent)
+            await self._take_up(tx, [run], place, status="pending", allowance=allowance)
+            await self._dispatch.defer(tx, run)
+            return run
         return None
 
-    async def items(self, place: Row, numbers: Sequence[int]) -> None:
+    async def items(self, hold: Hold, place: Row, numbers: Sequence[int]) -> None:
         """Let the items that failed under the attempt before stand in line again under this one."""
         for first in range(0, len(numbers), _CHUNK):
             async with self._store.transaction() as tx:
                 asked = {**place, "items": [*numbers[first : first + _CHUNK]]}
                 rows = await self._queries.all("failed_items", asked, tx)
+                # A worker that stood still and lost the run would take up what nobody goes on with.
+                if await self._queries.one("holds", {"id": hold.run, "epoch": hold.epoch}, tx) is None:
+                    raise LostRun(f"run {hold.run!r} is held by another worker than that of epoch {hold.epoch}")
+                for row in rows:
+                    await self._decide(tx, RunId(row["id"]), row, lend=False)
                 if rows:
-                    await self._take_up(tx, rows, place, status="queued", left=None, lend=False)
+                    await self._take_up(tx, [RunId(row["id"]) for row in rows], place, status="queued", allowance=None)
 
     async def below(self, tx: Tx, runs: Sequence[RunId]) -> None:
         """Let the runs go on that were cancelled only because these, which are taken up, had come to an end."""
@@ -60,24 +72,40 @@ class Reviving:
                 await self._dispatch.defer(tx, RunId(row["id"]))
 
     async def _take_up(
-        self, tx: Tx, rows: Sequence[Row], place: Row, *, status: str, left: Decimal | None, lend: bool
+        self, tx: Tx, runs: Sequence[RunId], place: Row, *, status: str, allowance: Decimal | None
     ) -> None:
-        ids = [RunId(row["id"]) for row in rows]
-        moved = {"ids": ids, "attempt": place["attempt"], "status": status, "left_eur": left}
+        moved = {"ids": [*runs], "attempt": place["attempt"], "status": status, "allowance_eur": allowance}
         await self._queries.run("take_up", moved, tx)
-        for run, row in zip(ids, rows, strict=True):
-            failure = None
-            if row["error"] is not None:
-                told: dict[str, Any] = opened(self._vault, run, "error", row["error"])
-                failure = Failure(**told)
-            if failure is None or not failure.path:
+        await self.below(tx, runs)
+
+    async def _decide(self, tx: Tx, run: RunId, row: Row, *, lend: bool) -> None:
+        """Write into the journal of a run that failed that it goes on."""
+        if row["error"] is None:
+            return
+        told: dict[str, Any] = opened(self._vault, run, "error", row["error"])
+        failure = Failure(**told)
+        if not failure.path:
+            return
+        entries = await self._journal.load(run, tx=tx) if failure.code == "run_budget_exceeded" else {}
+        # Without lending it may spend what its caller has left by now.
+        for key, decision in once_more(failure, entries, spent=lend):
+            line = Line(key[0], key[1], "decision", decision, utc(), name=key[2])
+            if await self._journal.tell(tx, run, line):
                 continue
-            entries = await self._journal.load(run) if failure.code == "run_budget_exceeded" else {}
-            # Without lending it may spend what its caller has left by now.
-            for key, decision in once_more(failure, entries, spent=lend):
-                # Whoever settled something below has said more than that: their decision stays.
-                await self._journal.tell(tx, run, Line(key[0], key[1], "decision", decision, utc(), name=key[2]))
-        await self.below(tx, ids)
+            # Whoever settled something below has said more than that: their decision stays, where it lets it go on.
+            known = (await self._journal.load(run, tx=tx))[key]
+            if not same(known, decision):
+                await self._journal.tell(tx, run, line, replace=True)
+
+
+def same(known: Entry, decision: Mapping[str, JSON]) -> bool:
+    """Say whether somebody has decided this already, whatever else they have said."""
+    return isinstance(known.value, dict) and known.value.get("decision") == decision["decision"]
+
+
+def lasting(limit: Decimal, lent: int) -> Decimal:
+    """Give the budget that comes to a limit with what was lent on it already: each time as much again."""
+    return (limit / (1 + lent)).quantize(_SMALLEST, ROUND_DOWN)
 
 
 def once_more(

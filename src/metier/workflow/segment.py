@@ -121,6 +121,8 @@ class Segments:
         inputs = opened(self._vault, hold.run, "inputs", row["inputs"])
         if row["around_sealed"] is not None:
             around = unpack(self._vault.open("blob", row["around_sealed"], bytes(row["around"]).hex()))
+        # Before the journal: what is settled in between is in the journal then, and not waited for.
+        waits = await self._queries.all("opened", {"run": hold.run}) if row["signals"] or row["epoch"] > 1 else ()
         walk = Walk(
             bounded(workflow, row["allowance_eur"]),
             inputs,
@@ -129,7 +131,7 @@ class Segments:
             expressions=self._expressions,
             around=around if isinstance(around, dict) else None,
         )
-        held = Held(
+        return Held(
             hold=hold,
             workflow=workflow,
             inputs=inputs,
@@ -137,12 +139,8 @@ class Segments:
             walk=walk,
             row=row,
             signals=row["signals"],
+            opened={(waiting["path"], waiting["attempt"], waiting["name"]) for waiting in waits},
         )
-        for waiting in (
-            await self._queries.all("opened", {"run": hold.run}) if row["signals"] or row["epoch"] > 1 else ()
-        ):
-            held.opened.add((waiting["path"], waiting["attempt"], waiting["name"]))
-        return held
 
     async def _go_on(self, held: Held) -> None:
         """Do what may be done, side by side, until the run is over or only others can go on."""
@@ -205,6 +203,8 @@ class Segments:
                 found.waits.append(path)
                 if (path, command.attempt, command.name) not in held.opened:
                     found.ask.append(command)
+            case Sleep(event=event) if event is not None and (path, command.attempt, "") not in held.opened:
+                found.start.append(command)
             case Sleep(at=at) if at is None or at > now:
                 if at is not None:
                     found.until(at)

@@ -22,7 +22,7 @@ SELECT id FROM runs WHERE project = %(project)s AND workflow = %(workflow)s AND 
 -- take --
 -- Gives the run to a worker: a new epoch, and a strike when nothing was journalled since it was last taken.
 UPDATE runs
-   SET epoch = epoch + 1, status = 'running', parked_on = NULL, wake_at = NULL, updated_at = now(),
+   SET epoch = epoch + 1, status = 'running', parked_on = NULL, wake_at = NULL, error = NULL, updated_at = now(),
        strikes = CASE WHEN epoch > 0 AND progress = found.lines THEN strikes + 1 ELSE 1 END, progress = found.lines
   FROM (SELECT count(*) AS lines FROM journal WHERE run = %(id)s) found
  WHERE id = %(id)s AND status IN ('pending', 'running', 'waiting') AND paused_at IS NULL
@@ -87,7 +87,7 @@ UPDATE runs
        parked_on = CASE WHEN status IN ('parked', 'waiting') THEN NULL ELSE parked_on END,
        wake_at = CASE WHEN status IN ('parked', 'waiting') THEN NULL ELSE wake_at END,
        updated_at = now()
- WHERE id = %(id)s AND status IN ('pending', 'running', 'parked', 'waiting', 'paused')
+ WHERE id = %(id)s AND status IN ('queued', 'pending', 'running', 'parked', 'waiting', 'paused')
 RETURNING signals, status,
           pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
 
@@ -107,7 +107,7 @@ SELECT coalesce(sum(cost_eur), 0) AS cost_eur FROM journal WHERE run = %(run)s A
 -- cancel --
 -- Ends a run that is not over; the new epoch refuses whatever its worker still writes. Who was let in held money.
 UPDATE runs SET status = 'cancelled', epoch = epoch + 1, parked_on = NULL, wake_at = NULL,
-                updated_at = now(), finished_at = now()
+                updated_at = now(), finished_at = now(), error = CASE WHEN status <> 'queued' THEN error END
   FROM (SELECT id, status <> 'queued' OR item IS NULL OR place IS NOT NULL AS let_in
           FROM runs WHERE id = %(id)s FOR UPDATE) before
  WHERE runs.id = before.id AND status NOT IN ('done', 'cancelled')
@@ -280,11 +280,16 @@ SELECT id, error, cost_eur FROM runs
  ORDER BY item
    FOR UPDATE OF runs
 
+-- holds --
+-- Says whether a worker holds a run, and sees to it that this stays so for the rest of the transaction.
+SELECT id FROM runs WHERE id = %(id)s AND epoch = %(epoch)s AND status = 'running' FOR SHARE
+
 -- take_up --
 -- Lets runs that failed go on under another attempt of their step; their parent has counted what they have cost.
+-- What they failed with stays until a worker takes them: they have failed still where they are dropped before.
 UPDATE runs
    SET status = %(status)s::run_status, parent_attempt = %(attempt)s, told_eur = cost_eur,
-       allowance_eur = cost_eur + %(left_eur)s::numeric, place = NULL, strikes = 0, epoch = epoch + 1, error = NULL,
+       allowance_eur = %(allowance_eur)s::numeric, place = NULL, strikes = 0, epoch = epoch + 1,
        finished_at = NULL, parked_on = NULL, wake_at = NULL, paused_at = NULL, looked_at = NULL,
        signals = signals + 1, updated_at = now()
  WHERE id = ANY(%(ids)s)
@@ -299,7 +304,7 @@ WITH RECURSIVE behind AS (
 )
 UPDATE runs
    SET status = CASE WHEN item IS NOT NULL AND place IS NULL THEN 'queued' ELSE 'pending' END::run_status,
-       left_behind = false, strikes = 0, epoch = epoch + 1, finished_at = NULL, looked_at = NULL,
+       left_behind = false, strikes = 0, epoch = epoch + 1, finished_at = NULL, looked_at = NULL, paused_at = NULL,
        signals = signals + 1, updated_at = now()
   FROM behind
  WHERE runs.id = behind.id AND status = 'cancelled'
@@ -307,7 +312,7 @@ RETURNING runs.id, status::text
 
 -- forget_questions --
 -- Takes away the questions of a run that were closed when it was left behind: they are asked again.
-DELETE FROM waits WHERE run = %(run)s AND kind <> 'event'
+DELETE FROM waits WHERE run = %(run)s AND kind = 'task'
 
 -- start_items --
 -- Makes a queued run for each of some items; those that are there already stay as they are.
@@ -381,8 +386,8 @@ UPDATE item_groups
 RETURNING items_left, collects
 
 -- drop_items --
--- Cancels the items that have not begun.
-UPDATE runs SET status = 'cancelled', updated_at = now(), finished_at = now()
+-- Cancels the items that have not begun; those that were to go on after they had failed have failed.
+UPDATE runs SET status = CASE WHEN error IS NULL THEN 'cancelled' ELSE 'failed' END::run_status, updated_at = now(), finished_at = now()
  WHERE id IN (
     SELECT id FROM runs
      WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s AND status = 'queued'
@@ -448,8 +453,8 @@ SELECT events.id, events.data FROM events LEFT JOIN projects ON projects.id = ev
 DELETE FROM events WHERE id = ANY(%(ids)s::text[])
 
 -- forget_waits --
--- Takes away what a run that is over waited for.
-DELETE FROM waits WHERE run = %(run)s
+-- Takes away what a run that is over waited for; runs it has asked answer it once both go on.
+DELETE FROM waits WHERE run = %(run)s AND kind <> 'run'
 
 -- drop_below --
 -- Cancels the runs that some steps of a run have started, with all below them, and frees the places of those steps.
@@ -462,7 +467,7 @@ UPDATE runs
    SET status = CASE WHEN status IN ('done', 'failed', 'dead', 'cancelled') THEN status ELSE 'cancelled' END,
        epoch = CASE WHEN status IN ('done', 'failed', 'dead', 'cancelled') THEN epoch ELSE epoch + 1 END,
        finished_at = coalesce(finished_at, now()), updated_at = now(),
-       parent_path = CASE WHEN parent = %(run)s THEN parent_path || %(mark)s ELSE parent_path END
+       parent_path = CASE WHEN parent = %(run)s THEN parent_path || %(mark)s ELSE parent_path END, left_behind = false
   FROM gone
  WHERE runs.id = gone.id
 RETURNING runs.id, finished_at = now() AS begun
