@@ -22,7 +22,7 @@ from metier.errors import Broken, Unavailable
 from metier.store import Store, Tx, away, within
 from metier.vault import Vault
 from metier.workflow.definition import Step, Workflow
-from metier.workflow.dispatch import Steadfast
+from metier.workflow.dispatch import Dispatch, Steadfast
 from metier.workflow.engine import Engine, StepContext
 from tests.workflow.engines import QUICK
 from tests.workflow.flows import WHO, Counting, branch, flow, step
@@ -216,3 +216,29 @@ async def test_a_database_that_does_not_answer_in_time_is_away() -> None:
         async with within(0.01):
             await asyncio.sleep(5)
     assert away(found.value)
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_line_that_breaks_while_something_is_made_due_looks_like_any_other(store: Store, first: bool) -> None:
+    dispatch = Dispatch(store)
+    with pytest.raises(psycopg.OperationalError) as broken:
+        async with store.transaction() as tx, outage(store):
+            await dispatch.defer(tx, RunId("run_1"), rank=0, first=first)
+    assert away(broken.value)
+
+
+async def test_a_chore_whose_line_breaks_ends_no_worker(store: Store) -> None:
+    tried: list[int] = []
+    stop = asyncio.Event()
+
+    async def chore() -> None:
+        tried.append(len(tried))
+        if len(tried) == 1:
+            raise ConnectorException("Database error.")
+        stop.set()
+
+    async def segment(run: RunId) -> None:
+        raise AssertionError(run)
+
+    await Dispatch(store, QUICK).work(segment, stop, [chore])
+    assert tried == [0, 1]

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import pathlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
@@ -103,11 +103,13 @@ class Dispatch:
             self._task, queue=self._queue, queueing_lock=run, schedule_at=at, priority=rank, connection=tx
         )
         if first:
-            await task.defer_async(run=run)
+            with _plainly():
+                await task.defer_async(run=run)
             return
         with contextlib.suppress(AlreadyEnqueued):
             async with tx.transaction():
-                await task.defer_async(run=run)
+                with _plainly():
+                    await task.defer_async(run=run)
 
     async def hasten(self, tx: Tx, run: RunId) -> None:
         """Make a segment of the run due now, also where one is due later."""
@@ -187,7 +189,7 @@ class Dispatch:
             for chore in chores:
                 try:
                     await chore()
-                except (psycopg.Error, MetierError) as error:
+                except (psycopg.Error, MetierError, ConnectorException) as error:
                     _log.warning("a chore beside the worker failed (%s): again in %g s", error, self.pace.recover_s)
             await _unless(stop, self.pace.recover_s)
 
@@ -315,6 +317,17 @@ class Steadfast(JobManager):
                 _log.warning("the worker has lost its database (%s): it tries again in %.1f s", error, pause)
             await _unless(self._stop, pause)
             pause = min(pause * 2, 2.0)
+
+
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """Raise what the database said, as every other statement does: whoever waits for it to be back looks for that."""
+    try:
+        yield
+    except ConnectorException as error:
+        if isinstance(error.__cause__, psycopg.Error):
+            raise error.__cause__ from None
+        raise
 
 
 def _away(error: BaseException) -> bool:
