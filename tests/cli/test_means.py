@@ -58,3 +58,6 @@ def test_what_is_missing_is_told(house: House, tmp_path: pathlib.Path) -> None:
     assert "no step 'other'" in house.run(measure[0], measure[1], "other", *measure[3:], code=2)
     assert "no such file" in house.run(*measure, "--means", str(tmp_path / "none.yaml"), code=2)
     assert "--label" in house.run(*measure, "--label", "intent", code=2)
+    assert "has no 'kind'" in house.run(*measure, "--answer", "output.kind", code=2)
+    (tmp_path / "means" / "speaks.yaml").write_text("means: {model: untrained@3}", encoding="utf-8")
+    assert "metier train" in house.run(*measure, "--dry-run", code=2)

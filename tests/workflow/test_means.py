@@ -12,7 +12,8 @@ from metier.calls import JSON
 from metier.errors import Invalid, NotFound, ProviderUnavailable
 from metier.workflow.definition import Workflow, parse
 from metier.workflow.means import Outcome, Runner, judge, measure
-from metier.workflow.means_data import Candidate, Given, Item, Kept, answer_of, candidates, rows
+from metier.workflow.means_data import Candidate, Given, Item, Kept, answer_of, candidates, rows, unheard
+from metier.workflow.steps.model import named
 
 FLOW = """
 flow: triage
@@ -169,3 +170,50 @@ async def test_what_fails_counts_as_wrong_and_is_said(tmp_path: pathlib.Path) ->
     assert found["b"].calls == 20 and found["b"].cost_eur == 0.5 and found["c"].quality == 1.0
     assert kept.get(plain("a"), cases[0]).failed == "invalid"
     assert isinstance(kept.get(plain("c"), cases[0]), Given)
+
+
+async def test_where_no_means_was_ever_right_none_is_recommended_and_why_is_said(tmp_path: pathlib.Path) -> None:
+    kept, cases, said = Kept(tmp_path / "kept.jsonl", ANSWER), items(20), list[str]()
+
+    async def failing(with_: Mapping[str, JSON]) -> Outcome:
+        raise Invalid("it lacks its table")
+
+    rules, llm = plain("rules", "rules"), plain("llm", "llm")
+    await measure([(rules, failing), (llm, runner(20))], cases, ANSWER, kept, said.append)
+    assert said.count("rules gives no answer: invalid: it lacks its table") == 1
+    found = judge([rules], cases, kept)
+    assert found.recommended is None and "rules gave no answer to 20 of 20" in found.reasons
+    found = judge([rules, llm], cases, kept)
+    assert found.recommended is None or found.recommended == "llm"
+    again = Kept(tmp_path / "kept.jsonl", ANSWER)
+    assert not again.has(rules, cases[0]), "what failed and cost nothing is tried again once its cause is mended"
+    assert again.has(llm, cases[0])
+
+
+def test_labels_the_step_never_gives_and_answers_it_does_not_have_are_told(tmp_path: pathlib.Path) -> None:
+    step, path = workflow().steps[0], tmp_path / "data.jsonl"
+    path.write_text('\ufeff{"text": "m1", "label": "refund"}\n\n{"text": "m2", "label": "refunds"}\n', encoding="utf-8")
+    told = unheard(step, "output.category", rows(path, step, "label", None, None))
+    assert told is not None and told.startswith("1 of 2 rows have a label that the step never gives, 'refunds'")
+    assert unheard(step, "output.category + ''", rows(path, step, "label", None, None)) is None
+    with pytest.raises(Invalid, match="has no 'kind': it has category"):
+        answer_of(step, "output.kind")
+    assert answer_of(step, "lower(output.category)") == "lower(output.category)"
+    path.write_text("text,label\nm1,refund\n", encoding="utf-8")
+    with pytest.raises(Invalid, match="write a row a line, such as"):
+        rows(path, step, "label", None, None)
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(Invalid, match="is empty"):
+        rows(path, step, "label", None, None)
+
+
+def test_a_label_is_given_under_the_names_the_output_declares() -> None:
+    assert named(None, "panne", 0.9) == {"category": "panne", "confidence": 0.9}
+    schema: dict[str, JSON] = {"properties": {"categorie": {"enum": ["panne"]}}}
+    assert named(schema, "panne", 0.9) == {"categorie": "panne"}
+    schema = {"properties": {"sorte": {"type": "string"}, "certitude": {"type": "number"}}}
+    assert named(schema, "panne", 0.9) == {"sorte": "panne", "certitude": 0.9}
+    schema = {
+        "properties": {"category": {"type": "string"}, "lang": {"enum": ["fr"]}, "confidence": {"type": "number"}}
+    }
+    assert named(schema, "panne", 0.9) == {"category": "panne", "confidence": 0.9}

@@ -18,7 +18,7 @@ from metier.cli.terminal import Terminal, as_json_option, run
 from metier.errors import BudgetExceeded, NotFound
 from metier.workflow.definition import Workflow
 from metier.workflow.means import Ranking, judge, measure
-from metier.workflow.means_data import Candidate, Item, Kept, answer_of, candidates, rows
+from metier.workflow.means_data import Candidate, Item, Kept, answer_of, candidates, rows, unheard
 from metier.workflow.means_runners import Bill, Runners
 from metier.workflow.shape import Step
 
@@ -53,7 +53,7 @@ def command(
     async def work(app: App, terminal: Terminal) -> None:
         workflow = flows.find(flow)
         found = _step(workflow, step)
-        answer = str(more["answer"] or answer_of(found))
+        answer = answer_of(found, str(more["answer"]) if more["answer"] else None)
         place = means_file or _beside(flow, step)
         means = candidates(workflow, found, place)
         split, limit = more["split"], more["limit"]
@@ -63,15 +63,21 @@ def command(
         kept = Kept(_kept(app, workflow, found), answer)
         who = await _principal(app, workflow)
         runners = Runners(workflow, who, app.gateway.collect, app.catalog, app.roles, app.classifiers.get)
+        await runners.check(means)
         bill = runners.bill(means, items, kept)
+        strange = unheard(found, answer, items)
+        if strange is not None:
+            terminal.note(strange)
         terminal.note(_foretold(bill, means, items))
         if more["dry_run"]:
-            terminal.data({"candidates": [one.name for one in means], "rows": len(items), "bill": bill})
+            terminal.data(
+                {"candidates": [one.name for one in means], "rows": len(items), "bill": bill, "unheard": strange}
+            )
             return
         await _guard(app, who, bill, terminal, yes=bool(more["yes"]))
         await measure([(one, runners.of(one)) for one in means], items, answer, kept, terminal.note)
         margin, watts = float(str(more["margin"])) / 100, float(str(more["cpu_watts"]))
-        _show(terminal, judge(means, items, kept, margin=margin, cpu_watts=watts))
+        _show(terminal, judge(means, items, kept, margin=margin, cpu_watts=watts), strange)
 
     run(work, as_json=as_json)
 
@@ -129,8 +135,8 @@ def _foretold(bill: Bill, means: Sequence[Candidate], items: Sequence[Item]) -> 
     return f"{len(means)} means on {len(items)} rows: {calls} calls of models, {money}"
 
 
-def _show(terminal: Terminal, found: Ranking) -> None:
-    terminal.data({"ranking": asdict(found)})
+def _show(terminal: Terminal, found: Ranking, strange: str | None) -> None:
+    terminal.data({"ranking": asdict(found), "unheard": strange})
     terminal.table(
         [
             "means", "kind", "right", "95 %", "behind the best", "p", "failed", "€ / 1,000", "Wh / 1,000", "p50 ms",
@@ -146,7 +152,7 @@ def _show(terminal: Terminal, found: Ranking) -> None:
             ]
             for one in found.measured
         ],
-        title="* recommended",
+        title="* recommended" if found.recommended else None,
     )  # fmt: skip
     for reason in found.reasons:
         terminal.say(reason)

@@ -19,6 +19,7 @@ __all__ = ["Measured", "Outcome", "Ranking", "Runner", "judge", "measure", "tota
 
 _Z = 1.959964
 _FEW = 30
+_FAULTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,8 @@ class Ranking:
 
     best: str
     """The one that was most often right."""
-    recommended: str
-    """The cheapest adequate one."""
+    recommended: str | None
+    """The cheapest adequate one; None where none was ever right."""
     margin: float
     measured: tuple[Measured, ...]
     reasons: tuple[str, ...]
@@ -100,20 +101,38 @@ async def measure(
         todo = [item for item in items if not kept.has(candidate, item)]
         if len(todo) < len(items):
             progress(f"{candidate.name}: {len(items) - len(todo)} of {len(items)} were answered before")
+        told = _Faults(candidate.name, progress)
         for number, item in enumerate(todo, 1):
-            kept.add(candidate, item, await _tried(run, item, answer, expressions))
-            if number % max(1, len(todo) // 20) == 0 or number == len(todo):
+            kept.add(candidate, item, await _tried(run, item, answer, expressions, told))
+            often = candidate.kind == "llm" and number % max(1, len(todo) // 20) == 0
+            if often or number == len(todo):
                 progress(f"{candidate.name}: {number} of {len(todo)}")
 
 
-async def _tried(run: Runner, item: Item, answer: str, expressions: Expressions) -> Given:
+class _Faults:
+    """Says why a means gives no answer: each reason once, and only the first few; nothing of it is kept."""
+
+    def __init__(self, name: str, progress: Callable[[str], None]) -> None:
+        self._name = name
+        self._progress = progress
+        self._said: set[str] = set()
+
+    def __call__(self, why: str) -> None:
+        if why not in self._said and len(self._said) < _FAULTS:
+            self._said.add(why)
+            self._progress(f"{self._name} gives no answer: {why[:300]}")
+
+
+async def _tried(run: Runner, item: Item, answer: str, expressions: Expressions, told: _Faults) -> Given:
     began, cpu = time.perf_counter(), time.process_time()
     try:
         outcome = await run(item.with_)
         if outcome.failed is not None:
+            told(f"{outcome.failed}: it fits no schema, even after its repair")
             return _given(None, outcome.failed, outcome, began, cpu)
         found = expressions.evaluate(answer, {"output": outcome.output, "with": dict(item.with_)})
     except (Mistaken, Broken) as error:
+        told(f"{error.code}: {error.message}")
         return _given(None, error.code, Outcome(None), began, cpu)
     return _given(None if found is None else str(found), None, outcome, began, cpu)
 
@@ -147,6 +166,8 @@ def judge(
     best = max(summed, key=lambda one: (one.right, -one.cost_eur, -(one.wh or 0.0)))
     measured = tuple(_beside(one, right[one.name], right[best.name], margin) for one in summed)
     adequate = [one for one in measured if one.adequate]
+    if best.right == 0:
+        return Ranking(best.name, None, margin, measured, tuple(_unanswered(measured)))
     taken = min(adequate, key=lambda one: (round(one.cost_eur, 12), math.inf if one.wh is None else one.wh, one.p50_ms))
     return Ranking(best.name, taken.name, margin, measured, tuple(_reasons(measured, best, taken, margin)))
 
@@ -201,13 +222,21 @@ def _apart(lost: int, won: int, count: int) -> tuple[float, float]:
     whole = count + 2
     first, second = (lost + 0.5) / whole, (won + 0.5) / whole
     half = _Z * math.sqrt(max(0.0, first + second - (first - second) ** 2) / whole)
-    return first - second - half, first - second + half
+    return max(-1.0, first - second - half), min(1.0, first - second + half)
 
 
 def _mcnemar(lost: int, won: int) -> float:
     apart = lost + won
     tail = sum(math.comb(apart, k) for k in range(min(lost, won) + 1))
     return min(1.0, 2.0 * float(tail / 2**apart))
+
+
+def _unanswered(measured: Sequence[Measured]) -> list[str]:
+    found = [f"{one.name} gave no answer to {one.failed} of {one.count}" for one in measured if one.failed]
+    nothing = (
+        "no means was ever right, so none is recommended: compare the labels with what the step gives, or --answer"
+    )
+    return [*found, nothing]
 
 
 def _reasons(measured: Sequence[Measured], best: Measured, taken: Measured, margin: float) -> list[str]:
@@ -220,7 +249,8 @@ def _reasons(measured: Sequence[Measured], best: Measured, taken: Measured, marg
         how = f"{abs(one.behind):.1%} behind" if one.behind >= 0 else f"{abs(one.behind):.1%} ahead"
         bounds = f"{one.behind_low:+.1%} to {one.behind_high:+.1%}, McNemar p = {one.mcnemar_p:.3g}"
         word = "adequate" if one.adequate else "worse"
-        found.append(f"{one.name} is {how} ({bounds}): {word} within a margin of {margin:.1%}")
+        none = f"; it gave no answer to {one.failed} of {one.count}" if one.failed else ""
+        found.append(f"{one.name} is {how} ({bounds}): {word} within a margin of {margin:.1%}{none}")
     saved = best.cost_eur - taken.cost_eur
     if taken.name != best.name:
         money = f"it saves {saved * 1000:.4f} € per 1,000 answers" if saved > 0 else "it uses less energy or time"

@@ -19,12 +19,13 @@ from metier.workflow.shape import Step
 from metier.workflow.yaml_source import decode
 from metier.workflow.yaml_source import read as read_yaml
 
-__all__ = ["Candidate", "Given", "Item", "Kept", "MeansKind", "answer_of", "candidates", "rows"]
+__all__ = ["Candidate", "Given", "Item", "Kept", "MeansKind", "answer_of", "candidates", "rows", "unheard"]
 
 MeansKind: TypeAlias = Literal["code", "rules", "model", "llm"]
 
 _KINDS: tuple[MeansKind, ...] = ("code", "rules", "model", "llm")
 _LINES_MAX = 100_000
+_SUCH = '{"text": "Bonjour", "label": "other"}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Kept:
             given = Given(**row)
         except (ValueError, KeyError, TypeError, AttributeError):
             return  # a line cut off by a crash: that answer is asked for again
-        if how == self._answer:
+        if how == self._answer and (given.failed is None or given.calls):  # what failed unpaid is tried again
             self._known[key] = given
 
     def has(self, candidate: Candidate, item: Item) -> bool:
@@ -173,10 +174,15 @@ def _files(kind: MeansKind, config: Any, folder: Folder) -> dict[str, str]:
     return {path: text for path, text in read.items() if text is not None}
 
 
-def answer_of(step: Step) -> str:
-    """Say as CEL which field of the output is compared with the label: the only one with a list of values."""
+def answer_of(step: Step, given: str | None = None) -> str:
+    """Say as CEL which field of the output is compared with the label: `given`, or the only one with an enum."""
     schema = step.output or {}
     fields = schema.get("properties")
+    if given is not None:
+        name = given.removeprefix("output.")
+        if isinstance(fields, dict) and given != name and name.isidentifier() and name not in fields:
+            raise Invalid(f"the output of {step.id!r} has no {name!r}: it has {', '.join(sorted(fields))}")
+        return given
     named = (
         [name for name, one in fields.items() if isinstance(one, dict) and "enum" in one]
         if isinstance(fields, dict)
@@ -189,10 +195,28 @@ def answer_of(step: Step) -> str:
     return f"output.{named[0]}"
 
 
+def unheard(step: Step, answer: str, items: Sequence[Item]) -> str | None:
+    """Say which labels the step never gives, so that no means can be right there; None where there is none."""
+    fields = (step.output or {}).get("properties")
+    field = fields.get(answer.removeprefix("output.")) if isinstance(fields, dict) else None
+    values = field.get("enum") if isinstance(field, dict) else None
+    if not isinstance(values, list):
+        return None
+    known = {str(value) for value in values}
+    wrong = [item.label for item in items if item.label not in known]
+    if not wrong:
+        return None
+    named = ", ".join(repr(label) for label in sorted(set(wrong))[:5])
+    return (
+        f"{len(wrong)} of {len(items)} rows have a label that the step never gives, {named}: no means can be right "
+        f"there; it gives {', '.join(sorted(known))}"
+    )
+
+
 def rows(path: pathlib.Path, step: Step, label: str, split: str | None, limit: int | None) -> tuple[Item, ...]:
     """Read labelled cases from a file of JSON lines; where they say their split, those of `split` alone, else test."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as wrong:
         raise Invalid(f"{path.name!r} is not UTF-8 (byte {wrong.start}): save it as UTF-8") from wrong
     except OSError as wrong:
@@ -203,6 +227,8 @@ def rows(path: pathlib.Path, step: Step, label: str, split: str | None, limit: i
             found.append(_row(line, f"{path.name}:{number}", step, label))
     if len(found) > _LINES_MAX:
         raise Invalid(f"{path.name!r} has {len(found):,} rows, more than {_LINES_MAX:,}: give a part of them")
+    if not found:
+        raise Invalid(f"{path.name!r} is empty: write a row a line, such as {_SUCH}")
     wanted = split or ("test" if any(of == "test" for of, _ in found) else None)
     kept = {item.digest: item for of, item in found if wanted in (None, of)}
     if not kept:
@@ -214,7 +240,7 @@ def _row(line: str, place: str, step: Step, label: str) -> tuple[str | None, Ite
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as wrong:
-        raise Invalid(f"{place}: this row is not JSON: {wrong}") from wrong
+        raise Invalid(f"{place}: this row is not JSON ({wrong}): write a row a line, such as {_SUCH}") from wrong
     if not isinstance(row, dict) or label not in row:
         raise Invalid(f"{place}: a row needs its label under {label!r}: name the field with --label")
     source = row["with"] if isinstance(row.get("with"), dict) else row

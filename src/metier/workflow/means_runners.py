@@ -21,6 +21,7 @@ from metier.workflow.means_data import Candidate, Item, Kept
 from metier.workflow.steps.functions import FUNCTIONS
 from metier.workflow.steps.handed import Ask
 from metier.workflow.steps.llm import read_answer
+from metier.workflow.steps.model import named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,6 +92,14 @@ class Runners:
             case "llm":
                 return self._llm(candidate)
 
+    async def check(self, candidates: Sequence[Candidate]) -> None:
+        """Raise where a candidate cannot be tried here, such as a classifier that nobody has trained."""
+        for candidate in candidates:
+            self.of(candidate)
+            if candidate.kind == "model":
+                name, _, version = str(candidate.config).partition("@")
+                await self.classifier(name, int(version) if version else None)
+
     def bill(self, candidates: Sequence[Candidate], items: Sequence[Item], kept: Kept) -> Bill:
         """Foresee what the answers still missing will cost, each prompt counted as it will be sent."""
         least, most = 0, 0
@@ -145,7 +154,7 @@ class Runners:
 
             classifier = await self.classifier(name, int(version) if version else None)
             (found,) = await classifier.predict([text], embed)
-            output: JSON = {"category": found.label, "confidence": found.confidence}
+            output = named(candidate.output, found.label, found.confidence)
             return Outcome(output, used.calls, used.cost_eur, used.wh)
 
         return run
