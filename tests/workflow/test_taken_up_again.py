@@ -13,9 +13,13 @@ from metier.errors import Conflict
 from metier.store import Store
 from metier.vault import Vault
 from metier.workflow.commands import ASK_HUMAN
-from metier.workflow.definition import OnError, Step, Workflow
-from metier.workflow.engine import StepContext
-from tests.workflow.engines import Acting, House, InMemory, Made, OnPostgres, make
+from metier.workflow.definition import OnError, RunBudget, Step, Workflow
+from metier.workflow.dispatch import Dispatch
+from metier.workflow.engine import Engine, StepContext
+from metier.workflow.journal import Hold, Journal, LostRun
+from metier.workflow.operations import Operations
+from metier.workflow.reviving import Reviving
+from tests.workflow.engines import QUICK, Acting, House, InMemory, Made, OnPostgres, functions, make
 from tests.workflow.flows import WHO, step
 from tests.workflow.test_taken_up import SUB, TIRED, calls, failed, resumed, through
 
@@ -161,8 +165,10 @@ async def test_who_said_that_a_step_below_fails_does_not_say_so_for_ever(make: M
 class Stubborn(Acting):
     """Fails as often as it is told to, however often it is tried."""
 
+    patience = 5
+
     async def __call__(self, context: StepContext, given: dict[str, JSON]) -> JSON:
-        if context.path == "weak" and context.attempt < 5:
+        if context.path == "weak" and context.attempt < self.patience:
             given = {**given, "do": "refuse"}
         return await super().__call__(context, given)
 
@@ -191,3 +197,149 @@ async def test_what_fails_again_and_again_costs_each_time_what_it_cost(
     assert (await house.engine.get(run)).cost_eur == (cost + Decimal("0.01")) * many
     assert [command[0] for command in house.acting.commands].count("dear") == 0
     assert len(await house.engine.list()) == (5 if items else 2)
+
+
+async def test_items_dropped_from_the_line_once_more_keep_what_they_have_done(store: Store, vault: Vault) -> None:
+    acting = Stubborn()
+    house = OnPostgres(store, vault, {}, acting)
+    dear = step("dear", with_={"eur": "0.02"})
+    weak = step("weak", with_={"eur": "0.01"})
+    run = await failed(house, through(dear, weak, **{"as": "runs"}, concurrency=3), {"all": [1, 2, 3]})
+    assert (await house.engine.get(run)).cost_eur == Decimal("0.09")
+    # One worker with room for one: the first item fails once more while the others are in line.
+    narrow = Engine(store, vault, functions(acting), desk=house, pace=replace(QUICK, concurrency=1))
+    for more in range(1, 3):
+        await narrow.resume(run)
+        await narrow.drain()
+        found = await narrow.get(run)
+        assert (found.status, found.cost_eur) == ("failed", Decimal("0.09") + more * Decimal("0.01"))
+        assert sorted(one.status for one in await narrow.below(run)) == ["cancelled", "cancelled", "failed"]
+    acting.patience = 1
+    await narrow.resume(run)
+    await narrow.drain()
+    await whole(house, run)
+    assert len(await narrow.below(run)) == 3
+    assert not any(command[0] == "dear" for command in acting.commands)
+    assert (await narrow.get(run)).cost_eur == Decimal("0.14")
+
+
+async def test_what_is_below_an_item_in_line_ends_and_is_heard(store: Store, vault: Vault) -> None:
+    house = OnPostgres(store, vault, {})
+    inner = beside(step("sub", "call", {"flow": "l.yaml"})).steps[0]
+    inside = replace(inner, id="in", config={**inner.config, "over": "{{ [1, 2, 3] }}"})  # type: ignore[dict-item]
+    made = replace(through(inside, **{"as": "runs"}), files={"l.yaml": LISTEN})
+    run = await house.engine.start(made, {"all": [1]}, WHO)
+    await house.settle()
+    (item,) = [one.id for one in await house.engine.list() if one.parent == run]
+    (below,) = [one.id for one in await house.engine.list() if one.parent == item]
+    await house.decide(item, ("in[0].gate", 1, ""), {"decision": "approve"})
+    await house.settle()
+    assert [(await house.engine.get(one)).status for one in (run, item, below)] == ["failed", "failed", "cancelled"]
+    await house.engine.emit(None, WHO.project, "paid", "7", {"n": 1}, id="e1")
+    await house.engine.resume(run)
+    dispatch = Dispatch(store)
+    async with store.transaction() as tx:
+        await dispatch.abort(tx, run)
+    row = await store.queries("engine").one("take", {"id": run})
+    assert row is not None
+    hold, place = Hold(run, row["epoch"]), {"parent": run, "path": "all", "attempt": 2}
+    await Reviving(store, vault, dispatch, Journal(store, vault)).items(hold, place, [0])
+    await house.settle()
+    assert [(await house.engine.get(one)).status for one in (run, item, below)] == ["running", "queued", "done"]
+    await house.engine.recover()
+    await house.settle()
+    await whole(house, run)
+    assert (await house.engine.get(run)).cost_eur == Decimal("0.03")
+
+
+async def test_a_worker_that_lost_the_run_takes_up_none_of_its_items(store: Store, vault: Vault) -> None:
+    house = OnPostgres(store, vault, {})
+    weak = step("weak", with_={"do": "later"}, retry=TIRED)
+    run = await failed(house, through(weak, **{"as": "runs"}), {"all": [1]})
+    await house.engine.cancel(run)
+    reviving, place = Reviving(store, vault, Dispatch(store), Journal(store, vault)), {"parent": run, "path": "all"}
+    with pytest.raises(LostRun):
+        await reviving.items(Hold(run, 2), {**place, "attempt": 2}, [0])
+    assert [one.status for one in await house.engine.below(run)] == ["failed"]
+
+
+async def test_done_again_from_a_step_what_went_on_beside_it_goes_on(store: Store, vault: Vault) -> None:
+    house = OnPostgres(store, vault, {})
+    operations = Operations(store, vault, house.engine, None)
+    run, (below,) = await left(house, beside(step("sub", "call", {"flow": "ask.yaml"}), files={"ask.yaml": ASK}))
+    await operations.retry(run, "all[0].gate", "zoe")
+    await house.settle()
+    assert [(await house.engine.get(one)).status for one in (run, below)] == ["parked", "parked"]
+    await house.decide(below, ("ask", 1, ""), {"decision": "approve"})
+    await house.settle()
+    await house.decide(run, ("all[0].gate", 1, ""), {"decision": "approve"})
+    await house.settle()
+    # It begins with its first try, and fails as it did before; what was beside it has ended.
+    assert (await house.engine.get(run)).status == "failed"
+    assert (await house.engine.get(below)).status == "done"
+    await house.engine.resume(run)
+    await house.settle()
+    await whole(house, run)
+    assert len(await house.engine.below(run)) == 1
+
+
+async def test_what_was_set_aside_is_not_woken_with_the_rest(store: Store, vault: Vault) -> None:
+    house = OnPostgres(store, vault, {})
+    operations = Operations(store, vault, house.engine, None)
+    run, (below,) = await left(house, beside(step("sub", "call", {"flow": "ask.yaml"}), files={"ask.yaml": ASK}))
+    await operations.retry(run, "all[2].sub", "zoe")
+    await house.settle()
+    assert (await house.engine.get(run)).status == "failed"
+    await house.engine.resume(run)
+    await house.settle()
+    assert (await house.engine.get(below)).status == "cancelled"
+    (other,) = [one for one in await house.engine.below(run) if one.status == "parked"]
+    await house.decide(other.id, ("ask", 1, ""), {"decision": "approve"})
+    await house.settle()
+    assert (await house.engine.get(run)).status == "done"
+
+
+async def test_what_was_paused_when_its_run_failed_goes_on_with_it(store: Store, vault: Vault) -> None:
+    house = OnPostgres(store, vault, {})
+    operations = Operations(store, vault, house.engine, None)
+    made = beside(step("sub", "call", {"flow": "l.yaml"}), files={"l.yaml": LISTEN})
+    run = await house.engine.start(made, {"all": [1, 2, 3]}, WHO)
+    await house.settle()
+    (below,) = [one.id for one in await house.engine.below(run)]
+    await operations.pause(below)
+    await house.decide(run, ("all[0].gate", 1, ""), {"decision": "approve"})
+    await house.settle()
+    assert (await house.engine.get(below)).status == "cancelled"
+    await house.engine.emit(None, WHO.project, "paid", "7", {"n": 1}, id="e1")
+    await house.engine.resume(run)
+    await house.settle()
+    await whole(house, run)
+
+
+async def test_what_was_lent_below_is_not_more_than_is_left_above(make: Made) -> None:
+    house = make({})
+    sub = "flow: sub\nschema: 1\nbudget: {per_run_eur: 0.02, on_exceed: fail}\nsteps:\n" + "".join(
+        f"  - {{id: {id}, code: any, with: {{eur: '{eur}'}}}}\n"
+        for id, eur in (("a", "0.02"), ("b", "0.01"), ("c", "0.01"), ("d", "0.01"))
+    )
+    made = replace(calls(), files={"sub.yaml": sub}, budget=RunBudget(Decimal("0.03"), "fail"))
+    run = await failed(house, made)
+    for cost in ("0.03", "0.04", "0.05"):
+        await house.engine.resume(run)
+        await house.settle()
+        assert (await house.engine.get(run)).cost_eur == Decimal(cost)
+    await whole(house, run)
+    assert [command[0] for command in house.acting.commands] == ["b", "c", "d"]
+
+
+async def test_a_failed_run_below_one_that_went_on_is_left_as_it_ended(make: Made) -> None:
+    house = make({})
+    run = await house.engine.start(calls(on_error=OnError(None, "continue")), {}, WHO)
+    await house.settle()
+    (below,) = [one.id for one in await house.engine.list() if one.parent == run]
+    if isinstance(house, OnPostgres):
+        async with house.store.transaction() as tx:
+            assert not await house.engine.retry(tx, below, "weak", {"delivery": "delivered"})
+    else:
+        assert not await house.engine.retry(None, below, "weak", {"delivery": "delivered"})
+    await whole(house, run)

@@ -175,6 +175,8 @@ class Engine(Looking):
         below = row["parent"] is not None
         if not below:
             await self._queries.run("revive", {"id": run}, tx)
+        elif not await self._above(tx, row):
+            return False
         if failure is not None and failure.path:
             entries, spent = {}, True
             if failure.code == "run_budget_exceeded":
@@ -185,10 +187,9 @@ class Engine(Looking):
                 line = Line(key[0], key[1], "decision", decision, utc(), name=key[2])
                 if not await self._journal.tell(tx, run, line, replace=True):
                     raise Conflict(f"{key[0]!r} of run {run!r} was decided in the meantime: look at it again")
-        if below:
-            return await self._above(tx, row)
-        await self._segments.children.reviving.below(tx, [run])
-        await self._dispatch.defer(tx, run)
+        if not below:
+            await self._segments.children.reviving.below(tx, [run])
+            await self._dispatch.defer(tx, run)
         return True
 
     async def _above(self, tx: Tx, below: Row) -> bool:

@@ -273,10 +273,11 @@ SELECT id, error, cost_eur FROM runs
    FOR UPDATE OF runs
 
 -- failed_items --
--- Gives those of some items that failed under the attempt before.
+-- Gives those of some items that failed under the attempt before, or were dropped before they went on under it.
 SELECT id, error, cost_eur FROM runs
  WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s - 1
-   AND item = ANY(%(items)s::integer[]) AND status IN ('failed', 'dead')
+   AND item = ANY(%(items)s::integer[])
+   AND (status IN ('failed', 'dead') OR status = 'cancelled' AND error IS NOT NULL AND NOT left_behind)
  ORDER BY item
    FOR UPDATE OF runs
 
@@ -286,7 +287,7 @@ SELECT id FROM runs WHERE id = %(id)s AND epoch = %(epoch)s AND status = 'runnin
 
 -- take_up --
 -- Lets runs that failed go on under another attempt of their step; their parent has counted what they have cost.
--- What they failed with stays until a worker takes them: they have failed still where they are dropped before.
+-- What they failed with stays until a worker takes them: those dropped from the line before are known by it.
 UPDATE runs
    SET status = %(status)s::run_status, parent_attempt = %(attempt)s, told_eur = cost_eur,
        allowance_eur = %(allowance_eur)s::numeric, place = NULL, strikes = 0, epoch = epoch + 1,
@@ -386,8 +387,8 @@ UPDATE item_groups
 RETURNING items_left, collects
 
 -- drop_items --
--- Cancels the items that have not begun; those that were to go on after they had failed have failed.
-UPDATE runs SET status = CASE WHEN error IS NULL THEN 'cancelled' ELSE 'failed' END::run_status, updated_at = now(), finished_at = now()
+-- Cancels the items that have not begun, or not gone on.
+UPDATE runs SET status = 'cancelled', updated_at = now(), finished_at = now()
  WHERE id IN (
     SELECT id FROM runs
      WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s AND status = 'queued'
