@@ -367,7 +367,7 @@ class _Case:
                 # alone is no reason: whoever asked has the answer, and keeps it once the database is back.
                 between = [fault for fault in faults if before.at - 5 <= fault.at <= after.at]
                 if not any(before.holder and fault.pid == before.holder.pid for fault in between):
-                    wrong.append(f"{key} was asked again although nobody who asked had died")
+                    wrong.append(f"{key} was asked again although nobody who asked had died: {before}, then {after}")
         return wrong
 
     def _kept_before_asked(self, run: RunId, lines: Sequence[StepRecord]) -> list[str]:
