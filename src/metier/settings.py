@@ -115,9 +115,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "METIER_CA_FILE",
         "File of certificate authorities (PEM) trusted, instead of the system's, when weights are fetched from "
-        "METIER_MODEL_HUB or METIER_PACKAGE_INDEX, and for nothing else: model providers and SMTP trust those of "
-        "SSL_CERT_FILE or the system's, PostgreSQL those of `sslrootcert` in its address. Without it SSL_CERT_FILE, "
-        "then the system's.",
+        "METIER_MODEL_HUB or METIER_PACKAGE_INDEX, and beside the system's when mailboxes of triggers are read; "
+        "for nothing else: model providers and SMTP trust those of SSL_CERT_FILE or the system's, "
+        "PostgreSQL those of `sslrootcert` in its address. Without it SSL_CERT_FILE, then the system's.",
     ),
 )
 """Every variable, in the order help and reference show them."""

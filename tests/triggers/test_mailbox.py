@@ -210,7 +210,28 @@ async def test_a_certificate_nobody_vouches_for_is_refused(
         async with asyncio.timeout(60):
             while (found := await house.triggers.deployments.get(id)).error is None:  # noqa: ASYNC110  # a row, not an event
                 await asyncio.sleep(0.05)
-    assert "certificate" in found.error.lower()
+    assert "certificate" in found.error.lower() and "SSL_CERT_FILE" in found.error
+
+
+@pytest.mark.parametrize(
+    ("user_of", "folder", "told"),
+    [
+        ("{user}:wrong", "INBOX", "AUTHENTICATIONFAILED] Authentication failed.; correct the user and the password"),
+        ("{user}:" + PASSWORD, "Clients", "the mailbox has no folder 'Clients': it has 'INBOX'"),
+    ],
+)
+async def test_a_wrong_password_and_a_folder_that_is_not_there_say_what_to_correct(
+    store: Store, vault: Vault, mailserver: Dovecot, user: str, user_of: str, folder: str, told: str
+) -> None:
+    house = house_of(store, vault, mailserver, user)
+    url = f"imaps://{user_of.format(user=user)}@localhost:{mailserver.tls}"
+    house.secrets.values["support-at-exemple.fr"] = url
+    id = await deployed(house, folder=folder)
+    async with house.working():
+        async with asyncio.timeout(60):
+            while (found := await house.triggers.deployments.get(id)).error is None:  # noqa: ASYNC110  # a row, not an event
+                await asyncio.sleep(0.05)
+    assert told in found.error and "b'" not in found.error and PASSWORD not in found.error
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,8 @@ def guarded(work: Callable[[], Awaitable[None]], terminal: Terminal, loop: Loop 
     except KeyboardInterrupt:
         terminal.err.print("[dim]stopped[/dim]")
         raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise  # whoever read has gone, such as `head`: click ends without a word
     except Exception as error:  # edge of the process: told in a line, traced at the level debug
         logging.getLogger("metier").debug("the command failed", exc_info=error)
         fail(terminal, _told(error))

@@ -78,6 +78,7 @@ def _list(project: str | None, as_json: bool) -> None:
         for trigger in found:
             if trigger.error:
                 terminal.say(f"[red]{trigger.id}[/red] {escape(trigger.error)}")
+                terminal.say(f"Once that is mended, `metier triggers resume {trigger.id}` tries at once.")
             for address in _addresses(room.form_path(trigger), trigger):
                 terminal.say(address)
 
@@ -250,8 +251,8 @@ def _state(trigger: Deployed) -> str:
     if not trigger.enabled:
         return "paused"
     if trigger.error:
-        waiting = trigger.retry_at is not None and trigger.retry_at > datetime.now(UTC)
-        return f"fails, {trigger.failures}×" + (", waits" if waiting else "")
+        waiting = trigger.retry_at if trigger.retry_at and trigger.retry_at > datetime.now(UTC) else None
+        return f"fails, {trigger.failures}×" + (f", again {waiting.astimezone():%H:%M:%S}" if waiting else "")
     if trigger.kind in ("api", "form", "webhook"):
         return "open"
     return f"in {trigger.holder}" if trigger.holder else "waits for a worker"

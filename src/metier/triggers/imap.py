@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from metier.deferred import deferred
-from metier.errors import ConfigError, Invalid, Unavailable
+from metier.errors import ConfigError, Invalid, MetierError, Unavailable
 
 if TYPE_CHECKING:
     import imapclient
@@ -71,7 +71,7 @@ class Imap:
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="imap")
 
     async def call(self, work: Callable[[imapclient.IMAPClient], _T]) -> _T:
-        """Do something with the connection, made when there is none; failures are Unavailable."""
+        """Do something with the connection, made when there is none; failures are Unavailable or ConfigError."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
 
     async def aclose(self) -> None:
@@ -93,9 +93,25 @@ class Imap:
                 self._client = self._connected()
             return work(self._client)
         except (OSError, imapclient.exceptions.IMAPClientError) as error:
-            raise Unavailable(
-                f"the mailbox of {self._account.user!r} at {self._account.host!r}: {_told(error)}"
-            ) from None
+            raise self._told(error) from None
+
+    def _told(self, error: Exception) -> MetierError:
+        """Say what a server or the network said; who refuses a login does not know the password."""
+        lines = str(error).strip().splitlines()
+        said = lines[0][:200] if lines else type(error).__name__
+        # The answer to a login comes as the text of bytes.
+        said = said[2:-1] if said.startswith(("b'", 'b"')) else said
+        place = f"the mailbox of {self._account.user!r} at {self._account.host!r}: {said}"
+        if isinstance(error, imapclient.exceptions.LoginError):
+            return ConfigError(f"{place}; correct the user and the password in its secret")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return ConfigError(
+                f"{place}; correct the server in its secret, or name the file of its authority in SSL_CERT_FILE where "
+                "`metier serve` or `metier worker` is started"
+            )
+        if isinstance(error, OSError):
+            return Unavailable(f"{place}; check the server in its secret, and the network")
+        return Unavailable(f"{place}; check the settings of the trigger, and the server")
 
     def _connected(self) -> imapclient.IMAPClient:
         account = self._account
@@ -118,12 +134,6 @@ class Imap:
             raise
         found: imapclient.IMAPClient = client
         return found
-
-
-def _told(error: Exception) -> str:
-    """Say what a server or the network said; a login is answered by the server, which does not know the password."""
-    said = str(error).strip().splitlines()
-    return f"{said[0][:200] if said else type(error).__name__}; check the secret, the server and the network"
 
 
 def _here(host: str) -> bool:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from metier.calls import JSON
 from metier.connectors.mail import read
 from metier.deferred import deferred
-from metier.errors import Invalid, MetierError
+from metier.errors import ConfigError, Invalid, MetierError
 from metier.triggers.event import Event, Kind, Mark, Mount, Taken, only, secret_name
 from metier.triggers.imap import Imap, account_from_url
 
 if TYPE_CHECKING:
     import imapclient
+    import imapclient.exceptions
 else:
     imapclient = deferred("imapclient")
 
@@ -36,6 +37,7 @@ _LIMIT = 40 * 1024 * 1024
 _TEXT = 200_000
 _ATTACHED = 60_000
 _FAILED = "Métier failed"
+_FOLDERS = 10
 _ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(@[A-Za-z0-9.-]+)?", re.ASCII)
 
 
@@ -126,7 +128,7 @@ class MailboxSource:
                 client.uid_expunge([uid])
 
     def _opened(self, client: imapclient.IMAPClient, state: JSON) -> tuple[_Place, bool]:
-        told: Any = client.select_folder(self._rules.folder)
+        told = self._selected(client)
         validity, idle = int(told[b"UIDVALIDITY"]), bool(client.has_capability("IDLE"))
         kept: Any = state
         if not isinstance(kept, dict):
@@ -136,6 +138,19 @@ class MailboxSource:
             return _Place(validity, 0 if since else first, since), idle
         uid = kept["uid"] if kept["validity"] == validity else 0
         return _Place(validity, uid, kept["since"]), idle
+
+    def _selected(self, client: imapclient.IMAPClient) -> Any:
+        folder = self._rules.folder
+        try:
+            return client.select_folder(folder)
+        except imapclient.exceptions.IMAPClientError:
+            if client.folder_exists(folder):
+                raise
+            some = ", ".join(repr(str(name)) for _, _, name in client.list_folders()[:_FOLDERS])
+            raise ConfigError(
+                f"the mailbox has no folder {folder!r}: it has {some}; make it there, or correct `folder` and "
+                "deploy again"
+            ) from None
 
     async def _message(self, imap: Imap, place: _Place, uid: int) -> Event | None:
         head = await imap.call(lambda client: client.fetch([uid], [b"RFC822.SIZE", b"INTERNALDATE"]).get(uid))
