@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from metier.cli.terminal import Terminal
+from metier.cli.terminal import Terminal, guarded
 
 _COLUMNS = ["id", "name", "purpose", "held"]
 _ROW = ["system_1m7yjhaez4nf56s5ysr", "help-desk", "Answers the questions of all who work here, day and night", "0.5"]
@@ -48,3 +48,12 @@ def test_what_is_said_is_not_broken_where_it_would_be_copied(capsys: pytest.Capt
     terminal.out = Console(width=20)
     terminal.say("metier system move help-desk pilot")
     assert capsys.readouterr().out == "metier system move help-desk pilot\n"
+
+
+def test_a_reader_that_has_gone_is_no_failure_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    async def work() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        guarded(work, Terminal(False))
+    assert capsys.readouterr().err == ""

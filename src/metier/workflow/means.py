@@ -248,9 +248,9 @@ def _reasons(measured: Sequence[Measured], best: Measured, taken: Measured, marg
             continue
         how = f"{abs(one.behind):.1%} behind" if one.behind >= 0 else f"{abs(one.behind):.1%} ahead"
         bounds = f"{one.behind_low:+.1%} to {one.behind_high:+.1%}, McNemar p = {one.mcnemar_p:.3g}"
-        word = "adequate" if one.adequate else "worse"
+        word = "not shown to be" if one.adequate else "shown to be"
         none = f"; it gave no answer to {one.failed} of {one.count}" if one.failed else ""
-        found.append(f"{one.name} is {how} ({bounds}): {word} within a margin of {margin:.1%}{none}")
+        found.append(f"{one.name} is {how} ({bounds}): {word} more than the margin of {margin:.1%} behind{none}")
     saved = best.cost_eur - taken.cost_eur
     if taken.name != best.name:
         money = f"it saves {saved * 1000:.4f} € per 1,000 answers" if saved > 0 else "it uses less energy or time"
