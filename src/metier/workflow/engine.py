@@ -181,8 +181,7 @@ class Engine(Looking):
             entries, spent = {}, True
             if failure.code == "run_budget_exceeded":
                 entries, budget = await self._journal.load(run), (await self.definition(run)).budget
-                purse = Purse(budget, entries.values())
-                spent = purse.limit is not None and purse.total >= purse.limit
+                spent = Purse(budget, entries.values()).empty
             for key, decision in once_more(failure, entries, spent=spent, told=told):
                 line = Line(key[0], key[1], "decision", decision, utc(), name=key[2])
                 if not await self._journal.tell(tx, run, line, replace=True):

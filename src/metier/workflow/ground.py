@@ -28,6 +28,7 @@ from metier.workflow.strands import Strands, Way
 __all__ = ["Ground", "Purse", "Scope", "WayOf", "described", "euros", "failure_of", "field_of"]
 
 _CONTROL = ("switch", "loop", "human", "end", "parallel", "foreach")
+_DUST = Decimal("0.000001")
 
 
 @dataclass(slots=True)
@@ -212,6 +213,11 @@ class Purse:
     def limit(self) -> Decimal | None:
         """What the run may spend; each time a person lets it go on, they lend it the same amount again."""
         return None if self.budget is None else self.budget.per_run_eur * (1 + self.lent)
+
+    @property
+    def empty(self) -> bool:
+        """Whether so little is left, if anything, that items side by side could share nothing of it."""
+        return self.limit is not None and self.limit - self.total < _DUST
 
     def spent(self, path: str) -> Decimal:
         """What the attempts of one step have cost."""

@@ -320,7 +320,7 @@ def _value(told: Told) -> dict[str, JSON]:
 
 
 def _outcome(record: Record) -> JSON:
-    if record.run.status == "done" and record.output is not None:
+    if record.run.status == "done":
         return {"value": record.output}
     failure = record.run.failure or Failure(record.run.status, f"the run of the item was {record.run.status}")
     return {"code": failure.code, "message": failure.message}

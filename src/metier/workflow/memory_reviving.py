@@ -22,8 +22,7 @@ def again(book: Book, record: Record, *, told: Mapping[str, JSON] | None = None,
     """Let a run that failed go on, with what it had begun below it; due is for its caller to say."""
     failure = record.run.failure
     if failure is not None and failure.path:
-        purse = Purse(record.workflow.budget, record.lines.values())
-        spent = lend and purse.limit is not None and purse.total >= purse.limit
+        spent = lend and Purse(record.workflow.budget, record.lines.values()).empty
         for key, decision in once_more(failure, record.lines, spent=spent, told=told):
             if told is not None or key not in record.lines or not same(record.lines[key], decision):
                 book.write(record, Entry(*key, "decision", decision, book.clock()))

@@ -176,7 +176,8 @@ def _answers(command: Command, entry: Entry) -> bool:
         case Await():
             return (entry.kind == "choice" and entry.name == BEGAN) or entry.kind in ("result", "error")
         case Call() | Items():
-            return (entry.kind == "choice" and entry.name == CHILD) or entry.kind == "error"
+            # Money may be lent while a little is left.
+            return (entry.kind == "choice" and entry.name == CHILD) or entry.kind == "error" or entry.name == ASK_BUDGET
         case Under(many=True):
             return entry.name == GATHERED
         case Sleep() | Under():

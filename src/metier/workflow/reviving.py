@@ -41,8 +41,7 @@ class Reviving:
         for row in await self._queries.all("failed_call", place, tx):
             run = RunId(row["id"])
             purse = Purse(budget, (await self._journal.load(run, tx=tx)).values())
-            spent = purse.limit is not None and purse.total >= purse.limit
-            await self._decide(tx, run, row, lend=spent)
+            await self._decide(tx, run, row, lend=purse.empty)
             lent = Purse(None, (await self._journal.load(run, tx=tx)).values()).lent
             allowance = None if left is None else lasting(row["cost_eur"] + left, lent)
             await self._take_up(tx, [run], place, status="pending", allowance=allowance)
