@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -26,6 +28,7 @@ from tests.workflow.test_taken_up import SUB, TIRED, calls, failed, resumed, thr
 __all__ = ["make"]
 
 ASK = "flow: ask\nschema: 1\nsteps:\n  - {id: ask, human: {assign: group:sav, title: '?'}}\noutput: yes\n"
+ASKED = "  - {id: ask, human: {assign: group:sav, title: '?'}}\n"
 LISTEN = """
 flow: listen
 schema: 1
@@ -343,3 +346,107 @@ async def test_a_failed_run_below_one_that_went_on_is_left_as_it_ended(make: Mad
     else:
         assert not await house.engine.retry(None, below, "weak", {"delivery": "delivered"})
     await whole(house, run)
+
+
+async def test_of_two_who_resume_at_once_one_does_and_a_cancel_is_final(store: Store, vault: Vault) -> None:
+    house = OnPostgres(store, vault, {})
+    run = await failed(house, calls())
+    came = await asyncio.gather(*(house.engine.resume(run) for _ in range(4)), return_exceptions=True)
+    assert [type(one) for one in came if one is not None] == [Conflict] * 3
+    await house.engine.cancel(run)
+    with pytest.raises(Conflict):
+        await house.engine.resume(run)
+    await house.settle()
+    assert house.acting.commands == []
+    assert sorted(one.status for one in await house.engine.list()) == ["cancelled", "failed"]
+
+
+async def test_what_is_taken_up_under_a_pause_stands_still_until_it_is_over(store: Store, vault: Vault) -> None:
+    house = OnPostgres(store, vault, {})
+    operations = Operations(store, vault, house.engine, None)
+    run = await failed(house, calls())
+    await house.engine.resume(run)
+    await operations.pause(run)
+    await house.settle()
+    assert house.acting.commands == []
+    await operations.unpause(run)
+    await house.settle()
+    await whole(house, run)
+    assert [command[:2] for command in house.acting.commands] == [("weak", 3)]
+
+
+async def test_what_died_below_a_run_goes_on_with_it(store: Store, vault: Vault) -> None:
+    house = OnPostgres(store, vault, {})
+    made = replace(calls(), files={"sub.yaml": SUB.replace("  - {id: weak", ASKED + "  - {id: weak")})
+    run = await house.engine.start(made, {}, WHO)
+    await house.settle()
+    (below,) = [one.id for one in await house.engine.below(run)]
+    async with store.connection() as connection:  # what workers leave that die again and again in the same step
+        await connection.execute(
+            "UPDATE runs SET status = 'running', strikes = 5, progress = 1 WHERE id = %s", (below,)
+        )
+    await house.engine.recover()
+    await house.settle()
+    assert [(await house.engine.get(one)).status for one in (run, below)] == ["failed", "dead"]
+    assert (await house.engine.get(run)).cost_eur == Decimal("0.02")
+    await house.engine.resume(run)
+    await house.settle()
+    await house.decide(below, ("ask", 1, ""), {"decision": "approve"})
+    await house.settle()
+    assert (await house.engine.get(run)).status == "failed"
+    await house.engine.resume(run)
+    await house.settle()
+    await whole(house, run)
+    assert (await house.engine.get(run)).cost_eur == Decimal("0.05")
+    assert [command[0] for command in house.acting.commands].count("dear") == 1
+
+
+async def test_what_a_person_cancelled_below_begins_anew(make: Made) -> None:
+    house = make({})
+    made = replace(calls(), files={"sub.yaml": SUB.replace("  - {id: weak", ASKED + "  - {id: weak")})
+    run = await house.engine.start(made, {}, WHO)
+    await house.settle()
+    (below,) = [one.id for one in await house.engine.list() if one.parent == run]
+    await house.engine.cancel(below)
+    await house.settle()
+    assert (await house.engine.get(run)).status == "failed"
+    await house.engine.resume(run)
+    await house.settle()
+    (other,) = [one for one in await house.engine.list() if one.parent == run and one.id != below]
+    assert (other.status, (await house.engine.get(below)).status) == ("parked", "cancelled")
+    await house.decide(other.id, ("ask", 1, ""), {"decision": "approve"})
+    await house.settle()
+    await house.engine.resume(run)
+    await house.settle()
+    await whole(house, run)
+    assert (await house.engine.get(run)).cost_eur == Decimal("0.07")
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_people_who_click_at_once_on_a_family_wait_for_each_other_in_no_circle(
+    store: Store, vault: Vault, seed: int
+) -> None:
+    house = OnPostgres(store, vault, {})
+    operations = Operations(store, vault, house.engine, None)
+    sub = step("sub", "call", {"flow": "sub.yaml"})
+    made = replace(through(sub, **{"as": "runs"}, concurrency=2), files={"sub.yaml": SUB})
+    run = await failed(house, made, {"all": [1, 2, 3]})
+    chance = random.Random(seed)
+    family = [one.id for one in await house.engine.below(run)]
+    clicks = [operations.resume, house.engine.cancel, operations.pause, operations.unpause]
+    for _ in range(4):
+        chosen = [chance.choice(clicks)(chance.choice([run, run, *family])) for _ in range(6)]
+        came = await asyncio.gather(house.engine.drain(), *chosen, return_exceptions=True)
+        assert {type(one) for one in came if isinstance(one, BaseException)} <= {Conflict}, came
+    for _ in range(6):
+        await house.engine.recover()
+        await house.settle()
+        found = await house.engine.get(run)
+        if found.status in ("done", "cancelled"):
+            break
+        await (operations.unpause(run) if found.status == "paused" else house.engine.resume(run))
+    assert (await house.engine.get(run)).status in ("done", "cancelled")
+    for one in await house.engine.list():
+        assert one.status in ("done", "cancelled", "failed"), one
+        if one.status in ("done", "failed"):
+            assert (await house.engine.replay(one.id)).differences == (), one
