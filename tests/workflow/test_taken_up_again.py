@@ -11,6 +11,7 @@ from decimal import Decimal
 import pytest
 
 from metier.calls import JSON, RunId
+from metier.catalog import Catalog
 from metier.errors import Conflict
 from metier.store import Store
 from metier.vault import Vault
@@ -18,11 +19,15 @@ from metier.workflow.commands import ASK_HUMAN
 from metier.workflow.definition import OnError, RunBudget, Step, Workflow
 from metier.workflow.dispatch import Dispatch
 from metier.workflow.engine import Engine, StepContext
+from metier.workflow.foresee import Foresight
 from metier.workflow.journal import Hold, Journal, LostRun
+from metier.workflow.looking import Chosen
 from metier.workflow.operations import Operations
+from metier.workflow.rerun import Again, Rerun
 from metier.workflow.reviving import Reviving
 from tests.workflow.engines import QUICK, Acting, House, InMemory, Made, OnPostgres, functions, make
 from tests.workflow.flows import WHO, step
+from tests.workflow.test_rerun import Nobody
 from tests.workflow.test_taken_up import SUB, TIRED, calls, failed, resumed, through
 
 __all__ = ["make"]
@@ -450,3 +455,30 @@ async def test_people_who_click_at_once_on_a_family_wait_for_each_other_in_no_ci
         assert one.status in ("done", "cancelled", "failed"), one
         if one.status in ("done", "failed"):
             assert (await house.engine.replay(one.id)).differences == (), one
+
+
+async def test_many_families_go_on_together_and_can_be_forked_and_erased(store: Store, vault: Vault) -> None:
+    house = OnPostgres(store, vault, {})
+    operations = Operations(store, vault, house.engine, None)
+    rerun = Rerun(house.engine, operations, Foresight(store, lambda: Catalog.from_yaml({}), {}, Nobody()))
+    runs = [await failed(house, calls()) for _ in range(2)]
+    done = await rerun.do(Chosen(statuses=("failed", "dead")), Again("resume"), "zoe")
+    assert {one.run for one in done.able} == set(runs)
+    await house.settle()
+    for run in runs:
+        await whole(house, run)
+    assert [command[:2] for command in house.acting.commands] == [("weak", 3)] * 2
+    house.acting.commands.clear()
+    made = replace(calls(), output="another")
+    fork, _ = await operations.fork(runs[0], replace(made, hash="another"))
+    await house.settle()
+    assert (await house.engine.result(fork), house.acting.commands) == ("another", [])
+    await operations.retry(runs[0], "sub", "zoe")
+    await house.settle()
+    assert [command[:2] for command in house.acting.commands] == [("dear", 1), ("weak", 1), ("weak", 2)]
+    assert sorted(one.status for one in await house.engine.below(runs[0])) == ["done", "failed"]
+    assert (await house.engine.get(runs[0])).cost_eur == Decimal("0.09")
+    async with store.connection() as connection:
+        await connection.execute("UPDATE runs SET finished_at = now() - interval '9 days'")
+    await operations.erase_older(WHO.project, 8)
+    assert await house.engine.list() == ()
