@@ -100,3 +100,52 @@ def test_what_cannot_be_read_or_deployed_is_told_in_one_line(house: House, tmp_p
         if given != "nowhere.json":
             file.write_text(given)
         house.run("triggers", "fire", "trg_none", "--event", str(file), code=2)
+
+
+MAILED = """
+flow: mailed
+schema: 1
+inputs: {text: string, date: string, files: integer, problems: integer}
+triggers:
+  - email:
+      mailbox: sav@exemple.fr
+      with:
+        text: "{{ event.text }}"
+        date: "{{ event.date }}"
+        files: "{{ size(event.files) }}"
+        problems: "{{ size(event.problems) }}"
+steps:
+  - {id: note, emit: {event: mailed}, with: {text: "{{ inputs.text }}"}}
+"""
+MESSAGE = b"""From: Ada <ada@example.com>
+To: sav@exemple.fr
+Subject: Facture
+Date: Fri, 20 Nov 2026 09:12:00 +0100
+Message-ID: <1@example.com>
+Content-Type: multipart/mixed; boundary=b
+
+--b
+Content-Type: text/plain
+
+Bonjour
+--b
+Content-Type: text/plain
+Content-Disposition: attachment; filename=facture.txt
+
+42
+--b--
+"""
+
+
+def test_an_email_tried_by_hand_gives_what_its_mailbox_would(house: House, tmp_path: pathlib.Path) -> None:
+    allowed(house, "mailed")
+    (tmp_path / "m.eml").write_bytes(MESSAGE)
+    (tmp_path / "none.eml").write_bytes(b"")
+    (found,) = house.data("triggers", "deploy", written(tmp_path, "mailed", MAILED))["triggers"]
+    eml = ("--eml", str(tmp_path / "m.eml"))
+    tried = house.data("triggers", "test", found["id"], *eml)
+    wanted = {"text": "Bonjour", "date": "2026-11-20T09:12:00+01:00", "files": 1, "problems": 0}
+    assert tried["inputs"] == wanted and tried["once_for"].startswith("1@example.com:")
+    assert [house.data("triggers", "fire", found["id"], *eml)["outcome"] for _ in range(2)] == ["started", "known"]
+    assert "empty" in house.run("triggers", "test", found["id"], "--eml", str(tmp_path / "none.eml"), code=2)
+    house.run("triggers", "remove", "mailed", "--project", "default")

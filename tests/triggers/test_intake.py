@@ -182,3 +182,16 @@ async def test_deployed_again_what_is_alike_goes_on_and_what_is_gone_ends(store:
         await house.triggers.deployments.remove("sales", "flow")
     with pytest.raises(Invalid, match="two cron triggers alike"):
         await house.triggers.deployments.deploy(triggered(cron, cron), WHO, "ada")
+
+
+async def test_an_event_that_cannot_be_read_says_why_and_not_that_its_key_is_missing(
+    store: Store, vault: Vault
+) -> None:
+    house = House(store, vault)
+    config: dict[str, JSON] = {"mailbox": "support@exemple.fr"}
+    written = trigger("email", config, dedupe="event.message_id")
+    found = await house.triggers.deployments.get(await house.deploy(triggered(written)))
+    event = Event("unreadable:1", {"problems": ["no header"]}, fault="this is not an e-mail: it has no header")
+    taken = await house.triggers.intake.take(found, event)
+    assert (taken.outcome, taken.error) == ("failed", "this is not an e-mail: it has no header")
+    assert [one.error for one in await house.triggers.intake.letters()] == [taken.error]

@@ -16,7 +16,7 @@ from metier.connectors.tools import NAMES
 from metier.providers.scripted import Script, ScriptedProvider, fails, gives
 from metier.store import Store
 from metier.testing import StillClock
-from metier.triggers import Triggers
+from metier.triggers import Event, Triggers
 from metier.vault import Vault
 from metier.workflow import editor, rules
 from metier.workflow.definition import Workflow, accept, load
@@ -350,7 +350,7 @@ async def test_a_reminder_starts_by_the_clock_and_is_sent_again_unless_confirmed
         "utc": f"{tenth}T08:00:00Z",
         "missed": False,
     }
-    taken = [await triggers.fire(cron.id, event, f"cron {tenth}") for _ in range(2)]
+    taken = [await triggers.fire(cron.id, Event(f"cron {tenth}", event)) for _ in range(2)]
     run = taken[0].run
     assert run is not None and taken[1].run == run, "one time of the clock is one run"
     await engine.drain()

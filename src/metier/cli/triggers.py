@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import pathlib
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import click
@@ -14,10 +15,9 @@ from metier.api.starting import triggers
 from metier.app import App
 from metier.calls import JSON, new_id
 from metier.cli import flows
-from metier.cli.emails import inputs_of
 from metier.cli.terminal import Terminal, administer, as_json_option
 from metier.errors import Invalid, NotFound
-from metier.triggers import Deployed, Event, Taken
+from metier.triggers import Deployed, Event, Taken, Triggers
 from metier.workflow.lint import lint
 
 __all__ = ["command"]
@@ -126,7 +126,7 @@ def _test(trigger_id: str, event_file: pathlib.Path | None, eml: pathlib.Path | 
 
     async def work(app: App, terminal: Terminal) -> None:
         room = triggers(app)
-        event = _event(event_file, eml)
+        event = _event(room, event_file, eml)
         seen = await room.intake.preview(await room.deployments.get(trigger_id), event)
         terminal.data({"starts": seen.holds, "inputs": dict(seen.inputs), "once_for": seen.cause})
         terminal.say("It would start a run with:" if seen.holds else "`when` does not hold: nothing would start.")
@@ -146,11 +146,15 @@ def _test(trigger_id: str, event_file: pathlib.Path | None, eml: pathlib.Path | 
 def _fire(
     trigger_id: str, event_file: pathlib.Path | None, eml: pathlib.Path | None, event_id: str | None, as_json: bool
 ) -> None:
-    """Take an event by hand, as if its source had brought it; without --id each call is another event."""
+    """Take an event by hand, as if its source had brought it; without --id each call is another event.
+
+    An e-mail is the same event however often it is given, also when its mailbox brings it.
+    """
 
     async def work(app: App, terminal: Terminal) -> None:
-        event = _event(event_file, eml)
-        _told(await triggers(app).fire(trigger_id, event.data, event_id or event.id), terminal)
+        room = triggers(app)
+        event = _event(room, event_file, eml)
+        _told(await room.fire(trigger_id, replace(event, id=event_id or event.id)), terminal)
 
     administer(work, as_json=as_json)
 
@@ -204,12 +208,11 @@ def _enable(id: str, enabled: bool, as_json: bool) -> None:
     administer(work, as_json=as_json)
 
 
-def _event(event_file: pathlib.Path | None, eml: pathlib.Path | None) -> Event:
+def _event(room: Triggers, event_file: pathlib.Path | None, eml: pathlib.Path | None) -> Event:
     """Read the event given on the command line; without one it is empty."""
     try:
         if eml is not None:
-            email, data = inputs_of(eml.read_bytes())
-            return Event(email.message_id, {**data, "message_id": email.message_id, "to": email.recipient})
+            return room.message(eml.read_bytes())
         given: JSON = {} if event_file is None else json.loads(event_file.read_bytes())
     except OSError as error:
         raise NotFound(f"cannot read {str(event_file or eml)!r}: {error.strerror}") from None
@@ -226,7 +229,8 @@ def _told(taken: Taken, terminal: Terminal) -> None:
         case "started":
             terminal.say(f"[bold]{taken.run}[/bold] is started.")
         case "known":
-            terminal.say(f"It was taken before{f': {taken.run}' if taken.run else ''}. {escape(taken.error)}")
+            before = f": {taken.run}" if taken.run else f", and {taken.error}" if taken.error else ""
+            terminal.say(f"It was taken before{escape(before)}.")
         case "skipped":
             terminal.say("`when` does not hold: nothing is started.")
         case "failed":

@@ -104,7 +104,8 @@ class Intake:
         try:
             cause = self._cause(trigger, event)
         except Invalid as wrong:
-            return await self._fail(trigger, event, event.id, wrong.message)
+            # What cannot be read lacks what `dedupe` looks for: the first cause is told.
+            return await self._fail(trigger, event, event.id, event.fault or wrong.message)
         known = await self._known(trigger, event, cause)
         if known is not None:
             return known

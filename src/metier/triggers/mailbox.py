@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from metier.calls import JSON
-from metier.connectors.mail import read
+from metier.connectors.mail import ToText, read
 from metier.deferred import deferred
 from metier.errors import ConfigError, Invalid, MetierError
 from metier.triggers.event import Event, Kind, Mark, Mount, Taken, only, secret_name
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 else:
     imapclient = deferred("imapclient")
 
-__all__ = ["KIND", "After", "MailboxSource"]
+__all__ = ["KIND", "After", "MailboxSource", "event_of"]
 
 After: TypeAlias = Literal["keep", "seen", "move"]
 
@@ -163,7 +163,7 @@ class MailboxSource:
             return Event(f"huge:{place.validity}:{uid}:{size}", {"size": size, "problems": [told]}, state, told)
         found = await imap.call(lambda client: client.fetch([uid], [b"BODY.PEEK[]"]).get(uid))
         data = None if found is None else found.get(b"BODY[]")
-        return None if data is None else await asyncio.to_thread(self._event, bytes(data), state)
+        return None if data is None else await asyncio.to_thread(event_of, bytes(data), self._mount.to_text, state)
 
     def _old(self, place: _Place, arrived: object) -> bool:
         if place.since is None or not isinstance(arrived, datetime):
@@ -171,36 +171,38 @@ class MailboxSource:
         # imapclient gives local time without a zone; the server only says seconds.
         return arrived.astimezone(UTC) < datetime.fromisoformat(place.since).replace(microsecond=0)
 
-    def _event(self, data: bytes, state: JSON) -> Event:
-        digest = hashlib.sha256(data).hexdigest()
-        try:
-            email = read(data, self._mount.to_text)
-        except MetierError as error:
-            told: dict[str, JSON] = {"size": len(data), "problems": [error.message]}
-            return Event(f"unreadable:{digest}", told, state, error.message)
-        files: list[JSON] = [
-            {"name": a.name, "media_type": a.media_type, "size": a.size, "text": a.text and a.text[:_ATTACHED]}
-            for a in email.attachments
-        ]
-        attached = "\n\n".join(f"{item.name}\n{item.text}" for item in email.attachments if item.text)
-        return Event(
-            f"{email.message_id}:{digest}",
-            {
-                "message_id": email.message_id,
-                "from": email.sender,
-                "name": email.sender_name,
-                "to": email.recipient,
-                "subject": email.subject,
-                "date": email.date,
-                "text": email.text[:_TEXT],
-                "quoted": email.quoted[:_TEXT],
-                "attachments": attached[:_ATTACHED],
-                "files": files,
-                "problems": [*email.problems],
-                "size": len(data),
-            },
-            state,
-        )
+
+def event_of(data: bytes, to_text: ToText, state: JSON = None) -> Event:
+    """Make the event of a message as it was received; one that cannot be read has the reason as its fault."""
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        email = read(data, to_text)
+    except MetierError as error:
+        told: dict[str, JSON] = {"size": len(data), "problems": [error.message]}
+        return Event(f"unreadable:{digest}", told, state, error.message)
+    files: list[JSON] = [
+        {"name": a.name, "media_type": a.media_type, "size": a.size, "text": a.text and a.text[:_ATTACHED]}
+        for a in email.attachments
+    ]
+    attached = "\n\n".join(f"{item.name}\n{item.text}" for item in email.attachments if item.text)
+    return Event(
+        f"{email.message_id}:{digest}",
+        {
+            "message_id": email.message_id,
+            "from": email.sender,
+            "name": email.sender_name,
+            "to": email.recipient,
+            "subject": email.subject,
+            "date": email.date,
+            "text": email.text[:_TEXT],
+            "quoted": email.quoted[:_TEXT],
+            "attachments": attached[:_ATTACHED],
+            "files": files,
+            "problems": [*email.problems],
+            "size": len(data),
+        },
+        state,
+    )
 
 
 def _new(client: imapclient.IMAPClient, place: _Place) -> list[int]:

@@ -11,7 +11,7 @@ from metier.errors import Invalid, NotAllowed, NotFound
 from metier.knowledge.ingest import parsers
 from metier.knowledge.parse import Limits, parse
 from metier.store import Store
-from metier.triggers import asked, form, webhook
+from metier.triggers import asked, form, mailbox, webhook
 from metier.triggers.deployment import Deployed, Deployments
 from metier.triggers.event import Event, Feed, Mount, SecretsOf, Source, Taken
 from metier.triggers.feed import EventLog
@@ -87,9 +87,13 @@ class Triggers:
             )
         )
 
-    async def fire(self, id: str, data: Mapping[str, JSON], event_id: str) -> Taken:
+    async def fire(self, id: str, event: Event) -> Taken:
         """Take an event given by hand, as if it had happened."""
-        return await self.intake.take(await self.deployments.get(id), Event(event_id, data))
+        return await self.intake.take(await self.deployments.get(id), event)
+
+    def message(self, data: bytes) -> Event:
+        """Make the event that a mailbox would bring of a message as it was received."""
+        return mailbox.event_of(data, _to_text())
 
     async def ask(self, asker: Principal, flow: str, inputs: Mapping[str, JSON], once: str | None = None) -> Taken:
         """Start a flow with an `api` trigger in the asker's project; the same `once` gives the run it has started."""
