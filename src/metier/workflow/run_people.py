@@ -16,7 +16,7 @@ from metier.workflow.events import opened_event
 from metier.workflow.journal import Journal, opened, unpack, unsealed
 from metier.workflow.people_found import people_in
 
-__all__ = ["RunPeople"]
+__all__ = ["RunPeople", "Written"]
 
 _log = logging.getLogger(__name__)
 _BATCH = 100
