@@ -50,6 +50,8 @@ class Acting:
             answer = await context.once("think", lambda: thought(context))
             decided = await context.ask("allow", {"title": "May it?", "assign": "group:sav"})
             return {"thought": answer, "decided": decided}
+        if told == "ask a flow":
+            return context.returned("help", str(given["flow"]), {}).value
         if told == "refuse":
             raise NotAllowed("refused")
         if told == "later" and context.attempt < 3:

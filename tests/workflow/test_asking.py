@@ -10,7 +10,10 @@ from metier.store import Store
 from metier.vault import Vault
 from metier.workflow.engine import Engine, StepContext
 from metier.workflow.review import Review, Reviewer, TaskDesk
+from tests.workflow.engines import Made, make
 from tests.workflow.flows import WHO, flow, step
+
+__all__ = ["make"]
 
 ZOE = Reviewer("zoe", frozenset({"sav"}))
 SCHEMA: dict[str, JSON] = {"type": "object", "properties": {"decision": {"enum": ["approve", "reject"]}}}
@@ -61,3 +64,12 @@ async def test_the_questions_of_the_engine_are_its_own(store: Store, vault: Vaul
     run = await engine.start(flow(step("a"), output="{{ steps.a }}"), {}, WHO)
     await engine.drain()
     assert await engine.result(run) == "refused"
+
+
+async def test_a_step_that_asks_a_flow_nobody_knows_ends_its_run_with_that_reason(make: Made) -> None:
+    house = make({})
+    run = await house.engine.start(flow(step("a", with_={"do": "ask a flow", "flow": "nobody@3"})), {}, WHO)
+    await house.settle()
+    found = await house.engine.get(run)
+    assert found.status == "failed" and found.failure is not None
+    assert "nobody@3" in found.failure.message

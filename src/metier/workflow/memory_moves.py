@@ -75,7 +75,7 @@ class Moves:
             await self._go_on(record, held)
         except LostRun:
             return
-        except Broken as error:
+        except MetierError as error:
             self._book.over(record, Finish(failure=Failure(error.code, error.message)))
         finally:
             record.held = None

@@ -86,7 +86,10 @@ class Segments:
             try:
                 held = await self._load(hold, row)
                 await self._go_on(held)
-            except Broken as error:
+            except MetierError as error:
+                if isinstance(error, LostRun) or away(error):
+                    raise
+                # Whatever it is, whoever takes the run next would come to the same: it ends and says why.
                 await self._leaving.broke(hold, row, Failure(error.code, error.message))
             except asyncio.CancelledError:
                 await asyncio.shield(self._leaving.give_back(hold))
