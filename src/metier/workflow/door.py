@@ -101,8 +101,9 @@ class Door:
         try:
             while self._admitting[project]:
                 self._admitting[project] = False
-                row = await self._queries.one("waiting", {"project": project, "now": self._clock()})
-                if row is not None and row["line"]:
+                room = await self._room(project, self._clock())
+                # Where all slots are taken, whoever leaves next looks again.
+                if room["line"] and int(room["active"]) < self._cap(room):
                     await self.admit(project)
         finally:
             del self._admitting[project]
@@ -138,7 +139,7 @@ class Door:
             chosen.append(RunId(found["id"]))
         return chosen
 
-    async def _room(self, project: ProjectId, now: datetime, tx: Tx) -> Row:
+    async def _room(self, project: ProjectId, now: datetime, tx: Tx | None = None) -> Row:
         row = {"project": project, "now": now, "stall_s": self._dispatch.pace.stall_s}
         found = await self._queries.one("room", row, tx)
         assert found is not None

@@ -19,11 +19,6 @@ SELECT (SELECT count(*) FROM (
                   AND (opens_at IS NULL OR opens_at <= %(now)s)) AS line,
        (SELECT sum(slots) FROM worker_slots WHERE seen_at > now() - make_interval(secs => %(stall_s)s)) AS slots
 
--- waiting --
--- Says whether a run of a project may be due to be let in.
-SELECT EXISTS (SELECT 1 FROM runs WHERE project = %(project)s AND status = 'queued' AND place IS NOT NULL
-                  AND (opens_at IS NULL OR opens_at <= %(now)s)) AS line
-
 -- lines --
 -- Gives the projects that have runs in line, those with the fewest under way first.
 WITH RECURSIVE lined AS (
