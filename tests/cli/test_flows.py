@@ -292,3 +292,19 @@ def test_runs_are_shown_by_page(house: House, tmp_path: pathlib.Path) -> None:
     rest = house.data("runs", "list", "--workflow", "pages", "--before", first[-1]["id"])["runs"]
     assert (len(first), len(rest)) == (2, 1)
     assert f"--before {first[-1]['id']}" in house.run("runs", "list", "--workflow", "pages", "--limit", "2")
+
+
+def test_a_run_that_calls_another_is_followed_to_its_end(house: House, tmp_path: pathlib.Path) -> None:
+    allowed(house, "appelle")
+    folder = tmp_path / "appelle"
+    folder.mkdir()
+    head = "flow: {}\nschema: 1\ninputs: {{text: string}}\nsteps:\n"
+    head += "  - {{id: s, {}, with: {{text: '{{{{ inputs.text }}}}'}}}}\n"
+    for name, flow, what, gives in (
+        ("dessous.yaml", "dessous", "code: text.language", "steps.s.language"),
+        ("flow.yaml", "appelle", "call: {flow: dessous.yaml}", "steps.s"),
+    ):
+        text = f'{head.format(flow, what)}output: "{{{{ {gives} }}}}"\n'
+        (folder / name).write_text(text, encoding="utf-8")
+    told = house.run("run", str(folder / "flow.yaml"), "text=Bonjour, je voudrais savoir où est mon colis")
+    assert "pending" not in told and "done" in told

@@ -144,8 +144,21 @@ async def follow(app: App, run_id: RunId, terminal: Terminal) -> None:
                 mark = {"error": "[red]failed[/red]", "decision": "[cyan]decided[/cyan]"}
                 told = mark.get(event.kind, "[green]done[/green]")
                 terminal.say(f"  [dim]{time.monotonic() - began:6.1f} s[/dim]  {event.path} {told}")
-            if event.status in ("parked", "waiting", "queued"):
+            if event.status in ("parked", "waiting", "queued") and await _stands(app, run_id):
                 return
+
+
+async def _stands(app: App, run_id: RunId) -> bool:
+    """Tell whether a run that waits does so for others than the runs it has started; wait while those move."""
+    pause = 0.1
+    while True:
+        family = (await app.engine.get(run_id), *await app.engine.below(run_id))
+        if family[0].over:
+            return False
+        if not any(one.status in ("pending", "running") for one in family):
+            return True
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, 2.0)
 
 
 def _inputs(
