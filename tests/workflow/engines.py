@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from decimal import Decimal
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -172,6 +174,18 @@ async def came_to(engine: Port[Any], run: RunId) -> JSON:
     except MetierError:
         output = None
     return [found.status, found.outcome, failure, output, str(found.cost_eur.normalize())]
+
+
+@contextlib.asynccontextmanager
+async def working(engine: Engine) -> AsyncIterator[None]:
+    """A worker beside the test, stopped at its end."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(engine.work(stop))
+        try:
+            yield
+        finally:
+            stop.set()
 
 
 Made: TypeAlias = "Callable[[dict[str, JSON]], House]"

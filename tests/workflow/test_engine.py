@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -21,6 +20,7 @@ from metier.workflow.definition import OnError, Retry
 from metier.workflow.dispatch import Dispatch, Pace, migrations
 from metier.workflow.engine import Engine, Event, StepContext
 from metier.workflow.review import Review, Reviewer, TaskDesk
+from tests.workflow.engines import working
 from tests.workflow.flows import WHO, Counting, Ticking, branch, flow, step
 
 QUICK = Pace(heartbeat_s=0.2, stall_s=1.0, recover_s=0.2, poll_s=0.2, grace_s=0.5)
@@ -446,15 +446,3 @@ def test_the_schema_of_the_queue_is_the_one_of_the_library() -> None:
     names = [migration.name for migration in migrations()]
     assert names == sorted(names)
     assert len(names) > 30
-
-
-@contextlib.asynccontextmanager
-async def working(engine: Engine) -> AsyncIterator[None]:
-    """A worker beside the test, stopped at its end."""
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(engine.work(stop))
-        try:
-            yield
-        finally:
-            stop.set()

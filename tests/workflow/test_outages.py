@@ -24,7 +24,7 @@ from metier.vault import Vault
 from metier.workflow.definition import Step, Workflow
 from metier.workflow.dispatch import Dispatch, Steadfast
 from metier.workflow.engine import Engine, StepContext
-from tests.workflow.engines import QUICK
+from tests.workflow.engines import QUICK, working
 from tests.workflow.flows import WHO, Counting, branch, flow, step
 
 JOB = Job(
@@ -47,18 +47,6 @@ async def outage(store: Store) -> AsyncIterator[None]:
             yield
         finally:
             await master.execute(allow.format(sql.Identifier(name), sql.SQL("true")))
-
-
-@contextlib.asynccontextmanager
-async def working(engine: Engine) -> AsyncIterator[None]:
-    """Have a worker until the block ends."""
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(engine.work(stop))
-        try:
-            yield
-        finally:
-            stop.set()
 
 
 async def over(engine: Engine, run: RunId) -> str:

@@ -76,10 +76,8 @@ async def whole(house: House, run: RunId) -> None:
     assert found.status == "done", (found.status, found.failure)
 
 
-@pytest.mark.parametrize("when", ["while it was over", "afterwards"])
-async def test_what_was_left_behind_hears_the_event_it_waits_for(make: Made, when: str) -> None:
-    house = make({})
-    run, _ = await left(house, beside(step("sub", "call", {"flow": "l.yaml"}), files={"l.yaml": LISTEN}))
+async def told_and_resumed(house: House, run: RunId, when: str) -> None:
+    """Resume a run, and tell the event it waits for before that or after."""
     if when == "while it was over":
         await house.engine.emit(None, WHO.project, "paid", "7", {"n": 1}, id="e1")
     await house.engine.resume(run)
@@ -87,6 +85,13 @@ async def test_what_was_left_behind_hears_the_event_it_waits_for(make: Made, whe
     if when == "afterwards":
         await house.engine.emit(None, WHO.project, "paid", "7", {"n": 1}, id="e1")
         await house.settle()
+
+
+@pytest.mark.parametrize("when", ["while it was over", "afterwards"])
+async def test_what_was_left_behind_hears_the_event_it_waits_for(make: Made, when: str) -> None:
+    house = make({})
+    run, _ = await left(house, beside(step("sub", "call", {"flow": "l.yaml"}), files={"l.yaml": LISTEN}))
+    await told_and_resumed(house, run, when)
     await whole(house, run)
     assert sorted(command[:2] for command in house.acting.commands) == [("after", 1), ("all[0].weak", 3)]
     assert (await house.engine.get(run)).cost_eur == Decimal("0.03")
@@ -96,13 +101,7 @@ async def test_what_was_left_behind_hears_the_event_it_waits_for(make: Made, whe
 async def test_a_run_that_failed_beside_a_wait_hears_its_event_once_resumed(make: Made, when: str) -> None:
     house = make({})
     run, _ = await left(house, beside(step("event", "wait", {"event": "paid", "key": "7"}), step("after")))
-    if when == "while it was over":
-        await house.engine.emit(None, WHO.project, "paid", "7", {"n": 1}, id="e1")
-    await house.engine.resume(run)
-    await house.settle()
-    if when == "afterwards":
-        await house.engine.emit(None, WHO.project, "paid", "7", {"n": 1}, id="e1")
-        await house.settle()
+    await told_and_resumed(house, run, when)
     await whole(house, run)
     assert sorted(command[:2] for command in house.acting.commands) == [("all[0].weak", 3), ("all[2].after", 1)]
 
@@ -234,7 +233,7 @@ async def test_items_dropped_from_the_line_once_more_keep_what_they_have_done(st
 async def test_what_is_below_an_item_in_line_ends_and_is_heard(store: Store, vault: Vault) -> None:
     house = OnPostgres(store, vault, {})
     inner = beside(step("sub", "call", {"flow": "l.yaml"})).steps[0]
-    inside = replace(inner, id="in", config={**inner.config, "over": "{{ [1, 2, 3] }}"})  # type: ignore[dict-item]
+    inside = replace(inner, id="in", config={**inner.config, "over": "{{ [1, 2, 3] }}"})  # type: ignore[dict-item]  # its config is a map
     made = replace(through(inside, **{"as": "runs"}), files={"l.yaml": LISTEN})
     run = await house.engine.start(made, {"all": [1]}, WHO)
     await house.settle()

@@ -8,12 +8,12 @@ import orjson
 from starlette.routing import BaseRoute, Route
 
 from metier.api.endpoint import Endpoint
+from metier.api.overseeing import overseeing
 from metier.api.surface import Door, Surface
 from metier.api.transfer import Asking, listed
 from metier.calls import JSON, Principal
-from metier.errors import Invalid, NotAllowed, NotFound
+from metier.errors import Invalid, NotFound
 from metier.guardrails.pii import Table, hide
-from metier.workflow.commands import FALLBACK
 from metier.workflow.context import plain
 from metier.workflow.corrections import Correction
 from metier.workflow.review import Review
@@ -21,7 +21,6 @@ from metier.workflow.review import Review
 __all__ = ["CorrectionServices", "CorrectionsPages", "correction_routes"]
 
 _SURFACE: Final = "admin"
-_GROUP: Final = FALLBACK.partition(":")[2]
 
 
 class CorrectionServices(Protocol):
@@ -56,7 +55,7 @@ class CorrectionsPages:
 
     async def several(self, exchange: Asking, principal: Principal) -> None:
         """GET /v1/corrections: which drafts of the project people corrected, oldest first, without their contents."""
-        _permit(principal)
+        overseeing(principal)
         asked = exchange.query("flow", "after", "limit")
         limit = exchange.number(asked, "limit", 20, 100)
         found = await self._review.corrections.list(
@@ -66,7 +65,7 @@ class CorrectionsPages:
 
     async def one(self, exchange: Asking, principal: Principal) -> None:
         """GET /v1/corrections/{id}: a draft as it was and as it was let go, personal data masked."""
-        _permit(principal)
+        overseeing(principal)
         exchange.query()
         id = exchange.target
         found = await self._review.corrections.get(id, principal.project) if id.isprintable() else None
@@ -82,7 +81,7 @@ class CorrectionsPages:
 
     async def agreement(self, exchange: Asking, principal: Principal) -> None:
         """GET /v1/agreement: by flow and step, how many questions were read twice and how many readings agreed."""
-        _permit(principal)
+        overseeing(principal)
         asked = exchange.query("flow")
         found = await self._review.agreement(_name(asked, "flow"), principal.project)
         rows: list[dict[str, JSON]] = [
@@ -93,11 +92,6 @@ class CorrectionsPages:
             for row in found
         ]  # fmt: skip
         await exchange.json(listed(rows, len(rows)))
-
-
-def _permit(principal: Principal) -> None:
-    if _GROUP not in principal.groups:
-        raise NotAllowed(f"{principal.name!r} does not look after runs: issue a key with --group {_GROUP}")
 
 
 def _name(asked: dict[str, str], name: str) -> str | None:

@@ -65,25 +65,23 @@ class DeliveriesPages:
     async def several(self, exchange: Asking, principal: Principal) -> None:
         """GET /v1/deliveries: the e-mails and actions in doubt that the owner of the key may settle, oldest first."""
         asked = exchange.query("limit")
-        found = await self._deliveries.list(_reviewer(principal), limit=exchange.number(asked, "limit", 50, _MOST))
+        found = await self._deliveries.list(
+            Reviewer.behind(principal), limit=exchange.number(asked, "limit", 50, _MOST)
+        )
         await exchange.json(listed([_delivery(one) for one in found], len(found)))
 
     async def one(self, exchange: Asking, principal: Principal) -> None:
         """GET /v1/deliveries/{id}: an e-mail or action with its contents, and what was found out about it."""
         exchange.query()
-        found = await self._deliveries.get(exchange.target, _reviewer(principal))
+        found = await self._deliveries.get(exchange.target, Reviewer.behind(principal))
         await exchange.json(orjson.dumps(_delivery(found)))
 
     async def settle(self, exchange: Asking, principal: Principal) -> None:
         """POST /v1/deliveries/{id}/settle: say whether it was delivered; the second of two people gets 409."""
         body = await read(exchange, SettleBody)
         if body is not None:
-            found = await self._deliveries.settle(exchange.target, _reviewer(principal), body.settlement)
+            found = await self._deliveries.settle(exchange.target, Reviewer.behind(principal), body.settlement)
             await exchange.json(orjson.dumps(_delivery(found)))
-
-
-def _reviewer(principal: Principal) -> Reviewer:
-    return Reviewer(principal.name, principal.groups, principal.key_id, principal.organisation)
 
 
 def _delivery(one: Delivery) -> dict[str, JSON]:

@@ -12,15 +12,15 @@ from pydantic import AwareDatetime, TypeAdapter, ValidationError
 from starlette.routing import BaseRoute, Route
 
 from metier.api.endpoint import Endpoint
+from metier.api.overseeing import overseeing
 from metier.api.run_bodies import ForkBody, ManyBody, MoveBody, PlanBody, RetryBody, read, statuses
 from metier.api.surface import Door, Surface
 from metier.api.transfer import Asking, listed
 from metier.calls import JSON, Principal, RunId
-from metier.errors import Invalid, NotAllowed, NotFound
+from metier.errors import Invalid, NotFound
 from metier.guardrails.pii import Table, hide
 from metier.record.erasure import Target
 from metier.vault import Vault, member
-from metier.workflow.commands import FALLBACK
 from metier.workflow.context import plain
 from metier.workflow.cutting import Cut, with_models
 from metier.workflow.definition import Workflow, accept
@@ -32,8 +32,6 @@ from metier.workflow.rerun import Again, Many, Platform, Rerun
 __all__ = ["RunServices", "RunsPages", "run_routes"]
 
 _SURFACE: Final = "admin"
-_GROUP: Final = FALLBACK.partition(":")[2]
-"""Who looks after runs: those to whom the engine itself turns with its questions."""
 _MOMENT: Final[TypeAdapter[datetime]] = TypeAdapter(AwareDatetime)
 
 
@@ -186,7 +184,7 @@ class RunsPages:
 
     async def again(self, exchange: Asking, principal: Principal) -> None:
         """POST /v1/reruns: do many runs of the project again, or say how many that is and the most it can cost."""
-        _permit(principal)
+        overseeing(principal)
         body = await read(exchange, ManyBody)
         if body is None:
             return
@@ -202,7 +200,7 @@ class RunsPages:
 
     async def plan(self, exchange: Asking, principal: Principal) -> None:
         """POST /v1/plans: what runs of a released flow may take: least, expected and worst case."""
-        _permit(principal)
+        overseeing(principal)
         body = await read(exchange, PlanBody)
         if body is None:
             return
@@ -240,7 +238,7 @@ class RunsPages:
         await exchange.json(orjson.dumps({**_run(await engine.get(run.id)), "dry_run": False}))
 
     async def _erase(self, exchange: Asking, principal: Principal) -> None:
-        _permit(principal)
+        overseeing(principal)
         asked = exchange.query("person", "older_than_days", "dry_run", "reason")
         if ("person" in asked) == ("older_than_days" in asked) or asked.get("dry_run", "false") not in (
             "true", "false",
@@ -275,7 +273,7 @@ class RunsPages:
     async def _minded(self, exchange: Asking, principal: Principal) -> Run:
         """The run, where the key may see its contents and move it."""
         run = await self._mine(exchange, principal)
-        _permit(principal)
+        overseeing(principal)
         return run
 
     async def _mine(self, exchange: Asking, principal: Principal) -> Run:
@@ -292,11 +290,6 @@ class RunsPages:
         if found.project != principal.project:
             raise unknown
         return found
-
-
-def _permit(principal: Principal) -> None:
-    if _GROUP not in principal.groups:
-        raise NotAllowed(f"{principal.name!r} does not look after runs: issue a key with --group {_GROUP}")
 
 
 def _run(run: Run) -> dict[str, Any]:

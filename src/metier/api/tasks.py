@@ -67,7 +67,7 @@ class TasksPages:
         asked = exchange.query("after", "limit")
         limit = exchange.number(asked, "limit", 20, 100)
         after = TaskId(asked["after"]) if asked.get("after") else None
-        found = await self._review.list(_reviewer(principal), after=after, limit=limit + 1)
+        found = await self._review.list(Reviewer.behind(principal), after=after, limit=limit + 1)
         await exchange.json(listed([_task(task) for task in found], limit))
 
     async def one(self, exchange: Asking, principal: Principal) -> None:
@@ -76,19 +76,19 @@ class TasksPages:
 
     async def claim(self, exchange: Asking, principal: Principal) -> None:
         """POST /v1/tasks/{id}/claim: take a task in hand, so that nobody else decides it meanwhile."""
-        await self._review.claim(await self._theirs(exchange, principal), _reviewer(principal))
+        await self._review.claim(await self._theirs(exchange, principal), Reviewer.behind(principal))
         await self._answer(exchange, principal)
 
     async def release(self, exchange: Asking, principal: Principal) -> None:
         """POST /v1/tasks/{id}/release: put a claimed task back for the others."""
-        await self._review.release(await self._theirs(exchange, principal), _reviewer(principal))
+        await self._review.release(await self._theirs(exchange, principal), Reviewer.behind(principal))
         await self._answer(exchange, principal)
 
     async def comment(self, exchange: Asking, principal: Principal) -> None:
         """POST /v1/tasks/{id}/comments: say something on a task without deciding it."""
         body = await _body(exchange, _Comment)
         if body is not None:
-            await self._review.comment(await self._theirs(exchange, principal), _reviewer(principal), body.text)
+            await self._review.comment(await self._theirs(exchange, principal), Reviewer.behind(principal), body.text)
             await self._answer(exchange, principal)
 
     async def decide(self, exchange: Asking, principal: Principal) -> None:
@@ -96,7 +96,7 @@ class TasksPages:
         body = await _body(exchange, _Decision)
         if body is not None:
             id = await self._theirs(exchange, principal)
-            await self._review.decide(id, _reviewer(principal), body.decision, body.note)
+            await self._review.decide(id, Reviewer.behind(principal), body.decision, body.note)
             await exchange.json(orjson.dumps(_task(await self._review.get(id))))
 
     async def hand_off(self, exchange: Asking, principal: Principal) -> None:
@@ -104,12 +104,12 @@ class TasksPages:
         body = await _body(exchange, _HandOff)
         if body is not None:
             id = await self._theirs(exchange, principal)
-            await self._review.hand_off(id, _reviewer(principal), body.to, body.note)
+            await self._review.hand_off(id, Reviewer.behind(principal), body.to, body.note)
             await exchange.json(orjson.dumps(_summary(await self._review.get(id))))
 
     async def absences(self, exchange: Asking, principal: Principal) -> None:
         """GET and POST /v1/absences: the absences one is concerned by; declare one's own."""
-        who = _reviewer(principal)
+        who = Reviewer.behind(principal)
         if exchange.method != "POST":
             exchange.query()
             found = [_absence(one) for one in await self._review.absences.list(who)]
@@ -122,15 +122,15 @@ class TasksPages:
 
     async def end_absence(self, exchange: Asking, principal: Principal) -> None:
         """DELETE /v1/absences/{id}: come back earlier, or withdraw an absence."""
-        await self._review.absences.end(exchange.target, _reviewer(principal))
+        await self._review.absences.end(exchange.target, Reviewer.behind(principal))
         await exchange.json(orjson.dumps({"id": exchange.target, "object": "absence", "deleted": True}))
 
     async def _theirs(self, exchange: Asking, principal: Principal) -> TaskId:
         """Give the id of a task they may see; those of others do not exist for them, whatever they would do."""
-        return (await self._review.get(TaskId(exchange.target), _reviewer(principal))).id
+        return (await self._review.get(TaskId(exchange.target), Reviewer.behind(principal))).id
 
     async def _answer(self, exchange: Asking, principal: Principal) -> None:
-        who, id = _reviewer(principal), TaskId(exchange.target)
+        who, id = Reviewer.behind(principal), TaskId(exchange.target)
         task = await self._review.get(id, who)
         events = [_event(event) for event in await self._review.history(id, who)]
         bar = await self._review.bar(id, who)
@@ -171,10 +171,6 @@ async def _body(exchange: Asking, shape: type[_Body]) -> _Body | None:
         if name in raw and not isinstance(raw[name], str):
             raise Invalid(f"{name} is no text: write a time like 2026-08-03T08:00:00+02:00", param=name)
     return fit(shape, raw)
-
-
-def _reviewer(principal: Principal) -> Reviewer:
-    return Reviewer(principal.name, principal.groups, principal.key_id, principal.organisation)
 
 
 def _summary(task: Task) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from starlette.requests import Request
 from starlette.responses import Response
 
-from metier.calls import KeyId, Principal
+from metier.calls import KeyId
 from metier.console import form
 from metier.console.language import Words, choose
 from metier.console.rendering import Renderer
@@ -116,7 +116,7 @@ class Door:
         if principal.surfaces is not None and _SURFACE not in principal.surfaces:
             # Its owner may have been narrowed since the session began.
             return self._guest(request)
-        return Visit(request, self._words(request), session, _reviewer(principal))
+        return Visit(request, self._words(request), session, Reviewer.behind(principal))
 
     def _guest(self, request: Request) -> Visit:
         session = self._sessions.read(request.cookies.get(_GUEST))
@@ -183,7 +183,3 @@ class Door:
             name, value, max_age=age_s, path="/review", secure=request.url.scheme == "https", httponly=True,
             samesite="strict",
         )  # fmt: skip
-
-
-def _reviewer(principal: Principal) -> Reviewer:
-    return Reviewer(principal.name, principal.groups, principal.key_id, principal.organisation)

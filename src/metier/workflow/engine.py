@@ -27,7 +27,7 @@ from metier.workflow.limits import Limits
 from metier.workflow.looking import Looking
 from metier.workflow.people_found import people_in
 from metier.workflow.port import OVER, Event, Run, RunStatus, StepRecord
-from metier.workflow.reviving import once_more
+from metier.workflow.reviving import failed_for, once_more
 from metier.workflow.segment import Desk, Opening, Segments
 from metier.workflow.settled import persistently
 
@@ -196,10 +196,7 @@ class Engine(Looking):
         above = RunId(below["parent"])
         row = await self._queries.one("lock", {"id": above}, tx)
         failure = None if row is None else self._failure(above, row["error"])
-        if failure is None or failure.attempt != below["parent_attempt"]:
-            return False
-        place = below["parent_path"]
-        if failure.path != place and not (below["item"] is not None and failure.path.startswith(f"{place}[")):
+        if failure is None or not failed_for(failure, below["parent_path"], below["parent_attempt"], below["item"]):
             return False
         return await self.retry(tx, above, failure.path)
 

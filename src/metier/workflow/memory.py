@@ -21,7 +21,7 @@ from metier.workflow.memory_records import People, Virtual
 from metier.workflow.memory_reviving import again
 from metier.workflow.port import Event, Run, RunStatus, StepRecord
 from metier.workflow.replay import Replayed, replay
-from metier.workflow.reviving import once_more
+from metier.workflow.reviving import failed_for, once_more
 
 __all__ = ["Memory", "Virtual"]
 
@@ -89,10 +89,8 @@ class Memory:
             return False
         if record.origin is not None:
             above = self._book.find(record.origin.run)
-            failed, place = above.run.failure, record.origin.path
-            if failed is None or failed.attempt != record.origin.attempt:
-                return False
-            if failed.path != place and not (record.origin.item is not None and failed.path.startswith(f"{place}[")):
+            failed, origin = above.run.failure, record.origin
+            if failed is None or not failed_for(failed, origin.path, origin.attempt, origin.item):
                 return False
             if failure is not None and failure.path and told:
                 for key, decision in once_more(failure, record.lines, spent=True, told=told):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from metier.calls import Principal
+
 __all__ = ["Claimed", "Reviewer", "known_as"]
 
 
@@ -36,6 +38,11 @@ class Reviewer:
     """Whether every task is theirs: the operator of the machine, on the command line."""
     stands_for: frozenset[str] = frozenset()
     """Names of absent people whose tasks are theirs meanwhile."""
+
+    @classmethod
+    def behind(cls, principal: Principal) -> Reviewer:
+        """Give the person who comes with a key."""
+        return cls(principal.name, principal.groups, principal.key_id, principal.organisation)
 
     @property
     def known_as(self) -> str:

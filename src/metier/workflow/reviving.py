@@ -16,7 +16,7 @@ from metier.workflow.dispatch import Dispatch
 from metier.workflow.ground import Purse
 from metier.workflow.journal import Hold, Journal, Line, LostRun, opened
 
-__all__ = ["Reviving", "lasting", "once_more", "same"]
+__all__ = ["Reviving", "failed_for", "lasting", "once_more", "same"]
 
 _CHUNK = 500
 """Items taken up in one transaction."""
@@ -38,16 +38,17 @@ class Reviving:
 
         `budget` is that of the flow itself, `left` what its caller may still spend, in euros.
         """
-        for row in await self._queries.all("failed_call", place, tx):
-            run = RunId(row["id"])
-            purse = Purse(budget, (await self._journal.load(run, tx=tx)).values())
-            await self._decide(tx, run, row, lend=purse.empty)
-            lent = Purse(None, (await self._journal.load(run, tx=tx)).values()).lent
-            allowance = None if left is None else lasting(row["cost_eur"] + left, lent)
-            await self._take_up(tx, [run], place, status="pending", allowance=allowance)
-            await self._dispatch.defer(tx, run)
-            return run
-        return None
+        row = await self._queries.one("failed_call", place, tx)
+        if row is None:
+            return None
+        run = RunId(row["id"])
+        purse = Purse(budget, (await self._journal.load(run, tx=tx)).values())
+        await self._decide(tx, run, row, lend=purse.empty)
+        lent = Purse(None, (await self._journal.load(run, tx=tx)).values()).lent
+        allowance = None if left is None else lasting(row["cost_eur"] + left, lent)
+        await self._take_up(tx, [run], place, status="pending", allowance=allowance)
+        await self._dispatch.defer(tx, run)
+        return run
 
     async def items(self, hold: Hold, place: Row, numbers: Sequence[int]) -> None:
         """Let the items that failed under the attempt before stand in line again under this one."""
@@ -95,6 +96,11 @@ class Reviving:
             known = (await self._journal.load(run, tx=tx))[key]
             if not same(known, decision):
                 await self._journal.tell(tx, run, line, replace=True)
+
+
+def failed_for(above: Failure, path: str, attempt: int, item: int | None) -> bool:
+    """Say whether a run failed because of what a step of it had started: a called flow, or an item of it."""
+    return above.attempt == attempt and (above.path == path or (item is not None and above.path.startswith(f"{path}[")))
 
 
 def same(known: Entry, decision: Mapping[str, JSON]) -> bool:
