@@ -208,10 +208,14 @@ class Store:
         async with self.connection() as connection, connection.transaction():
             yield connection
 
+    async def line(self) -> Tx:
+        """Open a connection beside the pool, in autocommit, for whoever cannot wait for one; close it."""
+        return await psycopg.AsyncConnection.connect(self._url, autocommit=True, row_factory=dict_row)
+
     @contextlib.asynccontextmanager
     async def listen(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
         """Yield the payloads sent to a channel from now on, over a connection of its own."""
-        connection = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
+        connection = await self.line()
         try:
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             yield _payloads(connection)
@@ -319,7 +323,7 @@ def _readable(connection: psycopg.AsyncConnection[Any]) -> bool:
     return bool(look.poll(0))
 
 
-async def _payloads(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[str]:
+async def _payloads(connection: Tx) -> AsyncIterator[str]:
     async for notification in connection.notifies():
         yield notification.payload
 

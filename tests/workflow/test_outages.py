@@ -24,6 +24,7 @@ from metier.vault import Vault
 from metier.workflow.definition import Step, Workflow
 from metier.workflow.dispatch import Dispatch, Steadfast
 from metier.workflow.engine import Engine, StepContext
+from metier.workflow.pulse import Pulse
 from tests.workflow.engines import QUICK, working
 from tests.workflow.flows import WHO, Counting, branch, flow, step
 
@@ -161,25 +162,68 @@ async def nothing(worker: int, known: Iterable[int]) -> None:
     """Find nothing that was given out and never came."""
 
 
-async def test_a_worker_goes_on_through_an_outage_unless_it_is_asked_to_stop() -> None:
-    gone, stop = psycopg.OperationalError("gone"), asyncio.Event()
-    line = Line(gone, gone)
-    await Steadfast(line, stop, nothing).update_heartbeat(1)
-    assert line.sent == 3
-    with pytest.raises(ConnectorException):
-        await Steadfast(Line(psycopg.errors.DiskFull("full")), stop, nothing).update_heartbeat(1)
+class Heart(Pulse):
+    """A pulse whose connection breaks now and then."""
+
+    def __init__(self, store: Store, *breaks: psycopg.Error) -> None:
+        super().__init__(store)
+        self.breaks = list(breaks)
+        self.beaten = 0
+
+    async def beat(self, worker: int) -> None:
+        self.beaten += 1
+        if self.breaks:
+            raise self.breaks.pop(0)
+
+
+async def test_a_worker_goes_on_through_an_outage_unless_it_is_asked_to_stop(store: Store) -> None:
+    gone, stop, line = psycopg.OperationalError("gone"), asyncio.Event(), Line()
+    heart = Heart(store, gone, gone)
+    await Steadfast(line, stop, heart, nothing).update_heartbeat(1)
+    assert heart.beaten == 3 and not line.sent, "a pool is back later than the database"
+    with pytest.raises(psycopg.errors.DiskFull):
+        await Steadfast(line, stop, Heart(store, psycopg.errors.DiskFull("full")), nothing).update_heartbeat(1)
     stop.set()
-    with pytest.raises(ConnectorException):
-        await Steadfast(Line(gone), stop, nothing).update_heartbeat(1)
+    with pytest.raises(psycopg.OperationalError):
+        await Steadfast(line, stop, Heart(store, gone), nothing).update_heartbeat(1)
 
 
-async def test_the_end_of_a_segment_may_have_been_heard_before_the_line_broke() -> None:
+async def test_a_sign_of_life_comes_on_a_new_connection_when_the_old_one_was_cut(store: Store) -> None:
+    async def beats() -> list[float]:
+        async with store.connection() as connection:
+            found = await connection.execute(
+                "SELECT extract(epoch FROM now() - last_heartbeat) AS age FROM procrastinate_workers"
+            )
+            return [row["age"] for row in await found.fetchall()]
+
+    async with store.connection() as connection:
+        row = await (
+            await connection.execute("SELECT worker_id AS id FROM procrastinate_register_worker_v1()")
+        ).fetchone()
+    assert row is not None
+    pulse = Pulse(store)
+    await pulse.beat(row["id"])
+    assert pulse._line is not None
+    first = pulse._line.info.backend_pid
+    async with store.connection() as connection:
+        await connection.execute("UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 hour'")
+        await connection.execute("SELECT pg_terminate_backend(%s, 5000)", (first,))
+    with pytest.raises(psycopg.OperationalError) as cut:
+        await pulse.beat(row["id"])
+    assert away(cut.value) and [age > 3000 for age in await beats()] == [True]
+    await asyncio.gather(*(pulse.beat(row["id"]) for _ in range(4)))
+    assert [age < 3000 for age in await beats()] == [True] and pulse._line.info.backend_pid != first
+    await pulse.close()
+    await pulse.close()
+
+
+async def test_the_end_of_a_segment_may_have_been_heard_before_the_line_broke(store: Store) -> None:
     unknown, job = psycopg.errors.RaiseException("Job was not found"), JOB
-    line = Line(psycopg.OperationalError("gone"), unknown)
-    await Steadfast(line, asyncio.Event(), nothing).finish_job(job, Status.SUCCEEDED, True)
+    line, heart = Line(psycopg.OperationalError("gone"), unknown), Heart(store)
+    await Steadfast(line, asyncio.Event(), heart, nothing).finish_job(job, Status.SUCCEEDED, True)
     assert line.sent == 2
     with pytest.raises(ConnectorException):
-        await Steadfast(Line(unknown), asyncio.Event(), nothing).finish_job(job, Status.SUCCEEDED, True)
+        await Steadfast(Line(unknown), asyncio.Event(), heart, nothing).finish_job(job, Status.SUCCEEDED, True)
 
 
 def caused(error: BaseException) -> Unavailable:

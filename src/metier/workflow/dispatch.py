@@ -23,6 +23,7 @@ from psycopg_pool import AsyncConnectionPool
 from metier.calls import RunId
 from metier.errors import MetierError
 from metier.store import Migration, Store, Tx, away
+from metier.workflow.pulse import Pulse
 
 __all__ = ["Chore", "Dispatch", "Pace", "RunSegment", "Stalled", "Steadfast", "migrations"]
 
@@ -224,14 +225,18 @@ class Dispatch:
             pool_factory=self._pool,
         )
         app = App(connector=connector)
-        app.job_manager = Steadfast(connector, stop, self._unfetched, 2 * self.pace.heartbeat_s)
+        pulse = Pulse(self._store)
+        app.job_manager = Steadfast(connector, stop, pulse, self._unfetched, 2 * self.pace.heartbeat_s)
 
         async def run_segment(run: str) -> None:
             await segment(RunId(run))
 
         app.task(name=self._task, queue=self._queue)(run_segment)
-        async with app.open_async():
-            yield app
+        try:
+            async with app.open_async():
+                yield app
+        finally:
+            await pulse.close()
 
 
 class Steadfast(JobManager):
@@ -244,6 +249,7 @@ class Steadfast(JobManager):
         self,
         connector: PsycopgConnector,
         stop: asyncio.Event,
+        pulse: Pulse,
         unfetched: Callable[[int, Iterable[int]], Awaitable[None]],
         fresh_s: float = 10.0,
     ) -> None:
@@ -251,6 +257,7 @@ class Steadfast(JobManager):
         self._fresh_s = fresh_s
         self._beat = 0.0
         self._stop = stop
+        self._pulse = pulse
         self._unfetched = unfetched
         self._known: set[int] = set()
         self._doubt = False
@@ -261,7 +268,7 @@ class Steadfast(JobManager):
         async def fetch() -> Job | None:
             if self._doubt or time.monotonic() - self._beat > self._fresh_s:
                 # Else others would take it for dead with what it is about to be given.
-                await JobManager.update_heartbeat(self, worker_id)
+                await self._pulse.beat(worker_id)
                 self._beat = time.monotonic()
             if self._doubt:
                 await self._unfetched(worker_id, self._known)
@@ -296,7 +303,7 @@ class Steadfast(JobManager):
 
     async def update_heartbeat(self, worker_id: int) -> None:
         """Say that the worker lives."""
-        await self._patiently(lambda: JobManager.update_heartbeat(self, worker_id))
+        await self._patiently(lambda: self._pulse.beat(worker_id), 0.5)
         self._beat = time.monotonic()
 
     async def listen_for_jobs(
@@ -305,7 +312,7 @@ class Steadfast(JobManager):
         """Hear of segments as they become due."""
         await self._patiently(lambda: JobManager.listen_for_jobs(self, on_notification=on_notification, queues=queues))
 
-    async def _patiently(self, work: Callable[[], Awaitable[_Given]]) -> _Given:
+    async def _patiently(self, work: Callable[[], Awaitable[_Given]], longest_s: float = 2.0) -> _Given:
         """Do something, again and again while the database is away and the worker is to go on."""
         pause = 0.2
         while True:
@@ -316,7 +323,7 @@ class Steadfast(JobManager):
                     raise
                 _log.warning("the worker has lost its database (%s): it tries again in %.1f s", error, pause)
             await _unless(self._stop, pause)
-            pause = min(pause * 2, 2.0)
+            pause = min(pause * 2, longest_s)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,10 @@ SELECT job.id, job.queueing_lock AS run
    AND coalesce(worker.last_heartbeat, '-infinity') < now() - make_interval(secs => %(stall_s)s)
    AND pg_postmaster_start_time() < now() - make_interval(secs => %(stall_s)s)
 
+-- beat --
+-- Says that a worker lives.
+SELECT procrastinate_update_heartbeat_v1(%(worker)s)
+
 -- unfetched --
 -- Gives the segments that a worker has, as far as the database knows, and of which it does not know itself.
 SELECT job.id, job.queueing_lock AS run
