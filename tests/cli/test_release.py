@@ -42,6 +42,13 @@ def test_versions_go_from_draft_to_all_and_back(house: House, place: pathlib.Pat
     assert "group:sav" in house.run("release", "pilot", "published", "2", "--to", "group:sav", *to)
     canary = house.data("release", "canary", "published", "2", "--share", "10", *to)["release"]
     assert (canary["state"], canary["share"], canary["pilots"]) == ("canary", 0.1, ["group:sav"])
+    assert canary["per"] == "person", "no input says whom its runs are for"
+    told = house.run("release", "canary", "published", "2", "--share", "20", "--per", "inputs.form", *to, code=2)
+    assert "cannot share 'published' per 'inputs.form'" in told
+    canary = house.data("release", "canary", "published", "2", "--share", "20", "--per", "inputs.text", *to)["release"]
+    assert canary["per"] == "inputs.text" and "20.0% of the runs, per inputs.text" in house.run(
+        "release", "show", "published", "2", *to
+    )
     stale = ("--seen", str(second["revision"]))
     assert "changed meanwhile" in house.run("release", "promote", "published", "2", *stale, *to, code=2)
     house.run("release", "promote", "published", "2", "--seen", str(canary["revision"]), *to)
@@ -49,7 +56,8 @@ def test_versions_go_from_draft_to_all_and_back(house: House, place: pathlib.Pat
     assert [(one["version"], one["state"]) for one in listed] == [(2, "all"), (1, "retired")]
     assert "was taken back" in house.run("release", "rollback", "published", "2", "--reason", "ton", *to)
     shown = house.data("release", "show", "published", "2", *to)
-    assert [move["state"] for move in shown["moves"]] == ["rolled_back", "all", "canary", "pilot", "draft"]
+    assert [move["state"] for move in shown["moves"]] == ["rolled_back", "all", "canary", "canary", "pilot", "draft"]
+    assert [move["reason"] for move in shown["moves"]][2:4] == ["per inputs.text", "per person"]
     assert "taken back when error_rate" in house.run("release", "show", "published", "2", *to)
     apart = house.data("release", "compare", "published", "1", "2", *to)["differences"]
     assert all("too little data" in one["told"] for one in apart)

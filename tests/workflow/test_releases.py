@@ -16,7 +16,7 @@ from metier.workflow.definition import Workflow
 from metier.workflow.engine import Engine, StepContext
 from metier.workflow.release_figures import Figure, Figures, RunFigures, differ, measured, wilson
 from metier.workflow.release_rules import broken, read
-from metier.workflow.releases import Releases, Told, bucket
+from metier.workflow.releases import Cause, Releases, Told, bucket
 from tests.workflow.flows import WHO, flow, step
 
 ELSE = replace(WHO, key_id=KeyId("key_2"), name="zoe", groups=frozenset())
@@ -41,7 +41,7 @@ async def test_a_version_goes_from_draft_to_pilots_to_a_share_to_all_and_back(st
     assert (await releases.choice("support", "sales", WHO)).version == 2
     assert (await releases.choice("support", "sales", ELSE)).version == 1
     await releases.canary("support", "sales", 2, "ada", 0.2)
-    assert (await releases.choice("support", "sales", WHO, "anything")).version == 2
+    assert (await releases.choice("support", "sales", WHO, Cause("anything", {}))).version == 2
     with pytest.raises(Conflict, match="version 2 of 'support' is the canary"):
         await releases.canary("support", "sales", 3, "bob", 0.1)
     await releases.promote("support", "sales", 2, "bob")
@@ -66,7 +66,7 @@ async def test_a_key_keeps_its_version_while_shares_only_grow(store: Store, vaul
     before: set[str] = set()
     for share in (0.05, 0.1, 0.3, 0.8):
         await releases.canary("support", "sales", 2, "ada", share)
-        got = [(key, (await releases.choice("support", "sales", ELSE, key)).version) for key in keys[:100]]
+        got = [(key, (await releases.choice("support", "sales", ELSE, Cause(key, {}))).version) for key in keys[:100]]
         now = {key for key, number in got if number == 2}
         assert before <= now and now == {key for key in keys[:100] if bucket("sales", "support", 2, key) < share}
         before = now

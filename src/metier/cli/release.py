@@ -106,13 +106,17 @@ def _pilot(flow: str, version: int, pilots: tuple[str, ...], **how: Any) -> None
 
 @command.command(name="canary")
 @click.option("--share", type=click.FloatRange(0, 100, min_open=True, max_open=True), required=True, help="Percent.")
+@click.option(
+    "--per",
+    help="What keeps runs on one side: event, person or CEL over the inputs; else as before, at first person.",
+)
 @_moving
-def _canary(flow: str, version: int, share: float, **how: Any) -> None:
-    """Give VERSION of FLOW to a share of the runs, always the same keys, and to its pilots.
+def _canary(flow: str, version: int, share: float, per: str | None, **how: Any) -> None:
+    """Give VERSION of FLOW to a share of the runs, always of the same persons, and to its pilots.
 
-    Example: metier release canary support-reply 2 --share 10
+    Example: metier release canary support-reply 2 --share 10 --per inputs.customer
     """
-    _move(flow, version, lambda: to_share(share / 100), how)
+    _move(flow, version, lambda: to_share(share / 100, per), how)
 
 
 @command.command(name="promote")
@@ -151,11 +155,12 @@ def _list(flow: str | None, project: str | None, as_json: bool) -> None:
         names = {str(one.id): one.name for one in await app.keys.projects()}
         terminal.data({"releases": found})
         terminal.table(
-            ["release", "project", "state", "share", "pilots", "definition", "made by", "since", "revision"],
+            ["release", "project", "state", "share", "per", "pilots", "definition", "made by", "since", "revision"],
             [
                 [
                     f"{one.flow}@{one.version}", names.get(one.project, one.project), one.state, f"{one.share:.0%}",
-                    ", ".join(one.pilots), one.definition[:12], one.created_by, _minute(one.released_at), one.revision,
+                    one.per or "", ", ".join(one.pilots), one.definition[:12], one.created_by,
+                    _minute(one.released_at), one.revision,
                 ]
                 for one in found
             ],
@@ -307,7 +312,7 @@ def _named(one: Release) -> str:
 def _some(one: Release) -> str:
     """Who gets a canary."""
     named = f" and {', '.join(one.pilots)}" if one.pilots else ""
-    return escape(f"{one.share:.1%} of the runs{named}")
+    return escape(f"{one.share:.1%} of the runs, per {one.per}{named}")
 
 
 _STANDS: Mapping[State, Callable[[Release], str]] = {

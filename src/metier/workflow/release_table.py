@@ -40,6 +40,8 @@ class Release:
     state: State
     share: float
     """Part of the runs that are started with it while it is a canary, from 0 to 1."""
+    per: str | None
+    """What keeps runs on one side of the share: event, person, or CEL over the inputs; None until it is a canary."""
     pilots: tuple[str, ...]
     """Who gets it as a pilot and as a canary: user:<name> or group:<name>."""
     rules: tuple[str, ...]
@@ -64,6 +66,8 @@ class Change:
     share: float = 0.0
     pilots: tuple[str, ...] | None = None
     """Who gets it by name; None leaves them as they are."""
+    per: str | None = None
+    """What keeps runs on one side of the share; None leaves it as it is."""
     reason: str = ""
     figures: str | None = None
     """What a rule decided it on, as JSON."""
@@ -172,7 +176,7 @@ class ReleaseTable:
     async def _put(self, tx: Tx, one: Release, by: str, change: Change, before: int | None = None) -> None:
         place = {"project": one.project, "flow": one.flow, "version": one.version}
         pilots = one.pilots if change.pilots is None else change.pilots
-        row = {"state": change.state, "share": change.share, "pilots": [*pilots]}
+        row = {"state": change.state, "share": change.share, "pilots": [*pilots], "per": change.per}
         await self._queries.run("move", {**place, **row, "before": before}, tx)
         note = {"was": one.state, "state": change.state, "share": change.share, "by": by}
         await self._queries.run("note", {**place, **note, "reason": change.reason, "figures": change.figures}, tx)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,11 +18,13 @@ from metier.workflow.definition import Workflow, from_data, to_data
 from metier.workflow.expressions import Expressions, parse
 from metier.workflow.journal import unsealed
 from metier.workflow.release_figures import Difference, Figures, RunFigures, differ, measured
+from metier.workflow.release_keys import EVENT, PERSON, Cause, bucket, checked, key_of
 from metier.workflow.release_rules import broken, read
 from metier.workflow.release_table import Change, Changed, Release, ReleaseTable, State
 
 __all__ = [
     "Called",
+    "Cause",
     "Change",
     "Changed",
     "Comparison",
@@ -87,12 +88,6 @@ Tell: TypeAlias = Callable[[Told], Awaitable[None]]
 """Tells people of a version taken back; told again until it returns."""
 
 
-def bucket(project: str, flow: str, version: int, key: str) -> float:
-    """Give the place of a key between 0 and 1: always the same for a version, unrelated for another one."""
-    digest = hashlib.sha256("\x00".join((project, flow, str(version), key)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
 def to_pilots(pilots: Sequence[str]) -> Change:
     """Give a version to named users and groups, and to nobody else."""
     if not 1 <= len(pilots) <= _WIDEST:
@@ -109,11 +104,15 @@ def _pilot(written: str) -> str:
         ) from None
 
 
-def to_share(share: float) -> Change:
-    """Give a version to its pilots and to a share of the others, who keep it while the share only grows."""
+def to_share(share: float, per: str | None = None) -> Change:
+    """Give a version to its pilots and to a share of the others, who keep it while the share only grows.
+
+    `per` says what keeps runs on one side: `event`, `person`, or CEL over the inputs. Without it a canary keeps what it
+    has, and a version that becomes one goes per person.
+    """
     if not 0 < share < 1:
         raise Invalid(f"a canary gets a share between 0 and 1, not {share!r}: promote it to give it all", param="share")
-    return Change("canary", ("draft", "pilot", "canary"), float(share))
+    return Change("canary", ("draft", "pilot", "canary"), float(share), per=per)
 
 
 def to_all() -> Change:
@@ -189,10 +188,18 @@ class Releases:
         return (await self._table.move(flow, project, version, by, to_pilots(pilots), seen=seen))[0].after
 
     async def canary(
-        self, flow: str, project: str, version: int, by: str, share: float, *, seen: int | None = None
+        self,
+        flow: str,
+        project: str,
+        version: int,
+        by: str,
+        share: float,
+        *,
+        per: str | None = None,
+        seen: int | None = None,
     ) -> Release:
         """Give a version to its pilots and to a share of the others, who keep it while the share only grows."""
-        return (await self._table.move(flow, project, version, by, to_share(share), seen=seen))[0].after
+        return (await self.move(flow, project, version, by, to_share(share, per), seen=seen))[0].after
 
     async def promote(self, flow: str, project: str, version: int, by: str, *, seen: int | None = None) -> Release:
         """Make a version the one for all; the one that was it until now is kept to go back to."""
@@ -220,24 +227,31 @@ class Releases:
         `to_pilots`, `to_share`, `to_all` and `to_nobody` make changes. Dry, it is refused and told as it would be, and
         nothing is changed.
         """
+        if change.state == "canary":
+            one = await self.get(flow, project, version)
+            seen = one.revision if seen is None else seen
+            if change.per is not None or one.per is None:
+                per = checked(change.per or PERSON, await self._workflow(one))
+                change = replace(change, per=per, reason=change.reason or f"per {per}")
         return await self._table.move(flow, project, version, by, change, seen=seen, dry_run=dry_run)
 
-    async def choose(self, flow: str, project: str, who: Principal, sticky_key: str | None = None) -> Workflow:
-        """Give the definition a run of somebody is started with; the same key always gets the same one."""
-        found = await self.choice(flow, project, who, sticky_key)
-        return await self._workflow(found)
+    async def choose(self, flow: str, project: str, who: Principal, cause: Cause | None = None) -> Workflow:
+        """Give the definition a run of somebody is started with; what keeps it on one side always gives the same."""
+        return await self._workflow(await self.choice(flow, project, who, cause))
 
-    async def choice(self, flow: str, project: str, who: Principal, sticky_key: str | None = None) -> Release:
+    async def choice(self, flow: str, project: str, who: Principal, cause: Cause | None = None) -> Release:
         """Give the version a run of somebody is started with."""
         own = {f"user:{who.name}", *(f"group:{group}" for group in who.groups)}
-        key = sticky_key or str(who.key_id)
+        cause = cause or Cause(str(who.key_id), {})
         every = await self.list(project, flow)
         for one in every:
             if one.state in ("pilot", "canary") and own & set(one.pilots):
                 return one
         for one in every:
-            if one.state == "canary" and bucket(project, flow, one.version, key) < one.share:
-                return one
+            if one.state == "canary":
+                key = key_of(one.per or EVENT, cause, who, self._expressions)
+                if bucket(project, flow, one.version, key) < one.share:
+                    return one
         for one in every:
             if one.state == "all":
                 return one

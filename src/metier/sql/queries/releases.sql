@@ -31,6 +31,7 @@ RETURNING version;
 -- Puts a version into another state.
 UPDATE releases
    SET state = %(state)s, share = %(share)s, pilots = %(pilots)s::text[], before = coalesce(%(before)s::integer, before),
+       per = coalesce(%(per)s::text, per),
        released_at = CASE WHEN %(state)s::text IN ('pilot', 'canary', 'all') THEN coalesce(released_at, now()) ELSE released_at END
  WHERE project = %(project)s AND flow = %(flow)s AND version = %(version)s;
 
@@ -42,7 +43,7 @@ VALUES (%(project)s, %(flow)s, %(version)s, %(was)s, %(state)s, %(share)s, %(by)
 
 -- page --
 -- Gives the releases of a project, of one flow or of every one, newest version first.
-SELECT r.project, r.flow, r.version, r.definition, r.state, r.share, r.pilots, r.rules, r.score, r.before,
+SELECT r.project, r.flow, r.version, r.definition, r.state, r.share, r.per, r.pilots, r.rules, r.score, r.before,
        r.created_by, r.created_at, r.released_at, h.revision
   FROM releases r JOIN release_heads h ON h.project = r.project AND h.flow = r.flow
  WHERE (%(project)s::text IS NULL OR r.project = %(project)s) AND (%(flow)s::text IS NULL OR r.flow = %(flow)s)
