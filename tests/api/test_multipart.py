@@ -79,3 +79,14 @@ def test_any_bytes_are_taken_or_refused(body: bytes, kind: bytes) -> None:
                 read(given_body, given_kind)
             except Mistaken as error:
                 assert error.message
+
+
+@pytest.mark.parametrize("name", ["filename*=a%00b'x'y", "filename*=idna''xn--" + "a" * 200])
+def test_a_file_name_in_a_character_set_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(Mistaken):
+        read(form((f'Content-Disposition: form-data; name="file"; {name}', b"x")), KIND)
+
+
+def test_half_a_character_in_a_file_name_can_be_written() -> None:
+    found = read(form(("Content-Disposition: form-data; name=file; filename*=unicode_escape''%5cud800", b"x")), KIND)
+    assert found["file"][0].filename == "?"

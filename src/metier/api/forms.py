@@ -6,22 +6,22 @@ import secrets
 from collections.abc import Mapping
 from html import escape
 from types import MappingProxyType
-from urllib.parse import parse_qsl
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from metier.api import failures
-from metier.errors import Invalid, MetierError, Mistaken
+from metier.api.form_body import Held, Sent, Taking, read, read_files
+from metier.errors import Invalid, MetierError
 from metier.triggers import Form, Gate, Triggers
 from metier.triggers.form import Field
+from metier.triggers.uploads import ACCEPTED, shown_size
 
 __all__ = ["Forms"]
 
-_BODY_LIMIT = 1024 * 1024
-_FIELDS_MOST = 200
+_HELD_MOST = 100_000_000
+"""Bytes of files being sent that one process holds at most."""
 _WORDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "fr": {
@@ -29,6 +29,10 @@ _WORDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "done": "C’est envoyé. Votre demande est prise en charge.", "number": "Référence",
             "again": "Envoyer une autre demande", "fault": "À corriger",
             "misfit": "Ce qui est écrit ne convient pas à ce qui est demandé.",
+            "one": "PDF, Word, Excel, HTML ou texte\u00a0; {size} au plus.",
+            "several": "PDF, Word, Excel, HTML ou texte\u00a0; {most} fichiers au plus, {size} chacun.",
+            "rechoose": "Ce qui est écrit a été gardé\u00a0; choisissez de nouveau les fichiers, qu’une page ne peut "
+            "pas garder.",
             "not_found": "Ce formulaire n’existe pas\u00a0: son adresse a peut-être été coupée.",
             "not_allowed": "Ce formulaire ne prend plus de demandes pour le moment.",
             "rate_limited": "Trop de demandes arrivent par ce formulaire\u00a0: réessayez dans une minute.",
@@ -41,6 +45,9 @@ _WORDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "done": "It is sent. Your request is being dealt with.", "number": "Reference",
             "again": "Send another request", "fault": "To be mended",
             "misfit": "What is written does not fit what is asked.",
+            "one": "PDF, Word, Excel, HTML or text; {size} at most.",
+            "several": "PDF, Word, Excel, HTML or text; {most} files at most, {size} each.",
+            "rechoose": "What is written was kept; choose the files again, which a page cannot keep.",
             "not_found": "There is no such form: its address may have been cut short.",
             "not_allowed": "This form takes no requests for now.",
             "rate_limited": "Too many requests come by this form: try again in a minute.",
@@ -76,6 +83,7 @@ class Forms:
     def __init__(self, triggers: Triggers, gate: Gate) -> None:
         self._triggers = triggers
         self._gate = gate
+        self._held = Held(_HELD_MOST)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -85,53 +93,40 @@ class Forms:
 
     async def _answer(self, request: Request) -> Response:
         id, token = request.path_params["trigger"], request.path_params["token"]
-        wants_json = request.headers.get("content-type", "").startswith("application/json")
+        wants_json = any(
+            request.headers.get(name, "").startswith("application/json") for name in ("content-type", "accept")
+        )
         language = _language(request)
         try:
             self._gate.enter(id)
             form = await self._triggers.form(id, token)
             if request.method == "GET":
                 return _page(language, form, {}, secrets.token_urlsafe(18))
-            values, once = await _sent(request, wants_json)
+            if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+                sent = await read(request, is_json=wants_json)
+                return await self._taken(request, form, sent, language, is_json=wants_json)
+            taking = Taking(form, self._held)
+            try:
+                sent = await read_files(request, form, taking, is_json=wants_json)
+                return await self._taken(request, form, sent, language, is_json=wants_json)
+            finally:
+                taking.drop()
         except MetierError as error:
             return _fault(error, wants_json, language)
+
+    async def _taken(self, request: Request, form: Form, sent: Sent, language: str, *, is_json: bool) -> Response:
+        id, token = request.path_params["trigger"], request.path_params["token"]
         try:
-            taken = await self._triggers.fill(id, token, values, once, "en" if wants_json else language)
+            taken = await self._triggers.fill(
+                id, token, sent.values, sent.once, "en" if is_json else language, sent.uploads
+            )
         except Invalid as error:
-            if wants_json:
-                return _fault(error, wants_json, language)
-            return _page(language, form, values, secrets.token_urlsafe(18), error)
-        except MetierError as error:
-            return _fault(error, wants_json, language)
-        if wants_json:
+            if is_json:
+                raise
+            return _page(language, form, sent.values, secrets.token_urlsafe(18), error)
+        if is_json:
             return JSONResponse({"outcome": taken.outcome, "run": taken.run}, 202, dict(_HEADERS))
         return _thanks(language, form, taken.run or "")
-
-
-async def _sent(request: Request, is_json: bool) -> tuple[dict[str, str], str]:
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _BODY_LIMIT:
-            raise Mistaken(f"the form has over {_BODY_LIMIT} bytes: send less")
-    try:
-        if is_json:
-            raw = orjson.loads(body)
-            if not isinstance(raw, dict):
-                raise Mistaken("the body is no JSON object: send one with the names of the fields")
-            fields = {
-                name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in raw.items()
-            }
-        else:
-            fields = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_FIELDS_MOST))
-    except ValueError:
-        raise Mistaken("the form cannot be read: send JSON, or a form in UTF-8 of up to 200 fields") from None
-    once = (
-        request.headers.get("idempotency-key")
-        or fields.pop("_once", "")
-        or (secrets.token_urlsafe(18) if is_json else "")
-    )
-    return fields, once
 
 
 def _language(request: Request) -> str:
@@ -145,34 +140,34 @@ def _language(request: Request) -> str:
 
 def _page(language: str, form: Form, values: Mapping[str, str], once: str, fault: Invalid | None = None) -> Response:
     words = _WORDS[language]
-    told = "" if fault is None else _told(words, fault)
+    told = "" if fault is None else _told(words, fault, has_files=bool(form.files))
     wrong = "" if fault is None else (fault.param or "").removeprefix("form.")
     rows = "".join(
-        _row(field, values.get(field.name, field.default), words, is_wrong=field.name == wrong) for field in form.fields
+        _file(field, form.file_bytes, language, is_wrong=field.name == wrong)
+        if field.widget == "file"
+        else _row(field, values.get(field.name, field.default), words, is_wrong=field.name == wrong)
+        for field in form.fields
     )
+    kind = ' enctype="multipart/form-data"' if form.files else ""
     body = (
-        f'{told}<form method="post" accept-charset="utf-8"><input type="hidden" name="_once" value="{escape(once)}">'
-        f'{rows}<button type="submit">{words["send"]}</button></form>'
+        f'{told}<form method="post" accept-charset="utf-8"{kind}><input type="hidden" name="_once" '
+        f'value="{escape(once)}">{rows}<button type="submit">{words["send"]}</button></form>'
     )
     return _whole(language, form, body, 200 if fault is None else 422)
 
 
-def _told(words: Mapping[str, str], fault: Invalid) -> str:
+def _told(words: Mapping[str, str], fault: Invalid, *, has_files: bool) -> str:
     """What the form itself finds is in the language of the page; what the flow finds further comes in English."""
     said = f"<p>{escape(fault.message)}</p>"
     if not (fault.param or "").startswith("form"):
         said = f'<p>{words["misfit"]}</p><p class="hint" lang="en">{escape(fault.message)}</p>'
+    if has_files:
+        said += f"<p>{words['rechoose']}</p>"
     return f'<div role="alert" id="fault"><strong>{words["fault"]}</strong>{said}</div>'
 
 
 def _row(field: Field, value: str, words: Mapping[str, str], *, is_wrong: bool) -> str:
-    name = escape(field.name)
-    told = escape(field.label) + (f" ({words['required']})" if field.required else "")
-    needed = " required" if field.required else ""
-    hint = f'<p class="hint" id="hint-{name}">{escape(field.hint)}</p>' if field.hint else ""
-    told_by = " ".join(([f"hint-{name}"] if field.hint else []) + (["fault"] if is_wrong else []))
-    tied = f'id="f-{name}" name="{name}"{needed}' + (f' aria-describedby="{told_by}"' if told_by else "")
-    tied += ' aria-invalid="true"' if is_wrong else ""
+    name, tied = escape(field.name), _tied(field, field.hint, is_wrong=is_wrong)
     match field.widget:
         case "long":
             made = f'<textarea {tied} rows="6">{escape(value)}</textarea>'
@@ -183,14 +178,37 @@ def _row(field: Field, value: str, words: Mapping[str, str], *, is_wrong: bool) 
             made = f'<select {tied}><option value="">{words["choose"]}</option>{options}</select>'
         case "yes":
             checked = " checked" if value in ("on", "true", "True") else ""
-            return (
-                f'<label class="yes"><input type="checkbox" id="f-{name}" name="{name}"{checked}> {told}</label>{hint}'
-            )
+            box = f'<input type="checkbox" id="f-{name}" name="{name}"{checked}>'
+            return f'<label class="yes">{box} {_label(field, words)}</label>{_hint(field, field.hint)}'
         case _:
             kind = {"number": "text", "email": "email", "date": "date"}.get(field.widget, "text")
             decimal = ' inputmode="decimal"' if field.widget == "number" else ""
             made = f'<input type="{kind}" {tied}{decimal} value="{escape(value)}">'
-    return f'<label for="f-{name}">{told}</label>{made}{hint}'
+    return f'<label for="f-{name}">{_label(field, words)}</label>{made}{_hint(field, field.hint)}'
+
+
+def _file(field: Field, limit: int, language: str, *, is_wrong: bool) -> str:
+    words = _WORDS[language]
+    rule = words["several" if field.most > 1 else "one"].format(most=field.most, size=shown_size(limit, language))
+    hint = f"{field.hint} {rule}".lstrip()
+    several = " multiple" if field.most > 1 else ""
+    made = f'<input type="file" {_tied(field, hint, is_wrong=is_wrong)} accept="{",".join(ACCEPTED)}"{several}>'
+    return f'<label for="f-{escape(field.name)}">{_label(field, words)}</label>{made}{_hint(field, hint)}'
+
+
+def _label(field: Field, words: Mapping[str, str]) -> str:
+    return escape(field.label) + (f" ({words['required']})" if field.required else "")
+
+
+def _hint(field: Field, hint: str) -> str:
+    return f'<p class="hint" id="hint-{escape(field.name)}">{escape(hint)}</p>' if hint else ""
+
+
+def _tied(field: Field, hint: str, *, is_wrong: bool) -> str:
+    name, needed = escape(field.name), " required" if field.required else ""
+    told_by = " ".join(([f"hint-{name}"] if hint else []) + (["fault"] if is_wrong else []))
+    tied = f'id="f-{name}" name="{name}"{needed}' + (f' aria-describedby="{told_by}"' if told_by else "")
+    return tied + (' aria-invalid="true"' if is_wrong else "")
 
 
 def _thanks(language: str, form: Form, run: str) -> Response:

@@ -57,6 +57,7 @@ class Opened:
 
     name: str
     filename: str | None
+    media_type: str = "text/plain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class Cutter:
         name, field = _field(bytes(self._held[: end + 4]))
         del self._held[: end + 4]
         self._state = "data"
-        return Opened(name, field.filename)
+        return Opened(name, field.filename, field.media_type)
 
 
 def _mark(content_type: bytes) -> bytes:
@@ -141,7 +142,13 @@ def _field(piece: bytes) -> tuple[str, Field]:
     name = disposition.get_param("name", header="content-disposition")
     if not isinstance(name, str):
         raise Mistaken("a field of the form has no name: let a library write the form")
-    filename = disposition.get_filename()
+    try:
+        filename = disposition.get_filename()
+    except (ValueError, LookupError):
+        raise Mistaken("the name of a file in the form cannot be read: send it in UTF-8") from None
+    if filename is not None:
+        # A declared character set can give halves of characters, which nothing can write.
+        filename = filename.encode("utf-8", "replace").decode()
     media_type = heads.get("content-type", "text/plain").partition(";")[0].strip().lower()
     return name, Field(data, filename, media_type)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from metier.errors import Invalid, MetierError
 
-__all__ = ["Attachment", "Email", "ToText", "read", "split_quoted"]
+__all__ = ["Attachment", "Email", "ToText", "clean", "read", "split_quoted"]
 
 ToText = Callable[[str, bytes], str]
 """Turns a named file into text, or raises a MetierError that says why it cannot."""
@@ -210,15 +210,15 @@ def _decode(content: bytes, part: email.message.Message, problems: list[str]) ->
             continue
         if declared and charset != declared.lower():
             problems.append(f"the text says it is {declared!r} and is not; it was read as {charset}")
-        return _clean(text)
+        return clean(text)
     problems.append("the text has bytes that no known character set explains; they are shown as �")
-    return _clean(content.decode("utf-8", errors="replace"))
+    return clean(content.decode("utf-8", errors="replace"))
 
 
 def _html(content: bytes, part: email.message.Message, to_text: ToText, problems: list[str]) -> str:
     text = _decode(content, part, problems)
     try:
-        return _clean(to_text("message.html", text.encode("utf-8")))
+        return clean(to_text("message.html", text.encode("utf-8")))
     except MetierError as error:
         problems.append(f"the HTML text could not be read: {error.message}")
         return ""
@@ -226,14 +226,14 @@ def _html(content: bytes, part: email.message.Message, to_text: ToText, problems
 
 def _attachment(name: str, kind: str, content: bytes, to_text: ToText) -> Attachment:
     try:
-        text: str | None = _clean(to_text(name, content))[:_LIMIT_TEXT]
+        text: str | None = clean(to_text(name, content))[:_LIMIT_TEXT]
         problem = None if text and text.strip() else "it holds no text"
     except MetierError as error:
         text, problem = None, error.message
     return Attachment(name, kind, len(content), text, problem)
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Drop control and invisible characters that a person would not see; keep line breaks and tabs."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co"))
@@ -247,7 +247,7 @@ def _header(message: email.message.Message, name: str) -> str:
         text = str(email.header.make_header(email.header.decode_header(str(raw))))
     except (ValueError, LookupError, email.errors.HeaderParseError):
         text = str(raw)
-    return _clean(text.encode("utf-8", "replace").decode("utf-8")).strip()
+    return clean(text.encode("utf-8", "replace").decode("utf-8")).strip()
 
 
 def _one_line(text: str) -> str:
@@ -277,4 +277,4 @@ def _file_name(part: email.message.Message) -> str:
         name = part.get_filename()
     except (ValueError, LookupError, TypeError):
         return "attachment"
-    return _one_line(_clean(str(name))).replace("/", "_").replace("\\", "_") if name else ""
+    return _one_line(clean(str(name))).replace("/", "_").replace("\\", "_") if name else ""

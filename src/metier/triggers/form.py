@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias
@@ -11,18 +11,23 @@ from typing import Literal, TypeAlias
 import orjson
 
 from metier.calls import JSON
+from metier.connectors.mail import ToText
 from metier.errors import Invalid
 from metier.triggers.deployment import Deployed
 from metier.triggers.event import Event, Kind, only
+from metier.triggers.uploads import MOST, WHOLE, Upload, check_files, file_rows
 from metier.workflow.shape import Workflow
 
 __all__ = ["KIND", "Field", "Form", "Widget", "filled", "form_of"]
 
-Widget: TypeAlias = Literal["text", "long", "number", "yes", "choice", "email", "date"]
+Widget: TypeAlias = Literal["text", "long", "number", "yes", "choice", "email", "date", "file"]
 
 _NAMED = re.compile(r"\bevent\.([A-Za-z_][A-Za-z0-9_]*)")
 _LONG = 200
 _LONGEST = 100_000
+_FILE_BYTES = 10_000_000
+_USUAL = 5
+_INPUT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}", re.ASCII)
 _FAULTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "en": {
@@ -32,6 +37,8 @@ _FAULTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "long": "{label!r} has {size:,} characters: {most:,} at most",
             "number": "{label!r} is {text!r}: write a number",
             "choice": "{label!r} is {text!r}: choose among {choices}",
+            "file": "{label!r} is a file: choose one; programs send multipart/form-data",
+            "text": "{label!r} takes no file: write into it",
         },
         "fr": {
             "once": "le formulaire est arrivé sans son numéro\u00a0: rechargez la page, puis remplissez-le",
@@ -40,6 +47,9 @@ _FAULTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "long": "«\u00a0{label}\u00a0» a {size} caractères\u00a0: {most} au plus",
             "number": "«\u00a0{label}\u00a0» vaut «\u00a0{text}\u00a0»\u00a0: écrivez un nombre",
             "choice": "«\u00a0{label}\u00a0» vaut «\u00a0{text}\u00a0»\u00a0: choisissez parmi {choices}",
+            "file": "«\u00a0{label}\u00a0» est un fichier\u00a0: choisissez-en un\u00a0; les programmes envoient du "
+            "multipart/form-data",
+            "text": "«\u00a0{label}\u00a0» ne prend pas de fichier\u00a0: écrivez dedans",
         },
     }
 )
@@ -57,6 +67,10 @@ class Field:
     required: bool
     choices: tuple[str, ...] = ()
     default: str = ""
+    most: int = 1
+    """Files it takes at most, where it takes files."""
+    is_list: bool = False
+    """Whether the flow gets a list of files, or one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,13 @@ class Form:
     title: str
     hint: str
     fields: tuple[Field, ...]
+    file_bytes: int = _FILE_BYTES
+    """Bytes of the largest file taken."""
+
+    @property
+    def files(self) -> Mapping[str, Field]:
+        """The fields that take files, by name."""
+        return {field.name: field for field in self.fields if field.widget == "file"}
 
 
 def form_of(trigger: Deployed, workflow: Workflow) -> Form:
@@ -74,25 +95,45 @@ def form_of(trigger: Deployed, workflow: Workflow) -> Form:
     known: Mapping[str, JSON] = properties if isinstance(properties, dict) else {}
     needed = set(map(str, required)) if isinstance(required, list) else set()
     asked = list(dict.fromkeys(_NAMED.findall(orjson.dumps(dict(trigger.with_)).decode()))) or list(known)
-    fields = tuple(_field(name, known.get(name), name in needed or name not in known) for name in asked)
-    return Form(str(trigger.config.get("title") or workflow.name), str(trigger.config.get("hint") or ""), fields)
+    told = _read(trigger.config)
+    fields = tuple(
+        _field(name, known.get(name), name in needed or name not in known, told.files.get(name)) for name in asked
+    )
+    title, hint = str(trigger.config.get("title") or workflow.name), str(trigger.config.get("hint") or "")
+    return Form(title, hint, fields, told.limit)
 
 
-def filled(form: Form, values: Mapping[str, str], once: str, lang: str = "en") -> Event:
+def filled(
+    form: Form,
+    values: Mapping[str, str],
+    once: str,
+    uploads: Mapping[str, Sequence[Upload]],
+    to_text: ToText,
+    lang: str = "en",
+) -> Event:
     """Give the event of a form as it was sent; `once` was in the page, so that sending it twice is one event."""
-    words = _FAULTS.get(lang, _FAULTS["en"])
+    words, files = _FAULTS.get(lang, _FAULTS["en"]), form.files
     if not _ONCE.fullmatch(once):
         raise Invalid(words["once"], param="form")
-    for name in values:
-        if name not in {field.name for field in form.fields}:
+    labels = {field.name: field.label for field in form.fields}
+    for name in (*values, *uploads):
+        if name not in labels:
             raise Invalid(words["strange"].format(name=name[:60]), param=f"form.{name[:60]}")
+    for name in (*(name for name in values if name in files and values[name]), *(set(uploads) - set(files))):
+        told = words["file" if name in files else "text"].format(label=labels[name])
+        raise Invalid(told, param=f"form.{name}")
+    check_files([(field.name, field.label, field.most) for field in files.values()], uploads, form.file_bytes, lang)
     data: dict[str, JSON] = {}
     for field in form.fields:
-        value = _value(field, values.get(field.name, "").strip(), words)
+        is_file = field.widget == "file"
+        value = None if is_file else _value(field, values.get(field.name, "").strip(), words)
         if value is not None:
             data[field.name] = value
-        elif field.required:
+        elif field.required and not uploads.get(field.name):
             raise Invalid(words["missing"].format(label=field.label), param=f"form.{field.name}")
+    # Files are read last, since it takes longest.
+    for name, rows in file_rows(uploads, to_text, lang).items():
+        data[name] = [*rows] if files[name].is_list else rows[0]
     return Event(once, data)
 
 
@@ -118,19 +159,30 @@ def _value(field: Field, text: str, words: Mapping[str, str]) -> JSON:
     return text.replace("\r\n", "\n")
 
 
-def _field(name: str, schema: JSON, required: bool) -> Field:
+def _field(name: str, schema: JSON, required: bool, files: int | None) -> Field:
     told = schema if isinstance(schema, dict) else {}
     label, default = str(told.get("title") or name.replace("_", " ").capitalize()), told.get("default")
-    choices = told.get("enum")
+    choices, inner = told.get("enum"), told.get("items")
+    widget, is_list, most = _widget(told), False, 1
+    if files is not None:
+        widget, is_list, most = "file", files > 1, files
+    elif isinstance(inner, dict) and inner.get("format") == "file":
+        widget, is_list, most = "file", True, _count(told.get("maxItems"))
     return Field(
         name=name,
         label=label,
         hint=str(told.get("description") or ""),
-        widget=_widget(told),
+        widget=widget,
         required=required and default is None,
         choices=tuple(str(choice) for choice in choices) if isinstance(choices, list) else (),
-        default="" if default is None else str(default),
+        default="" if default is None or widget == "file" else str(default),
+        most=most,
+        is_list=is_list,
     )
+
+
+def _count(most: JSON) -> int:
+    return min(most, MOST) if isinstance(most, int) and most > 0 else _USUAL
 
 
 def _widget(schema: Mapping[str, JSON]) -> Widget:
@@ -142,6 +194,8 @@ def _widget(schema: Mapping[str, JSON]) -> Widget:
         case "number" | "integer":
             return "number"
     match schema.get("format"):
+        case "file":
+            return "file"
         case "email":
             return "email"
         case "date":
@@ -150,8 +204,29 @@ def _widget(schema: Mapping[str, JSON]) -> Widget:
     return "text" if isinstance(longest, int) and longest <= _LONG else "long"
 
 
+@dataclass(frozen=True, slots=True)
+class _Files:
+    files: Mapping[str, int]
+    limit: int
+
+
+def _read(config: Mapping[str, JSON]) -> _Files:
+    only(config, "form", (), ("title", "hint", "files", "limit"))
+    files, limit = config.get("files", {}), config.get("limit", _FILE_BYTES)
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= WHOLE:
+        raise Invalid(f"limit is {limit!r}: write the bytes of the largest file taken, up to {WHOLE}")
+    if not isinstance(files, dict):
+        raise Invalid(f"files is {files!r}: write names and how many files each takes, such as {{contract: 1}}")
+    found: dict[str, int] = {}
+    for name, most in files.items():
+        if not _INPUT.fullmatch(name) or isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= MOST:
+            raise Invalid(f"files has {name[:60]!r}: {most!r}; write a name and how many it takes, from 1 to {MOST}")
+        found[name] = most
+    return _Files(found, limit)
+
+
 def _check(config: Mapping[str, JSON]) -> None:
-    only(config, "form", (), ("title", "hint"))
+    _read(config)
 
 
 KIND = Kind(_check)

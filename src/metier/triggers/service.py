@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from metier.calls import JSON, Principal
 from metier.connectors.mail import ToText
@@ -18,6 +19,7 @@ from metier.triggers.feed import EventLog
 from metier.triggers.intake import Intake, Starter, Who
 from metier.triggers.kinds import KINDS
 from metier.triggers.runner import Haste, Runner
+from metier.triggers.uploads import Upload
 from metier.vault import Vault
 from metier.workflow.context import Clock, utc
 from metier.workflow.shape import TriggerKind
@@ -120,10 +122,20 @@ class Triggers:
         trigger = await self._form(id, token)
         return form.form_of(trigger, await self.deployments.workflow(trigger))
 
-    async def fill(self, id: str, token: str, values: Mapping[str, str], once: str, lang: str = "en") -> Taken:
+    async def fill(
+        self,
+        id: str,
+        token: str,
+        values: Mapping[str, str],
+        once: str,
+        lang: str = "en",
+        uploads: Mapping[str, Sequence[Upload]] | None = None,
+    ) -> Taken:
         """Start the run of a form that was filled in; what does not fit is told to the person, and not kept."""
         trigger = await self._form(id, token)
-        event = form.filled(form.form_of(trigger, await self.deployments.workflow(trigger)), values, once, lang)
+        asked = form.form_of(trigger, await self.deployments.workflow(trigger))
+        # Reading files takes a while, and others are served meanwhile.
+        event = await asyncio.to_thread(form.filled, asked, values, once, uploads or {}, _to_text(), lang)
         return await self._brought(trigger, event)
 
     async def _form(self, id: str, token: str) -> Deployed:
