@@ -56,7 +56,7 @@ async def test_what_was_opened_is_closed_in_order(store: Store, tmp_path: pathli
 
 async def test_ready_tells_part_by_part(store: Store, tmp_path: pathlib.Path) -> None:
     async with build_for_tests(tmp_path, store.url, ScriptedProvider()) as app:
-        assert await app.ready() == {"database": True, "models": True}
+        assert await app.ready() == {"database": True, "models": True, "records": True}
     nothing = Parts(catalog=Catalog.from_yaml({}))
     async with build_for_tests(tmp_path, store.url, ScriptedProvider(), nothing) as app:
         assert await app.ready() == {"database": True, "models": False}

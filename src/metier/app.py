@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import functools
@@ -12,8 +11,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-
-import psycopg
 
 from metier import gauges
 from metier.admitting import admitting
@@ -27,7 +24,7 @@ from metier.connectors.outbox import Confirm, Outbox, Transport
 from metier.connectors.smtp import Smtp, account_from_url
 from metier.connectors.task_notices import TaskNotices
 from metier.connectors.tools import Toolbox, tools
-from metier.errors import ConfigError, MetierError, NotFound
+from metier.errors import ConfigError, NotFound
 from metier.gateway import Gateway
 from metier.governance.erasure import reach
 from metier.governance.register import ADMITTED, Register
@@ -56,6 +53,7 @@ from metier.tries import Tries
 from metier.tuning.call_labels import CallLabels
 from metier.tuning.classifier import Classifiers
 from metier.vault import Vault, master_key_file
+from metier.vitals import Vitals
 from metier.ways import Ways, typical_carbon
 from metier.workflow.definition import Kind
 from metier.workflow.dispatch import Pace, migrations
@@ -73,6 +71,7 @@ __all__ = ["DEFAULT_ROLES", "App", "Parts", "build"]
 
 _log = logging.getLogger(__name__)
 _SWEEP_S = 6 * 3600
+_LOOK_S = 10.0
 
 DEFAULT_ROLES: Mapping[str, str] = {"writer": "writer", "judge": "judge", "embedder": "embedder"}
 """What workflows mean by a role where metier.yaml does not say."""
@@ -118,6 +117,7 @@ class App:
     metrics: Metrics
     spans: Spans | None
     reload: Reload
+    vitals: Vitals
     personal_data: PersonalData
     classifiers: Classifiers
     engine: Engine
@@ -139,7 +139,7 @@ class App:
 
     def remarks(self) -> Mapping[str, object]:
         """Say what people should know although calls are served."""
-        return self.reload.remarks()
+        return {**self.vitals.remarks(), **self.reload.remarks()}
 
     def embed(self, principal: Principal, origin: Origin | None = None) -> Embed:
         """Give a function that embeds texts in somebody's name, by the one road; `origin` is the step it is for."""
@@ -179,13 +179,7 @@ class App:
 
     async def ready(self) -> Mapping[str, bool]:
         """Tell, part by part, whether calls can be served now."""
-        try:
-            async with asyncio.timeout(5), self.store.connection() as connection:
-                await connection.execute("SELECT 1")
-                database = True
-        except (MetierError, TimeoutError, psycopg.Error):
-            database = False
-        return {"database": database, "models": bool(self.catalog.names())}
+        return await self.vitals.ready()
 
 
 @contextlib.asynccontextmanager
@@ -235,17 +229,14 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
     personal_data = PersonalData(store, vault)
     guardrails, tries = [personal_data, *parts.guardrails], Tries(providers)
     gateway = Gateway(
-        ways=ways,
-        ledger=ledger,
-        admission=admission,
-        guardrail=Chain(guardrails),
-        tries=tries,
+        ways=ways, ledger=ledger, admission=admission, guardrail=Chain(guardrails), tries=tries,
         counters={name: provider for name, provider in providers.items() if isinstance(provider, Counter)},
-    )
+    )  # fmt: skip
     gateway.cache = cache(store, vault, gateway, roles, guardrails)
     reload = _reload(settings, parts, register, ways, roles)
-    watched = (reload.families, gauges.leases(admission.lent), *([] if spans is None else [spans.families]))
-    metrics.add(*watched, *gauges.of(ledger, gateway.shadows, ways, tries.health))
+    vitals = Vitals(store, ledger, settings.home, lambda: bool(ways.catalog.names()))
+    metrics.add(reload.families, vitals.families, gauges.leases(admission.lent))
+    metrics.add(*gauges.of(ledger, gateway.shadows, ways, tries.health), *([] if spans is None else [spans.families]))
     classifiers, releases = Classifiers(store), Releases(store, vault, _told)
     outbox, memory, handed = _outbox(settings, parts, store, vault), Memory(store, vault), list[App]()
     house = tools(outbox, _customers(settings, parts), parts.mail_from or settings.mail_from)
@@ -268,6 +259,7 @@ def _assemble(settings: Settings, parts: Parts, store: Store, vault: Vault, prov
         metrics=metrics,
         spans=spans,
         reload=reload,
+        vitals=vitals,
         personal_data=personal_data,
         classifiers=classifiers,
         engine=engine,
@@ -379,6 +371,7 @@ def _background(app: App) -> list[Coroutine[Any, Any, None]]:
     return [
         every(0.5, {"keys could not be refreshed": app.keys.refresh}),
         every(_SWEEP_S, sweeps),
+        every(_LOOK_S, {"the disk could not be looked at": app.vitals.look}),
         app.admission.run(),
         app.admission.alerts.run(),
         app.ledger.run(),

@@ -41,7 +41,7 @@ async def test_an_empty_house_answers_and_refuses_properly(house: House, secret:
         status, told = await get(f"{served.url}/readyz")
         assert (status, json.loads(told)) == (
             503,
-            {"status": "not ready", "parts": {"database": True, "models": False}},
+            {"status": "not ready", "parts": {"database": True, "models": False, "records": True}},
         )
         status, body = await ask(served.url, secret)
         assert (status, body["error"]["code"]) == (404, "not_found")

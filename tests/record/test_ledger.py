@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import psycopg
 import pytest
 
 from metier.calls import Call, Chunk, Origin, RunId, Usage
@@ -205,3 +206,17 @@ async def test_usage_adds_up_by_any_dimension_and_says_what_is_unknown(store: St
     assert day.day == datetime.now(UTC).date() and day.system == world.principal.system
     assert await ledger.usage(["project"], since=datetime.now(UTC) + timedelta(days=1)) == ()
     assert await ledger.usage(["project"], project="other") == ()
+
+
+async def test_how_long_the_database_has_taken_no_records_is_known(store: Store, tmp_path: pathlib.Path) -> None:
+    world = await build(store, tmp_path)
+    ledger = world.ledger("w", world.admission("w"))
+    assert ledger.late_s == 0.0 and ledger.spool.room == 64 << 20
+    [_ async for _ in road(world, ledger, Call(world.principal, "chat"), [Chunk("Bon")])]
+    async with store.connection() as connection:
+        await connection.execute("ALTER TABLE calls RENAME TO calls_away")
+        with pytest.raises(psycopg.Error):
+            await ledger.flush()
+        assert ledger.late_s > 0.0 and ledger.waiting == 1
+        await connection.execute("ALTER TABLE calls_away RENAME TO calls")
+    assert await ledger.flush() == 1 and ledger.late_s == 0.0

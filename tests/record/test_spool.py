@@ -150,3 +150,13 @@ def test_a_killed_process_loses_nothing_it_appended(tmp_path: pathlib.Path) -> N
     child.stdout.close()
     numbers = [int(f.payload) for f in left(tmp_path)["child"]]
     assert numbers == list(range(len(numbers))) and len(numbers) >= len(said) - 1
+
+
+def test_the_room_is_that_of_the_allowed_size_and_of_the_disk(tmp_path: pathlib.Path) -> None:
+    spool = Spool(tmp_path, "a", most_bytes=1000)
+    spool.open()
+    assert spool.room == 1000
+    spool.append("opened", b"x" * 900)
+    assert 0 < spool.room < 100
+    spool.append("ended", b"x" * 900)
+    assert spool.room == 0

@@ -14,6 +14,7 @@ import orjson
 from metier.calls import JSON, Call, Chunk, Impact, Kept, Receipt, Usage
 from metier.catalog import Deployment
 from metier.errors import MetierError, Mistaken, ProviderTimeout, Refused
+from metier.providers.base import unasked
 from metier.record.impact import NOT_ESTIMATED, cost, impact
 from metier.record.transcript import Transcript
 from metier.tokens import sound_s
@@ -27,6 +28,7 @@ _ZERO = Decimal(0)
 _BYTES_PER_TOKEN = 3
 _DEPARTED = (asyncio.CancelledError, GeneratorExit)
 _LONGEST_NAME = 120
+_BY_THE_PIECE = frozenset({"rerank", "transcribe", "image"})
 
 
 class Hold(Protocol):
@@ -94,6 +96,7 @@ class Entry:
         "_member",
         "_searches",
         "_sink",
+        "_unasked",
         "_witnesses",
         "call",
         "cost",
@@ -147,6 +150,7 @@ class Entry:
         self._keeper = keeper
         self._member = keeper.member(call) if call.end_user and keeper is not None else None
         self._sink = sink
+        self._unasked = False
         self._witnesses = witnesses
 
     @property
@@ -218,6 +222,7 @@ class Entry:
             witness.ended(self)
 
     def _judge(self, error: BaseException | None) -> None:
+        self._unasked = error is not None and unasked(error)
         if isinstance(error, MetierError):
             self.error_code = error.code
             self.outcome = "refused" if isinstance(error, Refused | Mistaken) else "failed"
@@ -243,10 +248,16 @@ class Entry:
     def _seen(self) -> Usage:
         """Estimate for lack of a figure: a provider that broke before the first token is taken to charge nothing."""
         silent = self.first_token_s is None
-        if silent and self.call.at_once and (self.outcome == "cancelled" or self.error_code == ProviderTimeout.code):
-            # It was being written where nobody saw it: counted as long as it could be.
+        if self._unasked:
+            return Usage(estimated=True)
+        # It was being made where nobody saw it: counted as long, or as much, as it could be.
+        unseen = silent and (self.outcome == "cancelled" or self.error_code == ProviderTimeout.code)
+        if unseen and self.call.at_once:
             return Usage(self.input_tokens, self._longest(), estimated=True)
-        if silent and self.outcome in ("failed", "refused"):
+        if unseen and self.call.operation in _BY_THE_PIECE:
+            self._images = int(self.call.operation == "image")
+            self._searches = int(self.call.operation == "rerank")
+        elif silent and self.outcome in ("failed", "refused"):
             return Usage(estimated=True)
         written = -(-self._bytes // _BYTES_PER_TOKEN)
         heard = 0.0 if self.call.audio is None else sound_s(self.call.audio)

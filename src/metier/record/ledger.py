@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import pathlib
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ class Ledger:
         self._witnesses = tuple(witnesses)
         self._queries = store.queries("ledger")
         self._folder = folder
-        self._spool = Spool(folder, worker, most_bytes=most_bytes)
+        self.spool = Spool(folder, worker, most_bytes=most_bytes)
+        """Where records wait on the disk of this process."""
         self._most_bytes = most_bytes
         self._charge = charge
         self._settle_worker = settle_worker
@@ -88,6 +90,7 @@ class Ledger:
         self._flushing = asyncio.Lock()
         self._wake = asyncio.Event()
         self._contents: Contents | None = None
+        self._late_since: float | None = None
         self.uncaptured = 0
         """Calls whose contents found no room, or were damaged, since the start; their records are there."""
         self.unrecorded = 0
@@ -95,7 +98,7 @@ class Ledger:
 
     def open(self) -> None:
         """Make and lock the spool of this process; before any lease is taken, so that a successor can tell."""
-        self._spool.open()
+        self.spool.open()
 
     def keep(self, contents: Contents) -> None:
         """Keep contents where systems capture them, and digests of end users, from now on."""
@@ -107,22 +110,22 @@ class Ledger:
 
     def opened(self, call_id: str, payload: bytes) -> None:
         """Keep on disk that a call may cost money from now on, or refuse it."""
-        self._open[call_id] = self._spool.append("opened", payload)
+        self._open[call_id] = self.spool.append("opened", payload)
 
     def ended(self, call_id: str, payload: bytes, contents: bytes | None = None) -> None:
         """Take over the record of a call that is over; without disk it waits in memory."""
         charged = call_id in self._open
         crowded = self._waiting_bytes > 2 * self._most_bytes
         # Contents first: a record whose contents are still to come would lose them to a kill in between.
-        kept = _appended(self._spool, "contents", contents) if contents is not None else None
+        kept = _appended(self.spool, "contents", contents) if contents is not None else None
         if contents is not None and kept is None and crowded:
             self.uncaptured, contents = self.uncaptured + 1, None
-        segment = _appended(self._spool, "ended", payload)
+        segment = _appended(self.spool, "ended", payload)
         if crowded and not charged:
             self.unrecorded += 1
             for one in (kept, segment):
                 if one is not None:
-                    self._spool.done(one)
+                    self.spool.done(one)
             return
         # What orjson gives keeps sixteen times its size; a copy, of what may wait for a database, does not.
         ended = _Ended(call_id, bytes(memoryview(payload)), segment, contents, kept)
@@ -139,7 +142,12 @@ class Ledger:
     @property
     def spool_bytes(self) -> int:
         """Bytes of records that this process keeps on disk."""
-        return self._spool.size
+        return self.spool.size
+
+    @property
+    def late_s(self) -> float:
+        """Seconds for which PostgreSQL has refused records or been away; 0 while it takes them."""
+        return 0.0 if self._late_since is None else time.monotonic() - self._late_since
 
     async def flush(self) -> int:
         """Write every waiting record to PostgreSQL, with the money it settles; gives how many were written."""
@@ -149,20 +157,25 @@ class Ledger:
             due = len(self._waiting)
             while written < due:
                 batch = _batch(self._waiting)
-                await self._write([(ended.payload, ended.contents) for ended in batch])
+                try:
+                    await self._write([(ended.payload, ended.contents) for ended in batch])
+                except _LATER:
+                    self._late_since = self._late_since or time.monotonic()
+                    raise
+                self._late_since = None
                 for ended in batch:
                     self._waiting.popleft()
                     self._waiting_bytes -= ended.size
                     self._settled(ended)
                 written += len(batch)
-            self._spool.rotate()
+            self.spool.rotate()
         return written
 
     async def recover(self) -> int:
         """Replay the spools of processes that died: what they ended, then what they had begun as lost."""
         replayed = 0
         for left in left_behind(self._folder):
-            if left.worker != self._spool.worker:
+            if left.worker != self.spool.worker:
                 replayed += await self._replay(left)
         return replayed
 
@@ -194,12 +207,12 @@ class Ledger:
             await self.flush()
             if not self._open:
                 async with self._store.transaction() as tx:
-                    await self._settle_worker(tx, self._spool.worker)
+                    await self._settle_worker(tx, self.spool.worker)
                 settled = True
         except _LATER as error:
             _log.warning("%d calls stay in the spool until the next start (%s)", self.waiting, error)
         finally:
-            self._spool.close(keep=not settled)
+            self.spool.close(keep=not settled)
 
     async def usage(
         self,
@@ -257,7 +270,7 @@ class Ledger:
         opened = self._open.pop(ended.call_id, None)
         for segment in (opened, ended.contents_segment, ended.segment):
             if segment is not None:
-                self._spool.done(segment)
+                self.spool.done(segment)
 
     async def _replay(self, left: Left) -> int:
         found: dict[Kind, dict[str, bytes]] = {"opened": {}, "contents": {}, "ended": {}}

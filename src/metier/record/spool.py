@@ -102,12 +102,21 @@ class Spool:
                 raise OSError(28, "the disk is full")
         except OSError as error:
             raise LedgerBroken(
-                f"a call cannot be recorded in {str(self._folder)!r}: {error.strerror}; make room and try again"
+                f"a call cannot be recorded: {error.strerror}; make room on the disk of METIER_HOME and try again"
             ) from error
         segment.size += written
         segment.needed += 1
         self.size += written
         return segment
+
+    @property
+    def room(self) -> int:
+        """Bytes of records that may still be kept: on the disk, and within the size allowed."""
+        try:
+            disk = os.statvfs(self._folder)
+        except OSError:
+            return 0
+        return max(0, min(self._most_bytes - self.size, disk.f_bavail * disk.f_frsize))
 
     def done(self, segment: Segment) -> None:
         """Say that PostgreSQL has one record of `segment`; the file goes with its last one."""
