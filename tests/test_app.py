@@ -59,7 +59,7 @@ async def test_ready_tells_part_by_part(store: Store, tmp_path: pathlib.Path) ->
         assert await app.ready() == {"database": True, "models": True, "records": True}
     nothing = Parts(catalog=Catalog.from_yaml({}))
     async with build_for_tests(tmp_path, store.url, ScriptedProvider(), nothing) as app:
-        assert await app.ready() == {"database": True, "models": False}
+        assert await app.ready() == {"database": True, "models": False, "records": True}
 
 
 async def test_a_failure_inside_comes_out_as_it_is(store: Store, tmp_path: pathlib.Path) -> None:
