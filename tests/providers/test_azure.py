@@ -13,8 +13,9 @@ import pytest
 
 from metier.calls import Call
 from metier.catalog import Deployment
-from metier.errors import GuardrailBlocked, Invalid, ProviderUnavailable
+from metier.errors import GuardrailBlocked, Invalid, ProviderTimeout, ProviderUnavailable
 from metier.providers.azure import AzureDialect
+from metier.providers.base import unasked
 from metier.providers.entra import Entra
 from metier.providers.exchange import Exchange
 from metier.providers.openai import OpenAIProvider
@@ -192,6 +193,13 @@ async def test_a_token_the_resource_refuses_is_dropped() -> None:
         reply(b"<html>", 200),
         reply(b'{"access_token":"x"}', 200),
         reply(b"[]", 400),
+        reply(b'{"error":"s3cret-of-the-application"}', 400),
+        reply(b'{"error":{"code":"s3cret-of-the-application"}}', 400),
+        reply(b'{"access_token":null,"expires_in":3600}', 200),
+        reply(b'{"access_token":"","expires_in":3600}', 200),
+        reply(b'{"access_token":7,"expires_in":3600}', 200),
+        reply(b'{"access_token":"a\\r\\nx-forged: b","expires_in":3600}', 200),
+        reply(b'{"access_token":"a","expires_in":"longtemps"}', 200),
     ],
 )
 async def test_without_a_token_the_deployment_is_unavailable_and_no_secret_is_told(answer_of_entra: Reply) -> None:
@@ -200,6 +208,14 @@ async def test_without_a_token_the_deployment_is_unavailable_and_no_secret_is_to
             await ask(provider, entra_deployment(server, authority), replace(CALL))
         assert SECRET not in str(caught.value)
         assert server.paths == []
+
+
+async def test_a_silence_of_entra_owes_the_deployment_nothing() -> None:
+    async with house(Reply(then="hang")) as (provider, server, authority, _):
+        with pytest.raises(ProviderTimeout) as caught:
+            await ask(provider, entra_deployment(server, authority, first_token_s=0.05))
+        assert unasked(caught.value) and server.paths == []
+        authority.released.set()
 
 
 async def test_two_identities_do_not_share_a_token() -> None:

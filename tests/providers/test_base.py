@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import aiohttp
 import pytest
 
 from metier.calls import Call
-from metier.errors import ProviderUnavailable
-from metier.providers.base import failure, retry_after_s, texts_of
+from metier.errors import ProviderTimeout, ProviderUnavailable
+from metier.providers.base import failure, retry_after_s, texts_of, unasked
+from metier.providers.exchange import Exchange
 from metier.providers.openai import OpenAIProvider
 from tests.providers.deployments import WHO, ask, deployment
 
@@ -30,6 +32,15 @@ def test_what_a_provider_quotes_is_shown_without_credentials_and_placeholders(sa
 def test_a_wait_beyond_reason_is_a_day() -> None:
     error = failure(429, "later", deployment(None), float("inf"))
     assert retry_after_s(error) == 86_400.0 and "in 86400 s" in error.message
+
+
+@pytest.mark.parametrize(
+    ("late", "owes_nothing"), [(aiohttp.ConnectionTimeoutError, True), (aiohttp.SocketTimeoutError, False)]
+)
+def test_a_deployment_that_was_never_reached_was_not_asked(late: type[TimeoutError], owes_nothing: bool) -> None:
+    with pytest.raises(ProviderTimeout) as caught, Exchange().guard(deployment(None)):
+        raise late
+    assert unasked(caught.value) is owes_nothing
 
 
 async def test_an_address_is_shown_without_what_it_carries() -> None:

@@ -14,6 +14,7 @@ import pytest
 from metier.calls import Call, Chunk, Purpose, Usage
 from metier.catalog import Deployment
 from metier.errors import ProviderUnavailable
+from metier.providers.base import unasked
 from metier.providers.exchange import Exchange
 from metier.providers.gemini import VertexProvider
 from metier.providers.gemini_format import batch_embed_bodies, predict_bodies
@@ -195,6 +196,16 @@ async def test_an_answer_that_is_no_token_is_refused() -> None:
         it.server.mute = True
         with pytest.raises(ProviderUnavailable, match="no answer that can be read"):
             await it.ask()
+
+
+async def test_whoever_leaves_before_the_token_is_there_owes_the_deployment_nothing() -> None:
+    async with world() as it:
+        asking = asyncio.create_task(it.ask())
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await asking
+        assert unasked(caught.value) and it.server.paths == []
 
 
 async def test_an_api_key_stands_in_for_a_service_account() -> None:

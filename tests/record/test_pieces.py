@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from decimal import Decimal
 
@@ -10,7 +11,9 @@ import pytest
 
 from metier.calls import Call, Chunk, KeyId, Media, Principal, ProjectId, SystemId, Usage
 from metier.catalog import Catalog
+from metier.errors import ProviderTimeout
 from metier.policy.estimate import Outputs, expected
+from metier.providers.base import mark_unasked
 from metier.record.entry import Entry
 from metier.tokens import sound_s
 
@@ -47,7 +50,7 @@ class Kept:
         self.row = orjson.loads(payload)
 
 
-async def cost_of(call: Call, *chunks: Chunk, error: Exception | None = None) -> tuple[Decimal, bool]:
+async def cost_of(call: Call, *chunks: Chunk, error: BaseException | None = None) -> tuple[Decimal, bool]:
     kept = Kept()
     entry = Entry(call, kept)
     try:
@@ -58,7 +61,7 @@ async def cost_of(call: Call, *chunks: Chunk, error: Exception | None = None) ->
                 entry.observe(chunk)
             if error is not None:
                 raise error
-    except RuntimeError:
+    except (RuntimeError, ProviderTimeout, asyncio.CancelledError):
         pass
     return Decimal(str(kept.row["cost_eur"])), bool(kept.row["estimated"])
 
@@ -81,6 +84,25 @@ async def test_sound_is_billed_by_the_minutes_the_provider_tells_or_by_its_lengt
     assert await cost_of(call, Chunk("Bonjour", usage=Usage(audio_s=90.0))) == (Decimal("0.009"), False)
     assert await cost_of(call, Chunk("Bonjour")) == (Decimal("0.006"), True)
     assert (await cost_of(call, error=RuntimeError("no")))[0] == 0
+
+
+@pytest.mark.parametrize("end", [asyncio.CancelledError, ProviderTimeout])
+@pytest.mark.parametrize(
+    ("call", "cost"),
+    [
+        (Call(WHO, "m", operation="image", inputs=("a cat",)), "0.04"),
+        (Call(WHO, "m", operation="rerank", inputs=("a",), query="c"), "0.002"),
+        (Call(WHO, "m", operation="transcribe", audio=MP3), "0.006"),
+        (Call(WHO, "m", operation="embed", inputs=("a",)), "0"),
+    ],
+)
+async def test_what_was_being_made_when_nobody_waited_any_more_is_billed_unless_nobody_was_asked(
+    call: Call, cost: str, end: type[BaseException]
+) -> None:
+    assert await cost_of(call, error=end("left")) == (Decimal(cost), True)
+    error = end("left")
+    mark_unasked(error)
+    assert await cost_of(call, error=error) == (Decimal(0), True)
 
 
 @pytest.mark.parametrize(

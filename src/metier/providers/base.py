@@ -13,7 +13,16 @@ from metier.calls import Call, Chunk
 from metier.catalog import Deployment
 from metier.errors import Invalid, MetierError, ProviderTimeout, ProviderUnavailable
 
-__all__ = ["Counter", "Provider", "failure", "retry_after_s", "texts_of", "told_by_deployment"]
+__all__ = [
+    "Counter",
+    "Provider",
+    "failure",
+    "mark_unasked",
+    "retry_after_s",
+    "texts_of",
+    "told_by_deployment",
+    "unasked",
+]
 
 _TIMEOUTS = frozenset({408, 504, 524})
 _OUR_CREDENTIAL = frozenset({401, 403})
@@ -85,6 +94,16 @@ def failure(status: int, message: str, deployment: Deployment, wait_s: float | N
 def told_by_deployment(error: BaseException) -> bool:
     """Tell a refusal that came from a deployment from one made here, before it was asked."""
     return "answered" in vars(error)
+
+
+def mark_unasked(error: BaseException) -> None:
+    """Note on what ends a call that its deployment had not been asked yet, so that nothing is owed to it."""
+    vars(error)["unasked"] = True
+
+
+def unasked(error: BaseException) -> bool:
+    """Tell whether a call ended before its deployment was asked."""
+    return "unasked" in vars(error)
 
 
 def texts_of(call: Call, model_id: str) -> tuple[str, ...]:

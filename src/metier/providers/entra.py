@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlencode
 
-import orjson
-
 from metier.catalog import Deployment
 from metier.errors import ProviderUnavailable
 from metier.providers.exchange import Exchange
-from metier.providers.token_cache import Token, TokenCache
+from metier.providers.token_cache import Token, TokenCache, granted, reason
 
 __all__ = ["Entra"]
 
@@ -65,16 +63,12 @@ class Entra:
             response = await self._exchange.post(url, urlencode(asked).encode(), _FORM, deployment)
             async with response:
                 data = await self._exchange.refusal(response, deployment)
-        try:
-            body = orjson.loads(data)
-            if response.status == 200:
-                # The time it lasts counts from before the request: never later than the truth.
-                return Token(str(body["access_token"]), began + float(body["expires_in"]))
-            code = str(body.get("error"))
-        except (LookupError, TypeError, ValueError, AttributeError):
-            code = "no answer that can be read"
+        # The time it lasts counts from before the request: never later than the truth.
+        token = granted(data, began) if response.status == 200 else None
+        if token is not None:
+            return token
         raise ProviderUnavailable(
-            f"Entra ID gave no token for deployment {deployment.id!r}: it answered {response.status} ({code[:60]}); "
+            f"Entra ID gave no token for deployment {deployment.id!r}: it answered {response.status} ({reason(data)}); "
             "check tenant_id, client_id and client_secret in metier.yaml, and that the secret has not expired"
         )
 

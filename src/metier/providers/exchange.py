@@ -12,6 +12,7 @@ from yarl import URL
 
 from metier.catalog import Deployment
 from metier.errors import ProviderTimeout, ProviderUnavailable
+from metier.providers.base import mark_unasked
 
 __all__ = ["Exchange", "Patience", "bare", "wait_s"]
 
@@ -179,10 +180,13 @@ class _Guard:
         deployment = self._deployment
         place = bare(self._at) if self._at else _host(deployment)
         if isinstance(error, TimeoutError):
-            raise ProviderTimeout(
+            late = ProviderTimeout(
                 f"deployment {deployment.id!r} at {place!r} could not be reached in {self._connect_s:g} s or did not "
                 f"end its answer in {deployment.timeout_s:g} s; try again, or raise its `timeout_s` in metier.yaml"
-            ) from error
+            )
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                mark_unasked(late)
+            raise late from error
         if isinstance(error, aiohttp.ClientError):
             raise ProviderUnavailable(
                 f"the exchange with deployment {deployment.id!r} at {place!r} broke off "

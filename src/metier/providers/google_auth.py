@@ -20,7 +20,7 @@ from metier.catalog import Deployment
 from metier.deferred import deferred
 from metier.errors import ProviderUnavailable
 from metier.providers.exchange import Exchange, bare
-from metier.providers.token_cache import Token, TokenCache
+from metier.providers.token_cache import Token, TokenCache, granted, reason
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives import serialization
@@ -86,17 +86,13 @@ class GoogleTokens:
         with self._exchange.guard(deployment, at=url):
             async with await self._exchange.post(url, form, _FORM, deployment) as response:
                 data = await self._exchange.refusal(response, deployment)
-        try:
-            body = orjson.loads(data)
-            if response.status == 200:
-                # The time it lasts counts from before the request: never later than the truth.
-                return Token(str(body["access_token"]), began + float(body["expires_in"]))
-            code = str(body.get("error"))
-        except (LookupError, TypeError, ValueError, AttributeError):
-            code = "no answer that can be read"
+        # The time it lasts counts from before the request: never later than the truth.
+        token = granted(data, began) if response.status == 200 else None
+        if token is not None:
+            return token
         raise ProviderUnavailable(
             f"Google gave no token for deployment {deployment.id!r}: {bare(url)!r} answered {response.status} "
-            f"({code[:60]}); {_advice(response, now)}"
+            f"({reason(data)}); {_advice(response, now)}"
         )
 
 
