@@ -60,7 +60,10 @@ async def test_a_server_that_calls_the_documents_texts_is_asked_again() -> None:
         assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("body", [{"results": [{"index": 0, "relevance_score": 1}]}, {"results": 3}, {}, 4])
+NO_NUMBER = {"results": [{"index": n, "relevance_score": "NaN"} for n in range(3)]}
+
+
+@pytest.mark.parametrize("body", [{"results": [{"index": 0, "relevance_score": 1}]}, {"results": 3}, {}, 4, NO_NUMBER])
 async def test_scores_that_do_not_fit_are_the_providers_fault(body: Any) -> None:
     async with serving(reply(orjson.dumps(body))) as (provider, server):
         with pytest.raises(ProviderUnavailable):
@@ -98,6 +101,12 @@ async def test_an_image_comes_back_whole(start: str, kind: str) -> None:
         chunks = await ask(provider, deployment(server.url), IMAGE)
         assert chunks == [Chunk(media=(Media(kind, start),), finish="stop", usage=Usage(8, 100))]
         assert server.paths == ["/v1/images/generations"]
+
+
+async def test_an_answer_without_an_image_is_the_providers_fault() -> None:
+    async with serving(reply(b'{"data": [], "usage": {"input_tokens": 8}}')) as (provider, server):
+        with pytest.raises(ProviderUnavailable, match="without an image"):
+            await ask(provider, deployment(server.url), IMAGE)
 
 
 async def test_the_address_of_an_image_is_not_followed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -243,6 +244,8 @@ def _vectors(body: Mapping[str, Any], call: Call, deployment: Deployment) -> Chu
 def _scores(body: Any, call: Call, deployment: Deployment) -> Chunk:
     rows = body if isinstance(body, list) else body.get("results") or body["data"]
     found = {row["index"]: float(row["score"] if "score" in row else row["relevance_score"]) for row in rows}
+    if not all(map(math.isfinite, found.values())):
+        raise _misfit(deployment, "ranked a document by what is no number")
     if found.keys() != set(range(len(call.inputs))):
         raise _misfit(deployment, f"sent scores of {len(found)} documents where {len(call.inputs)} were to be ranked")
     return Chunk(scores=tuple(found[index] for index in range(len(call.inputs))), usage=_rerank_usage(body))
@@ -271,6 +274,8 @@ def _images(body: Mapping[str, Any], call: Call, deployment: Deployment) -> Chun
             raise _misfit(deployment, "sent an address instead of the image itself, which Métier does not follow")
         kind = next((kind for start, kind in _IMAGES.items() if data.startswith(start)), "image/png")
         made.append(Media(kind, data))
+    if not made:
+        raise _misfit(deployment, "sent an answer without an image")
     return Chunk(media=tuple(made), finish="stop", usage=_told(body))
 
 
