@@ -135,6 +135,15 @@ async def test_an_answer_under_a_schema_is_escaped(guardrail: PersonalData) -> N
     assert json.loads(shown.text) == {"s": "x\\1y"}
 
 
+async def test_a_transcript_that_repeats_its_hint_shows_the_values_again(guardrail: PersonalData) -> None:
+    asked = replace(call(), operation="transcribe", query="Karim Haddad appelle Hélène Lefèvre")
+    checked = await guardrail.check_input(asked)
+    assert checked.call.query == "[[PERSONNE_1]] appelle [[PERSONNE_2]]"
+    assert checked.output is not None
+    said = checked.output.feed(Chunk("Bonjour [[PERSONNE_2]], ici [[PERSONNE_1]].", finish="stop"))
+    assert said is not None and said.text == "Bonjour Hélène Lefèvre, ici Karim Haddad."
+
+
 async def test_texts_to_embed_do_not_depend_on_their_neighbours(guardrail: PersonalData) -> None:
     asked = replace(call(), operation="embed", inputs=("Karim Haddad attend", "rien", "Hélène Lefèvre attend"))
     checked = await guardrail.check_input(asked)

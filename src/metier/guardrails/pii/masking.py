@@ -74,7 +74,12 @@ def mask_call(call: Call, table: Table, detect: Find = find) -> Masked:
 
 
 def _mask_inputs(call: Call, detect: Find) -> Masked:
-    """Mask each text to embed on its own, so that one text gives one vector whatever stands beside it."""
+    """Mask each text on its own, so that one text gives one vector whatever stands beside it."""
+    if call.operation == "transcribe":
+        # Whoever writes down what is said repeats names from the hint: the transcript shows their values again.
+        hint = _Masker(Table(), detect)
+        hint.learn(call.query)
+        return Masked(replace(call, query=hint.cover(call.query)), hint.used, _counts(hint.used))
     inputs: list[str] = []
     counts: Counter[str] = Counter()
     for text in (*call.inputs, call.query):
