@@ -57,6 +57,21 @@ def test_means_are_measured_and_the_cheapest_adequate_recommended(house: House, 
     )
 
 
+def test_rows_of_a_spreadsheet_are_measured_as_json_lines_are(house: House, tmp_path: pathlib.Path) -> None:
+    *measure, data = prepared(tmp_path)
+    rows = [json.loads(line) for line in pathlib.Path(data).read_text(encoding="utf-8").splitlines()]
+    sheet = tmp_path / "data.csv"
+    cells = "".join(f'"{one["text"]}";{one["label"]}\r\n' for one in rows)
+    sheet.write_bytes(f"Courrier;Langue\r\n{cells}".encode("cp1252"))
+    named = ("--label", "Langue", "--column", "text=Courrier")
+    told = house.run(*measure, str(sheet), *named, "--dry-run")
+    assert "60 rows, semicolons between columns, Windows-1252; label from 'Langue', text from 'Courrier'" in told
+    assert house.data(*measure, str(sheet), *named)["ranking"]["recommended"] == "code"
+    assert "60 of 60 were answered before" in house.run(*measure, data), "a row is the same in either file"
+    assert "has no column 'label'" in house.run(*measure, str(sheet), code=2)
+    assert "as text=Mail" in house.run(*measure, str(sheet), "--column", "Courrier", code=2)
+
+
 def test_what_is_missing_is_told(house: House, tmp_path: pathlib.Path) -> None:
     measure = prepared(tmp_path)
     assert "no step 'other'" in house.run(measure[0], measure[1], "other", *measure[3:], code=2)

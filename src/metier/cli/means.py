@@ -15,10 +15,11 @@ from metier.app import App
 from metier.calls import Principal
 from metier.cli import flows, preparation
 from metier.cli.terminal import Terminal, as_json_option, run
-from metier.errors import BudgetExceeded, NotFound
+from metier.errors import BudgetExceeded, Invalid, NotFound
 from metier.workflow.definition import Workflow
 from metier.workflow.means import Ranking, judge, measure
-from metier.workflow.means_data import Candidate, Item, Kept, answer_of, candidates, rows, unheard
+from metier.workflow.means_csv import kinds
+from metier.workflow.means_data import Candidate, How, Item, Kept, answer_of, candidates, rows, unheard
 from metier.workflow.means_runners import Bill, Runners
 from metier.workflow.shape import Step
 
@@ -28,8 +29,11 @@ __all__ = ["command"]
 @click.command()
 @click.argument("flow")
 @click.argument("step")
-@click.option("--data", type=click.Path(path_type=pathlib.Path), required=True, help="Labelled rows, JSON Lines.")
+@click.option(
+    "--data", type=click.Path(path_type=pathlib.Path), required=True, help="Labelled rows, JSON Lines or .csv."
+)
 @click.option("--label", default="label", show_default=True, help="Field of a row that holds the right answer.")
+@click.option("--column", multiple=True, metavar="NAME=FIELD", help="Where NAME, which the step is given, stands.")
 @click.option("--answer", help="CEL over output that gives the answer; else the output's one field with an enum.")
 @click.option("--means", "means_file", type=click.Path(path_type=pathlib.Path), help="Else means/STEP.yaml, if any.")
 @click.option("--split", help="Only rows of this split; test where rows say one.")
@@ -43,6 +47,8 @@ def command(
     flow: str, step: str, data: pathlib.Path, means_file: pathlib.Path | None, as_json: bool, **more: object
 ) -> None:
     """Measure every means for STEP of FLOW on the same labelled rows, and recommend the cheapest adequate one.
+
+    A row names what the step is given as the step does, in JSON Lines or under the header of a CSV file.
 
     The means are the step as it is, and those of means/STEP.yaml beside the workflow. What was answered is kept: an
     interrupted measure goes on where it stopped.
@@ -58,7 +64,12 @@ def command(
         means = candidates(workflow, found, place)
         split, limit = more["split"], more["limit"]
         items = rows(
-            data, found, str(more["label"]), str(split) if split else None, limit if isinstance(limit, int) else None
+            data,
+            found,
+            str(more["label"]),
+            str(split) if split else None,
+            limit if isinstance(limit, int) else None,
+            How(_columns(more["column"]), kinds(workflow, found), terminal.note),
         )
         kept = Kept(_kept(app, workflow, found), answer)
         who = await _principal(app, workflow)
@@ -87,6 +98,18 @@ def _step(workflow: Workflow, name: str) -> Step:
     if found is None:
         known = ", ".join(sorted(one.id for one in workflow.walk()))
         raise NotFound(f"the workflow {workflow.name!r} has no step {name!r}: its steps are {known}")
+    return found
+
+
+def _columns(given: object) -> dict[str, str]:
+    found = {}
+    for one in given if isinstance(given, tuple) else ():
+        name, cut, column = str(one).partition("=")
+        if not name or not cut or not column:
+            raise Invalid(
+                f"--column is {str(one)[:80]!r}: write the name the step is given and the column, as text=Mail"
+            )
+        found[name.strip()] = column.strip()
     return found
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import orjson
 
 from metier.calls import JSON
 from metier.errors import Invalid, NotFound
+from metier.workflow import means_csv
 from metier.workflow.definition import Workflow
 from metier.workflow.files import Folder, rules_paths
 from metier.workflow.shape import Step
-from metier.workflow.yaml_source import decode
+from metier.workflow.yaml_source import decode, suggest
 from metier.workflow.yaml_source import read as read_yaml
 
-__all__ = ["Candidate", "Given", "Item", "Kept", "MeansKind", "answer_of", "candidates", "rows", "unheard"]
+__all__ = ["Candidate", "Given", "How", "Item", "Kept", "MeansKind", "answer_of", "candidates", "rows", "unheard"]
 
 MeansKind: TypeAlias = Literal["code", "rules", "model", "llm"]
 
@@ -213,22 +214,39 @@ def unheard(step: Step, answer: str, items: Sequence[Item]) -> str | None:
     )
 
 
-def rows(path: pathlib.Path, step: Step, label: str, split: str | None, limit: int | None) -> tuple[Item, ...]:
-    """Read labelled cases from a file of JSON lines; where they say their split, those of `split` alone, else test."""
+@dataclass(frozen=True, slots=True)
+class How:
+    """How rows become what the step is given, where the names are not the same, and who is told of it."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Column or field of a row, by the name the step is given; those not here are named alike."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """Types other than text that cells of a CSV file are read as, by the name the step is given."""
+    tell: Callable[[str], None] | None = None
+
+
+_PLAIN = How()
+
+
+def rows(
+    path: pathlib.Path, step: Step, label: str, split: str | None, limit: int | None, how: How = _PLAIN
+) -> tuple[Item, ...]:
+    """Read labelled cases from JSON lines or CSV; where they say their split, those of `split` alone, else test."""
+    for name in how.columns:
+        if name not in step.with_:
+            raise Invalid(f"--column names {name[:80]!r}, which the step is not given{suggest(name, step.with_)}")
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as wrong:
-        raise Invalid(f"{path.name!r} is not UTF-8 (byte {wrong.start}): save it as UTF-8") from wrong
+        data = path.read_bytes()
     except OSError as wrong:
         raise Invalid(f"cannot read the data {str(path)!r}: {wrong.strerror}") from wrong
-    found: list[tuple[str | None, Item]] = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            found.append(_row(line, f"{path.name}:{number}", step, label))
+    read = _sheet if means_csv.is_sheet(path.name) else _lines
+    found = read(data, path.name, step, label, how)
     if len(found) > _LINES_MAX:
         raise Invalid(f"{path.name!r} has {len(found):,} rows, more than {_LINES_MAX:,}: give a part of them")
     if not found:
-        raise Invalid(f"{path.name!r} is empty: write a row a line, such as {_SUCH}")
+        raise Invalid(
+            f"{path.name!r} is empty: write a row a line, such as {_SUCH}, or CSV in a file that ends in .csv"
+        )
     wanted = split or ("test" if any(of == "test" for of, _ in found) else None)
     kept = {item.digest: item for of, item in found if wanted in (None, of)}
     if not kept:
@@ -236,18 +254,69 @@ def rows(path: pathlib.Path, step: Step, label: str, split: str | None, limit: i
     return tuple(kept.values())[:limit]
 
 
-def _row(line: str, place: str, step: Step, label: str) -> tuple[str | None, Item]:
+def _lines(data: bytes, name: str, step: Step, label: str, how: How) -> list[tuple[str | None, Item]]:
+    try:
+        lines = data.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as wrong:
+        raise Invalid(f"{name!r} is not UTF-8 (byte {wrong.start}): save it as UTF-8") from wrong
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            found.append(_row(line, f"{name}:{number}", step, label, how))
+    return found
+
+
+def _row(line: str, place: str, step: Step, label: str, how: How) -> tuple[str | None, Item]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as wrong:
-        raise Invalid(f"{place}: this row is not JSON ({wrong}): write a row a line, such as {_SUCH}") from wrong
+        raise Invalid(
+            f"{place}: this row is not JSON ({wrong}): write a row a line, such as {_SUCH}; a file of CSV ends in .csv"
+        ) from wrong
     if not isinstance(row, dict) or label not in row:
         raise Invalid(f"{place}: a row needs its label under {label!r}: name the field with --label")
     source = row["with"] if isinstance(row.get("with"), dict) else row
-    missing = [name for name in step.with_ if name not in source]
+    named = {name: how.columns.get(name, name) for name in step.with_}
+    missing = [column for column in named.values() if column not in source]
     if missing:
         raise Invalid(f"{place}: the step is given {sorted(step.with_)} and this row has no {missing[0]!r}")
-    with_ = {name: source[name] for name in step.with_}
-    digest = hashlib.sha256(orjson.dumps([with_, str(row[label])], option=orjson.OPT_SORT_KEYS)).hexdigest()[:24]
     split = row.get("split")
-    return (split if isinstance(split, str) else None), Item(with_, str(row[label]), digest)
+    with_ = {name: source[column] for name, column in named.items()}
+    return (split if isinstance(split, str) else None), _item(with_, str(row[label]))
+
+
+def _sheet(data: bytes, name: str, step: Step, label: str, how: How) -> list[tuple[str | None, Item]]:
+    named = {one: how.columns.get(one, one) for one in step.with_}
+    sheet = means_csv.read(data, name, (label, *named.values()))
+    for one, column in {"": label, **named}.items():
+        if column not in sheet.columns:
+            given = f"the step is given {one!r}: say --column {one}=COLUMN" if one else "the right answer: say --label"
+            raise Invalid(f"{name} has no column {column!r}{suggest(column, sheet.columns)}; {given}")
+    found: list[tuple[str | None, Item]] = []
+    for line, row in sheet.rows:
+        place = f"{name}:{line}"
+        answer = row[label].strip()
+        if not answer:
+            raise Invalid(
+                f"{place}: the label in the column {label!r} is empty: give the right answer, or drop the row"
+            )
+        with_ = {one: means_csv.cell(row[column], how.kinds.get(one), place, column) for one, column in named.items()}
+        found.append((row.get("split", "").strip() or None, _item(with_, answer)))
+    if how.tell is not None:
+        if sheet.doubt is not None:
+            how.tell(sheet.doubt)
+        how.tell(f"{name}: {sheet.told}; {_mapping(sheet.columns, named, label)}")
+    return found
+
+
+def _mapping(columns: Sequence[str], named: Mapping[str, str], label: str) -> str:
+    """Say which column became what, and which became nothing."""
+    taken = ", ".join(f"{name} from {column!r}" for name, column in named.items())
+    unused = [one for one in columns if one not in (label, "split", *named.values())]
+    rest = f"; not used: {', '.join(map(repr, unused))}" if unused else ""
+    return f"label from {label!r}, {taken}{rest}"
+
+
+def _item(with_: Mapping[str, JSON], label: str) -> Item:
+    digest = hashlib.sha256(orjson.dumps([with_, label], option=orjson.OPT_SORT_KEYS)).hexdigest()[:24]
+    return Item(with_, label, digest)
