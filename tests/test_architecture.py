@@ -46,6 +46,7 @@ SURFACE_LIBRARIES = {
 OWNERS = {
     "register": {"systems", "approvals"},
     "keys": {"keys", "organisations", "projects"},
+    "master_key": {"master_keys"},
     "admission": {"grants", "leases", "standings"},
     "alerts": {"alerts", "deliveries", "feed"},
     "limits": {"limits"},

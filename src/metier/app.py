@@ -27,6 +27,7 @@ from metier.connectors.tools import Toolbox, tools
 from metier.errors import ConfigError, NotFound
 from metier.gateway import Gateway
 from metier.governance.erasure import reach
+from metier.governance.master_key import vouch
 from metier.governance.register import ADMITTED, Register
 from metier.guardrails.base import Chain, Guardrail
 from metier.guardrails.pii import PersonalData
@@ -190,6 +191,7 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(Store.open(settings))
         await store.migrate(migrations())
+        await vouch(store, vault)
         providers = built_in(settings.home, parts.loading) | dict(parts.providers)
         for provider in providers.values():
             stack.push_async_callback(provider.close)
