@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 from tests.chaos.faulty import (
     USAGE,
+    WIRES,
     Act,
     Asked,
     Format,
+    Maker,
     Piece,
     Script,
     chunked,
@@ -25,7 +27,7 @@ from tests.chaos.faulty import (
     whole,
 )
 
-__all__ = ["Ending", "Fault", "departures", "embedding_faults", "faults"]
+__all__ = ["Ending", "Fault", "answers", "departures", "embedding_faults", "fails", "faults", "whole_faults"]
 
 Ending = Literal["clean", "error", "any"]
 Leaving = Literal["silence", "first", "end"]
@@ -51,13 +53,19 @@ class Fault:
     backup: bool = False
     """Whether a second deployment stands behind the first, and answers well."""
     unreachable: bool = False
+    lending: Script | Literal["nobody"] | None = None
+    """How its provider gets a token, where that goes another way than well."""
+    told: tuple[int, int] | None = None
+    """The tokens the provider counts, where not the usual ones."""
 
 
-def _answered(title: str, script: Script, exact: bool = True, **more: Any) -> Fault:
+def answers(title: str, script: Script, exact: bool = True, **more: Any) -> Fault:
+    """A fault the client sees nothing of."""
     return Fault(title, script, frozenset({"answered"}), "clean", exact, **more)
 
 
-def _failed(title: str, script: Script, **more: Any) -> Fault:
+def fails(title: str, script: Script, **more: Any) -> Fault:
+    """A fault that ends the call, with an error for the client."""
     return Fault(title, script, frozenset({"failed"}), "error", **more)
 
 
@@ -91,9 +99,9 @@ def _model(kind: Format) -> list[Piece]:
 
 def faults(kind: Format, at_once: bool) -> Iterator[Fault]:
     """What a provider can do to a chat; `at_once` when it is asked for the whole answer in one piece."""
-    yield _answered("nothing goes wrong", _good(kind))
+    yield answers("nothing goes wrong", _good(kind))
     yield from _refusals(lambda status, headers: lambda asked: refusal(kind, asked, status, **headers))
-    yield _failed("refuses the connection", _good(kind), unreachable=True)
+    yield fails("refuses the connection", _good(kind), unreachable=True)
     yield from _silences(kind, at_once)
     yield from _garbage(kind)
     yield from _usages(kind)
@@ -107,29 +115,29 @@ def faults(kind: Format, at_once: bool) -> Iterator[Fault]:
         ("a break before the first word", _begun(kind, 0, "close")),
     )
     for title, script in firsts:
-        yield _answered(f"{title}, then another deployment answers", script, backup=True)
+        yield answers(f"{title}, then another deployment answers", script, backup=True)
 
 
 def _refusals(script: Callable[[int, Mapping[str, str]], Script]) -> Iterator[Fault]:
     for status in (401, 403, 404, 408, 500, 503, 529):
-        yield _failed(f"answers {status}", script(status, {}))
-    yield _failed("answers 301", script(301, {"location": "http://127.0.0.1:9/"}))
+        yield fails(f"answers {status}", script(status, {}))
+    yield fails("answers 301", script(301, {"location": "http://127.0.0.1:9/"}))
     yield Fault("answers 400", script(400, {}), frozenset({"refused"}), "error", False)
-    yield _failed("answers 429 with Retry-After", script(429, {"retry_after": "7"}))
-    yield _failed("answers 429 with a date", script(429, {"retry_after": "Wed, 21 Oct 2065 07:28:00 GMT"}))
-    yield _failed("answers 429 with a wait of 400 digits", script(429, {"retry_after": "9" * 400}))
+    yield fails("answers 429 with Retry-After", script(429, {"retry_after": "7"}))
+    yield fails("answers 429 with a date", script(429, {"retry_after": "Wed, 21 Oct 2065 07:28:00 GMT"}))
+    yield fails("answers 429 with a wait of 400 digits", script(429, {"retry_after": "9" * 400}))
 
 
 def _silences(kind: Format, at_once: bool) -> Iterator[Fault]:
     # In one piece nothing is heard until all is written: only the time for the whole ends that silence.
     whole_s = 0.4 if at_once else 60
-    yield _failed("hangs before the head", lambda _: ["hang"], options={"first_token_s": 0.3, "timeout_s": whole_s})
+    yield fails("hangs before the head", lambda _: ["hang"], options={"first_token_s": 0.3, "timeout_s": whole_s})
     limits = {"first_token_s": 0.3, "timeout_s": whole_s}
-    yield _failed("hangs after the head", _begun(kind, 0, "hang"), options=limits)
+    yield fails("hangs after the head", _begun(kind, 0, "hang"), options=limits)
     middle = next(place for place, piece in enumerate(_model(kind)) if piece.kind == "text") + 1
     for number in (middle, middle + 2):
         limits = {"between_s": 0.3, "timeout_s": whole_s}
-        yield _failed(f"hangs after piece {number}", _begun(kind, number, "hang"), options=limits)
+        yield fails(f"hangs after piece {number}", _begun(kind, number, "hang"), options=limits)
 
 
 def _garbage(kind: Format) -> Iterator[Fault]:
@@ -144,25 +152,25 @@ def _garbage(kind: Format) -> Iterator[Fault]:
     )
     for title, body in bodies:
         sent: list[Act] = [chunked(body)] if body else []
-        yield _failed(f"sends {title}", lambda _, sent=sent: [head(told), *sent, chunked(b"")])  # type: ignore[misc]  # a default binds the body of this turn
-    yield _failed(
+        yield fails(f"sends {title}", lambda _, sent=sent: [head(told), *sent, chunked(b"")])  # type: ignore[misc]  # a default binds the body of this turn
+    yield fails(
         "sends half a JSON", lambda _: [head("application/json"), chunked(b'{"choices": [{"mess'), chunked(b"")]
     )
-    yield _failed("sends a broken head", lambda _: [b"\x00\xff nothing of the kind\r\n\r\n", "close"])
-    yield _failed("sends a head of 100 kB", lambda _: [head(told, x_long="a" * 100_000), chunked(b"")])
-    yield _failed("sends broken chunks", lambda _: [head(told), b"zz\r\nbad\r\n"])
-    yield _failed("closes instead of a head", lambda _: ["close"])
-    yield _failed("cuts instead of a head", lambda _: ["cut"])
+    yield fails("sends a broken head", lambda _: [b"\x00\xff nothing of the kind\r\n\r\n", "close"])
+    yield fails("sends a head of 100 kB", lambda _: [head(told, x_long="a" * 100_000), chunked(b"")])
+    yield fails("sends broken chunks", lambda _: [head(told), b"zz\r\nbad\r\n"])
+    yield fails("closes instead of a head", lambda _: ["close"])
+    yield fails("cuts instead of a head", lambda _: ["cut"])
 
 
 def _usages(kind: Format) -> Iterator[Fault]:
     def telling(usage: dict[str, Any] | None) -> Script:
         return lambda asked: good(kind, asked, usage)
 
-    yield _answered("omits usage", telling(None), exact=False)
-    yield _answered("counts nothing", telling(counted(kind, 0, 0)), exact=False)
-    yield _answered("counts beyond reason", telling(counted(kind, _NONSENSE, _NONSENSE)), exact=False)
-    yield _answered("counts below nothing", telling(counted(kind, -5, -7)), exact=False)
+    yield answers("omits usage", telling(None), exact=False)
+    yield answers("counts nothing", telling(counted(kind, 0, 0)), exact=False)
+    yield answers("counts beyond reason", telling(counted(kind, _NONSENSE, _NONSENSE)), exact=False)
+    yield answers("counts below nothing", telling(counted(kind, -5, -7)), exact=False)
 
     def twice(asked: Asked) -> list[Act]:
         if not asked.streams:
@@ -177,7 +185,7 @@ def _usages(kind: Format) -> Iterator[Fault]:
         said = [*stream[:place], *early, *stream[place:]]
         return [head(stream_kind(kind)), *(chunked(piece.data) for piece in said), chunked(b"")]
 
-    yield _answered("sends usage twice", twice)
+    yield answers("sends usage twice", twice)
 
 
 def _breaks(kind: Format, at_once: bool) -> Iterator[Fault]:
@@ -185,7 +193,7 @@ def _breaks(kind: Format, at_once: bool) -> Iterator[Fault]:
     model = _model(kind)
     for number in range(len(model) + 1):
         ended = number == len(model) and not at_once and kind != "gemini"
-        made = _answered if ended else _failed
+        made = answers if ended else fails
         yield made(f"closes after piece {number} of {len(model)}", _begun(kind, number, "close"))
         said = {piece.kind for piece in model[:number]}
         over = "done" in said if kind == "anthropic" else "finish" in said
@@ -193,11 +201,11 @@ def _breaks(kind: Format, at_once: bool) -> Iterator[Fault]:
             over = number == len(model)
         told = "usage" in said or ("done" in said and kind == "bedrock") or kind == "gemini" or at_once
         if over:
-            yield _answered(f"ends tidily after piece {number}", _begun(kind, number, None), exact=told)
+            yield answers(f"ends tidily after piece {number}", _begun(kind, number, None), exact=told)
         else:
-            yield _failed(f"ends tidily after piece {number}", _begun(kind, number, None))
+            yield fails(f"ends tidily after piece {number}", _begun(kind, number, None))
     for number in (1, 3):
-        yield _failed(f"cuts after piece {number}", _begun(kind, number, "cut"))
+        yield fails(f"cuts after piece {number}", _begun(kind, number, "cut"))
 
 
 def _inside(kind: Format) -> Iterator[Fault]:
@@ -213,7 +221,7 @@ def _inside(kind: Format) -> Iterator[Fault]:
         return acts
 
     for number in range(len(model)):
-        yield _failed(f"sends an error after piece {number}", error_after(number))
+        yield fails(f"sends an error after piece {number}", error_after(number))
 
     def more_after(pause: bool) -> Script:
         def acts(asked: Asked) -> list[Act]:
@@ -228,9 +236,9 @@ def _inside(kind: Format) -> Iterator[Fault]:
         return acts
 
     if kind != "gemini":  # which says that it is finished as often as it likes, and means the last time
-        yield _answered("goes on after the end, at once", more_after(False))
-        yield _answered("goes on after the end, a little later", more_after(True))
-        yield _answered("hangs after the end", _begun(kind, len(model), "hang"), options={"between_s": 60})
+        yield answers("goes on after the end, at once", more_after(False))
+        yield answers("goes on after the end, a little later", more_after(True))
+        yield answers("hangs after the end", _begun(kind, len(model), "hang"), options={"between_s": 60})
 
 
 def departures(kind: Format, at_once: bool) -> Iterator[Fault]:
@@ -248,30 +256,45 @@ def departures(kind: Format, at_once: bool) -> Iterator[Fault]:
     yield Fault("client leaves at the end", _good(kind), frozenset({"answered"}), "any", True, leaves="end")
 
 
-def embedding_faults(kind: Format) -> Iterator[Fault]:
+def embedding_faults(maker: Maker) -> Iterator[Fault]:
     """What a provider can do to embeddings, and when the client can leave."""
-    vectors = [head("application/json"), chunked(embedding(kind, USAGE[0])), chunked(b"")]
-    half = [head("application/json"), chunked(embedding(kind, USAGE[0])[:20])]
-    yield _answered("nothing goes wrong", lambda _: vectors)
+    yield from whole_faults(WIRES[maker], lambda _, usage: embedding(maker, usage), USAGE[0])
+
+
+def whole_faults(kind: Format, good: Callable[[Asked, float | None], bytes], usage: float) -> Iterator[Fault]:
+    """What a provider can do to whatever it answers in one piece, and when the client can leave."""
+
+    def sends(usage: float | None) -> Script:
+        return lambda asked: [head("application/json"), chunked(good(asked, usage)), chunked(b"")]
+
+    def half(*then: Act) -> Script:
+        def acts(asked: Asked) -> list[Act]:
+            said = good(asked, usage)
+            return [head("application/json"), chunked(said[: len(said) // 2]), *then]
+
+        return acts
+
+    well = sends(usage)
+    yield answers("nothing goes wrong", well)
     yield from _refusals(lambda status, headers: lambda asked: refusal(kind, asked, status, **headers))
-    yield _failed("refuses the connection", lambda _: vectors, unreachable=True)
-    yield _failed("hangs before the head", lambda _: ["hang"], options={"first_token_s": 0.3})
-    yield _failed("hangs after the head", lambda _: [*half, "hang"], options={"first_token_s": 0.3})
-    yield _failed("sends half a JSON", lambda _: [*half, chunked(b"")])
-    yield _failed("closes midway", lambda _: [*half, "close"])
-    yield _failed("cuts midway", lambda _: [*half, "cut"])
-    yield _failed("sends broken chunks", lambda _: [*half, b"zz\r\nbad\r\n"])
-    yield _failed("sends nothing at all", lambda _: [head("application/json"), chunked(b"")])
-    yield _failed(
+    yield fails("refuses the connection", well, unreachable=True)
+    yield fails("hangs before the head", lambda _: ["hang"], options={"first_token_s": 0.3})
+    yield fails("hangs after the head", half("hang"), options={"first_token_s": 0.3})
+    yield fails("sends half a JSON", half(chunked(b"")))
+    yield fails("closes midway", half("close"))
+    yield fails("cuts midway", half("cut"))
+    yield fails("sends broken chunks", half(b"zz\r\nbad\r\n"))
+    yield fails("sends nothing at all", lambda _: [head("application/json"), chunked(b"")])
+    yield fails(
         "sends an object without meaning", lambda _: [head("application/json"), chunked(b'{"un":1}'), chunked(b"")]
     )
-    yield _failed("sends a broken head", lambda _: [b"\x00\xff nothing of the kind\r\n\r\n", "close"])
-    for title, usage in (("omits usage", None), ("counts nothing", 0), ("counts beyond reason", _NONSENSE),
+    yield fails("sends a broken head", lambda _: [b"\x00\xff nothing of the kind\r\n\r\n", "close"])
+    yield fails("sends an error for an answer", lambda asked: refusal(kind, asked, 200))
+    for title, count in (("omits usage", None), ("counts nothing", 0), ("counts beyond reason", _NONSENSE),
                          ("counts below nothing", -5)):  # fmt: skip
-        sent: list[Act] = [head("application/json"), chunked(embedding(kind, usage)), chunked(b"")]
-        yield _answered(title, lambda _, sent=sent: sent, exact=False)  # type: ignore[misc]  # a default binds the answer of this turn
-    yield _answered("500, then another deployment answers", lambda asked: refusal(kind, asked, 500), backup=True)
+        yield answers(title, sends(count), exact=False)
+    yield answers("500, then another deployment answers", lambda asked: refusal(kind, asked, 500), backup=True)
     left: dict[str, Any] = {"outcomes": frozenset({"cancelled"}), "ending": "any", "exact": False, "leaves": "silence"}
     yield Fault("client leaves before the head", lambda _: ["hang"], **left)
-    yield Fault("client leaves midway", lambda _: [*half, "hang"], **left)
-    yield Fault("client leaves at the end", lambda _: vectors, frozenset({"answered"}), "any", True, leaves="end")
+    yield Fault("client leaves midway", half("hang"), **left)
+    yield Fault("client leaves at the end", well, frozenset({"answered"}), "any", True, leaves="end")

@@ -1,4 +1,7 @@
-"""A provider that misbehaves on demand: one server on loopback, speaking the formats of four providers byte by byte."""
+"""A provider that misbehaves on demand: one server on loopback, speaking the formats of four providers byte by byte.
+
+Beside them it lends the tokens that two clouds want before they answer, and misbehaves at that too.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,20 @@ from tests import fake_anthropic, upstream
 from tests.providers import amazon, google
 
 __all__ = [
-    "FORMATS", "USAGE", "Act", "Asked", "Faulty", "Format", "Piece", "Script", "chunked", "counted", "embedding",
-    "faulty", "good", "head", "pieces", "refusal", "reported", "whole",
+    "CLOUDS", "FORMATS", "USAGE", "WIRES", "Act", "Asked", "Faulty", "Format", "Maker", "Piece", "Script", "chunked",
+    "counted", "embedding", "faulty", "good", "head", "lent", "pieces", "refusal", "reported", "whole",
 ]  # fmt: skip
 
 Format = Literal["openai", "anthropic", "gemini", "bedrock"]
 FORMATS: tuple[Format, ...] = ("openai", "anthropic", "gemini", "bedrock")
+Maker = Literal["openai", "anthropic", "gemini", "bedrock", "azure", "vertex"]
+CLOUDS: tuple[Maker, ...] = ("azure", "vertex")
+"""Those who answer in the format of another, at addresses of their own, to whoever has a token."""
+WIRES: Mapping[Maker, Format] = {
+    "openai": "openai", "anthropic": "anthropic", "gemini": "gemini", "bedrock": "bedrock",
+    "azure": "openai", "vertex": "gemini",
+}  # fmt: skip
+"""The format each of them speaks."""
 USAGE = (11, 7)
 """Input and output tokens that a good answer counts."""
 
@@ -80,14 +91,19 @@ class Faulty:
     port: int = 0
     scripts: dict[str, Script] = field(default_factory=dict)
     asked: dict[str, list[Asked]] = field(default_factory=dict)
+    lending: dict[str, Script] = field(default_factory=dict)
+    """How a cell gets its token, where not well."""
+    lent: dict[str, list[Asked]] = field(default_factory=dict)
+    """Requests for tokens, by the cell they name; those of the others under no name."""
     midway: int = 0
     """Connections whose answer has begun and neither ended nor been left."""
     _came: dict[str, asyncio.Event] = field(default_factory=dict)
     _serving: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def url(self, kind: Format) -> str:
+    def url(self, kind: Maker) -> str:
         """The address for a kind of provider."""
-        return f"http://127.0.0.1:{self.port}" + {"openai": "/v1", "gemini": "/v1beta"}.get(kind, "")
+        paths = {"openai": "/v1", "gemini": "/v1beta", "vertex": "/v1"}
+        return f"http://127.0.0.1:{self.port}" + paths.get(kind, "")
 
     def came(self, cell: str) -> asyncio.Event:
         """Set when a request of the cell is in a "hang"."""
@@ -101,11 +117,13 @@ class Faulty:
         try:
             while (asked := await _request(reader)) is not None:
                 found = _CELL.search(unquote(asked.path)) or _CELL.search(asked.body.decode("utf-8", "replace"))
-                assert found is not None, asked.path
-                self.asked.setdefault(found[0], []).append(asked)
+                cell = "" if found is None else found[0]
+                lending = "/token" in asked.path
+                (self.lent if lending else self.asked).setdefault(cell, []).append(asked)
+                script = self.lending.get(cell, lent) if lending else self.scripts[cell]
                 self.midway += 1
                 try:
-                    if not await self._play(self.scripts[found[0]](asked), found[0], reader, writer):
+                    if not await self._play(script(asked), cell, reader, writer):
                         return
                 finally:
                     self.midway -= 1
@@ -261,9 +279,12 @@ def whole(texts: Sequence[str], usage: dict[str, Any] | None) -> bytes:
     return orjson.dumps(body)
 
 
-def embedding(kind: Format, usage: float | None) -> bytes:
+def embedding(kind: Maker, usage: float | None) -> bytes:
     """A good answer with one vector."""
-    if kind == "openai":
+    if kind == "vertex":
+        told = {} if usage is None else {"statistics": {"token_count": usage}}
+        return orjson.dumps({"predictions": [{"embeddings": {"values": [0.5, 0.25], **told}}]})
+    if kind in ("openai", "azure"):
         told = {} if usage is None else {"usage": {"prompt_tokens": usage, "total_tokens": usage}}
         return orjson.dumps({"data": [{"index": 0, "embedding": [0.5, 0.25]}], **told})
     if kind == "gemini":
@@ -284,6 +305,12 @@ def good(kind: Format, asked: Asked, usage: dict[str, Any] | None) -> list[Act]:
 def stream_kind(kind: Format) -> str:
     """The content type of a stream."""
     return _KINDS.get(kind, "text/event-stream")
+
+
+def lent(asked: Asked) -> list[Act]:
+    """A token for an hour."""
+    token = {"access_token": "sk-provider-lent-for-an-hour", "expires_in": 3599, "token_type": "Bearer"}
+    return [head("application/json"), chunked(orjson.dumps(token)), chunked(b"")]
 
 
 def refusal(kind: Format, asked: Asked, status: int, **headers: str) -> list[Act]:

@@ -1,8 +1,9 @@
-"""The fault matrix: every fault × every format × every surface, run side by side on one platform, then judged."""
+"""The fault matrix: every fault × every provider × every surface, run side by side on one platform, then judged."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import pathlib
 import re
@@ -10,29 +11,37 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 import orjson
+import psycopg
 from psycopg.rows import dict_row
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp
 
 from metier.api.server import application
 from metier.app import App, Parts, build
-from metier.calls import Call, Principal
+from metier.calls import Call, Media, Operation, Principal
 from metier.calls import Message as Turn
 from metier.catalog import Catalog
+from metier.postgres import Embedded
 from metier.settings import Settings
-from metier.store import Row
+from metier.store import Row, create_database
 from metier.tokens import likely, shape_of
+from tests.chaos.client import Heard, talk
 from tests.chaos.faults import Fault, departures, embedding_faults, faults
-from tests.chaos.faulty import FORMATS, USAGE, Asked, Faulty, Format, counted, faulty, good
+from tests.chaos.faulty import CLOUDS, FORMATS, USAGE, WIRES, Asked, Faulty, Format, Maker, counted, faulty, good
+from tests.chaos.lending import account, filter_faults, token_faults
+from tests.chaos.operations import DOCUMENTS, PIECES, SOUND, Whole, due, lacks, operation_faults
 
-__all__ = ["COLUMNS", "PROMPT", "Cell", "Column", "Heard", "House", "Report", "cells", "house", "judge", "run", "talk"]
+__all__ = [
+    "COLUMNS", "MAKERS", "PROMPT", "Cell", "Column", "House", "Report", "cells", "house", "judge", "run", "run_apart",
+]  # fmt: skip
 
 PROMPT = "Réponds à camille.durand@exemple.fr que sa commande est partie."
 MAIL = "camille.durand@exemple.fr"
+MAKERS: tuple[Maker, ...] = (*FORMATS, *CLOUDS)
 PRICE = {"input": 1, "output": 4}
 LONGEST = 64
 """Most tokens a deployment of the matrix may answer; clients ask for more."""
@@ -40,6 +49,11 @@ LONGEST = 64
 _CODE = re.compile(r"\[\[|EMAIL_\d")
 _SIDE_BY_SIDE = 48
 _SECRET = "sk-provider-"
+_OPERATIONS: Mapping[str, Operation] = {
+    "/v1/embeddings": "embed", "/v1/rerank": "rerank", "/v1/audio/transcriptions": "transcribe",
+    "/v1/images/generations": "image",
+}  # fmt: skip
+_WHOLE: Mapping[Operation, Whole] = {"rerank": "rerank", "transcribe": "transcribe", "image": "image"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +70,35 @@ class Column:
         """What the column is called in the table."""
         return f"{self.path.removeprefix('/v1/')}, {'stream' if self.stream else 'short' if self.at_once else 'plain'}"
 
+    @property
+    def operation(self) -> Operation:
+        """What is asked of the model."""
+        return _OPERATIONS.get(self.path, "chat")
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """The tokens a good answer counts."""
+        return (USAGE[0], 0) if self.operation in ("embed", "rerank") else USAGE
+
+    def call(self, who: Principal) -> Call:
+        """The call a request of this surface comes to, as far as its tokens go."""
+        if self.operation == "chat":
+            return Call(who, "m", messages=(Turn("user", PROMPT),))
+        if self.operation == "rerank":
+            return Call(who, "m", "rerank", inputs=DOCUMENTS, query=PROMPT)
+        if self.operation == "transcribe":
+            sound = Media("audio/mpeg", base64.b64encode(SOUND).decode())
+            return Call(who, "m", "transcribe", query=PROMPT, audio=sound)
+        return Call(who, "m", self.operation, inputs=(PROMPT,))
+
     def body(self, model: str) -> dict[str, Any]:
-        """A request of this surface."""
+        """A request of this surface; of a form, its fields without the sound."""
         if self.path == "/v1/embeddings":
             return {"model": model, "input": PROMPT}
+        if self.operation == "rerank":
+            return {"model": model, "query": PROMPT, "documents": [*DOCUMENTS]}
+        if self.operation != "chat":
+            return {"model": model, "prompt": PROMPT}
         asked: dict[str, Any] = {"model": model, "stream": self.stream}
         most = 4 * LONGEST
         if self.path == "/v1/responses":
@@ -79,17 +118,25 @@ COLUMNS = (
     Column("/v1/responses"),
     Column("/v1/responses", stream=True),
     Column("/v1/embeddings"),
+    Column("/v1/rerank"),
+    Column("/v1/audio/transcriptions"),
+    Column("/v1/images/generations"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One fault in one column for one format."""
+    """One fault in one column for one provider."""
 
     number: int
-    kind: Format
+    maker: Maker
     column: Column
     fault: Fault
+
+    @property
+    def kind(self) -> Format:
+        """The format its provider speaks."""
+        return WIRES[self.maker]
 
     @property
     def model(self) -> str:
@@ -99,18 +146,21 @@ class Cell:
     @property
     def name(self) -> str:
         """How people call it."""
-        return f"{self.kind} | {self.column.name} | {self.fault.title}"
+        return f"{self.maker} | {self.column.name} | {self.fault.title}"
 
     def entry(self, server: Faulty, closed: int) -> dict[str, Any]:
         """Its model in the catalogue."""
         both = (0, 1) if self.fault.backup else (0,)
-        operation = "embed" if self.column.path == "/v1/embeddings" else "chat"
-        return {"operation": operation, "deployments": [self._deployment(server, closed, place) for place in both]}
+        return {
+            "operation": self.column.operation,
+            "deployments": [self._deployment(server, closed, place) for place in both],
+        }
 
     def _deployment(self, server: Faulty, closed: int, place: int) -> dict[str, Any]:
         known = f"cell-{self.number}-{place}"
         made: dict[str, Any] = {
-            "id": known, "provider": self.kind, "model_id": known, "base_url": server.url(self.kind), "price": PRICE,
+            "id": known, "provider": self.maker, "model_id": known, "base_url": server.url(self.maker),
+            "price": self.price,
             "max_output_tokens": LONGEST, "context_tokens": 32_000, "api_key": f"{_SECRET}{known}", "priority": place,
             **(self.fault.options if place == 0 else {}),
         }  # fmt: skip
@@ -122,135 +172,66 @@ class Cell:
             }  # fmt: skip
             if self.column.path == "/v1/embeddings":
                 made["model_id"] = f"amazon.titan-embed-text-{known}"
+        if self.maker == "vertex" or (self.maker == "azure" and (self.column.stream or self.fault.lending)):
+            del made["api_key"]
+            made["options"] = self._lender(server, closed, place)
         if self.fault.unreachable:
             made["base_url"] = made["base_url"].replace(str(server.port), str(closed))
         return made
 
+    @property
+    def price(self) -> dict[str, Any]:
+        """What its provider charges."""
+        whole = _WHOLE.get(self.column.operation)
+        return PRICE if whole is None else {**PRICE, PIECES[whole][0]: PIECES[whole][1]}
 
-def cells(paths: Iterable[str], formats: Sequence[Format] = FORMATS) -> list[Cell]:
+    def _lender(self, server: Faulty, closed: int, place: int) -> dict[str, str]:
+        """Where its cloud gets its tokens: by an identity of its own if that goes wrong, else by that of all."""
+        apart = self.fault.lending is not None and place == 0
+        at = f"http://127.0.0.1:{closed if apart and self.fault.lending == 'nobody' else server.port}"
+        known = f"cell-{self.number}-0" if apart else "locataire"
+        if self.maker == "azure":
+            return {
+                "tenant_id": known, "client_id": "matrice", "client_secret": f"{_SECRET}of-the-application",
+                "authority": at, "api_version": "2024-10-21",
+            }  # fmt: skip
+        where = {"token_url": f"{at}/token/{known}"} if apart else {}
+        return {"project": "projet", "location": "europe-west9", "service_account": account(at), **where}
+
+
+def cells(paths: Iterable[str], makers: Sequence[Maker] = FORMATS) -> list[Cell]:
     """Every cell of the matrix on the surfaces that exist."""
     found: list[Cell] = []
     there = set(paths)
     for column in COLUMNS:
-        for kind in formats:
-            if column.path not in there or (column.path == "/v1/embeddings" and kind == "anthropic"):
-                continue
-            # Only OpenAI's format has answers in one piece; the others are always streamed to us.
-            once = column.at_once and kind == "openai"
-            rows = (
-                embedding_faults(kind)
-                if column.path == "/v1/embeddings"
-                else (*faults(kind, once), *departures(kind, once))
-            )
-            found += [Cell(len(found) + place, kind, column, fault) for place, fault in enumerate(rows)]
+        for maker in makers:
+            if column.path in there and _serves(maker, column):
+                found += [
+                    Cell(len(found) + place, maker, column, fault) for place, fault in enumerate(_rows(maker, column))
+                ]
     return found
 
 
-@dataclass(slots=True)
-class Heard:
-    """What one client got."""
-
-    status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    ended: bool = False
-    left: bool = False
-    raised: BaseException | None = None
-
-    @property
-    def events(self) -> list[Any]:
-        """The data of each event; "[DONE]" stays text."""
-        blocks = [block for block in self.body.split(b"\n\n") if block]
-        found = [line[6:] for block in blocks for line in block.split(b"\n") if line.startswith(b"data: ")]
-        return ["[DONE]" if data == b"[DONE]" else orjson.loads(data) for data in found]
-
-    @property
-    def end(self) -> str:
-        """How it ended: "clean", "error" with a type, "open" without any end, "both" when it contradicts itself."""
-        if not self.headers.get("content-type", "").startswith("text/event-stream"):
-            if not self.ended:
-                return "open"
-            body = orjson.loads(self.body)
-            if self.status == 200:
-                return "clean" if "error" not in body or body["error"] is None else "both"
-            return "error" if body["error"]["type"] and body["error"]["message"] and self.status >= 400 else "both"
-        kinds = [event if event == "[DONE]" else _kind(event) for event in self.events]
-        clean = {"[DONE]", "message_stop", "response.completed", "response.incomplete"} & set(kinds)
-        error = {"error", "response.failed"} & set(kinds)
-        if clean and error:
-            return "both"
-        return "clean" if clean and self.ended else "error" if error and self.ended else "open"
-
-    @property
-    def text(self) -> str:
-        """What was said to the client, in whatever shape."""
-        if not self.headers.get("content-type", "").startswith("text/event-stream"):
-            return _said(orjson.loads(self.body)) if self.status == 200 and self.ended else ""
-        return "".join(_piece(event) for event in self.events if event != "[DONE]")
+def _serves(maker: Maker, column: Column) -> bool:
+    if column.operation in _WHOLE:
+        return maker == "openai" or (maker == "azure" and column.operation != "rerank")
+    return column.operation != "embed" or maker != "anthropic"
 
 
-def _kind(event: Mapping[str, Any]) -> str:
-    return str(event.get("type") or ("error" if event.get("error") else "chunk"))
-
-
-def _said(body: Mapping[str, Any]) -> str:
-    if "choices" in body:
-        return str(body["choices"][0]["message"]["content"])
-    parts = body.get("content") or [part for item in body.get("output", ()) for part in item.get("content", ())]
-    return "".join(part.get("text", "") for part in parts)
-
-
-def _piece(event: Mapping[str, Any]) -> str:
-    if event.get("type") == "response.output_text.delta":
-        return str(event["delta"])
-    if event.get("type") == "content_block_delta":
-        return str(event["delta"].get("text", ""))
-    return "".join(choice["delta"].get("content") or "" for choice in event.get("choices", ()))
-
-
-async def talk(
-    app: ASGIApp, path: str, body: Mapping[str, Any], secret: str, *,
-    leave: asyncio.Event | None = None, first: bool = False, end: bool = False,
-    conversation: str | None = None,
-) -> Heard:  # fmt: skip
-    """Ask as a client does; it leaves when `leave` is set, at the `first` bytes, or at the `end`."""
-    heard, gone = Heard(), leave or asyncio.Event()
-    waiting = [orjson.dumps(dict(body))]
-
-    async def receive() -> Message:
-        if waiting:
-            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
-        await gone.wait()
-        heard.left = True
-        return {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        if heard.left:
-            return
-        if message["type"] == "http.response.start":
-            heard.status = message["status"]
-            heard.headers = {name.decode(): value.decode() for name, value in message["headers"]}
-            return
-        heard.body += message.get("body", b"")
-        heard.ended = not message.get("more_body", False)
-        if first or (end and heard.ended):
-            gone.set()
-        await asyncio.sleep(0)
-
-    headers = {"host": "metier.test", "authorization": f"Bearer {secret}", "content-type": "application/json"}
-    if conversation is not None:
-        headers["x-metier-conversation"] = conversation
-    scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST",
-        "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
-    }  # fmt: skip
-    try:
-        await app(scope, receive, send)
-    except Exception as error:  # noqa: BLE001  # whatever comes out of the surface is what the cell is judged by
-        heard.raised = error
-    return heard
+def _rows(maker: Maker, column: Column) -> list[Fault]:
+    whole, kind = _WHOLE.get(column.operation), WIRES[maker]
+    if whole is not None:
+        rows = [*operation_faults(whole)]
+    elif column.operation == "embed":
+        rows = [*embedding_faults(maker)]
+    else:
+        # Only OpenAI's format has answers in one piece; the others are always streamed to us.
+        once = column.at_once and kind == "openai"
+        rows = [*faults(kind, once), *departures(kind, once)]
+    # Signing for a token takes long, and a token goes wrong in the same way wherever it is wanted.
+    if (maker == "azure" and column.at_once) or (maker == "vertex" and column.stream):
+        rows += token_faults(kind) if column.path == "/v1/chat/completions" else []
+    return rows + [*filter_faults()] if maker == "azure" and column.operation == "chat" else rows
 
 
 @dataclass(slots=True)
@@ -351,6 +332,8 @@ async def house(home: pathlib.Path, url: str, made: Sequence[Cell] = (), budget:
             for cell in made:
                 server.scripts[f"cell-{cell.number}-0"] = cell.fault.script
                 server.scripts[f"cell-{cell.number}-1"] = _backup(cell)
+                if cell.fault.lending and cell.fault.lending != "nobody":
+                    server.lending[f"cell-{cell.number}-0"] = cell.fault.lending
             catalog = Catalog.from_yaml({cell.model: cell.entry(server, closed) for cell in made})
             settings = Settings(home=home, config_path=home / "metier.yaml", database_url=url)
             async with build(settings, Parts(catalog=catalog)) as app:
@@ -366,8 +349,8 @@ async def house(home: pathlib.Path, url: str, made: Sequence[Cell] = (), budget:
 
 
 def _backup(cell: Cell) -> Any:
-    if cell.column.path == "/v1/embeddings":
-        return next(iter(embedding_faults(cell.kind))).script
+    if cell.column.operation != "chat":
+        return _rows(cell.maker, cell.column)[0].script
     return lambda asked: good(cell.kind, asked, counted(cell.kind, *USAGE))
 
 
@@ -382,12 +365,12 @@ class Report:
     """What is wrong with the house as a whole."""
     outcomes: Counter[str]
 
-    def broken(self, kind: Format, column: Column) -> list[str]:
-        """What is wrong in one column of one format, a line each."""
+    def broken(self, maker: Maker, column: Column) -> list[str]:
+        """What is wrong in one column of one provider, a line each."""
         return [
             f"{cell.fault.title}: {'; '.join(self.wrong[cell.number])}"
             for cell in self.cells
-            if (cell.kind, cell.column) == (kind, column) and self.wrong.get(cell.number)
+            if (cell.maker, cell.column) == (maker, column) and self.wrong.get(cell.number)
         ]
 
 
@@ -409,11 +392,9 @@ async def run(home: pathlib.Path, url: str, made: Sequence[Cell]) -> Report:
         for row in await there.calls():
             rows.setdefault(row["model"], []).append(row)
         hours = await there.hours()
-        call = Call(there.who, "m", messages=(Turn("user", PROMPT),))
-        embed = replace(call, operation="embed", messages=(), inputs=(PROMPT,))
         wrong: dict[int, list[str]] = {}
         for cell, got in zip(made, heard, strict=True):
-            about = embed if cell.column.path == "/v1/embeddings" else call
+            about = cell.column.call(there.who)
             asked = there.server.asked.get(f"cell-{cell.number}-0", [])
             told = rows.get(cell.model, [])
             families = {one.tokenizer for one in there.app.catalog.model(cell.model).deployments}
@@ -423,6 +404,16 @@ async def run(home: pathlib.Path, url: str, made: Sequence[Cell]) -> Report:
             if found:
                 wrong[cell.number] = found
         return Report(list(made), wrong, after, Counter(row["outcome"] for them in rows.values() for row in them))
+
+
+async def run_apart(home: pathlib.Path, server: Embedded, template: str, made: Sequence[Cell]) -> Report:
+    """Run cells on a database of their own, which is gone afterwards."""
+    name = f"matrix_{secrets.token_hex(4)}"
+    await create_database(server.url("postgres"), name, template=template)
+    found = await run(home, server.url(name), made)
+    async with await psycopg.AsyncConnection.connect(server.url("postgres"), autocommit=True) as connection:
+        await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+    return found
 
 
 def judge(
@@ -446,6 +437,9 @@ def judge(
         wrong.append(f"the client got a {end} end (status {got.status}, {got.body[-160:]!r})")
     if row["outcome"] != "answered" and end == "clean":
         wrong.append("the client got a clean end")
+    whole = _WHOLE.get(cell.column.operation)
+    if whole is not None and end == "clean":
+        wrong += lacks(whole, orjson.loads(got.body))
     if got.status >= 500 and got.status not in (502, 503, 504):
         wrong.append(f"status {got.status}: {got.body[:200]!r}")
     wrong += _leaks(cell, got)
@@ -460,13 +454,13 @@ def judge(
 def _leaks(cell: Cell, got: Heard) -> list[str]:
     shown = got.body.decode("utf-8", "replace") + str(got.headers)
     wrong = []
-    if _SECRET in shown or "AKIDcell" in shown:
+    if _SECRET in shown or "AKIDcell" in shown or "PRIVATE KEY" in shown or "assertion=" in shown:
         wrong.append(f"a credential in what the client sees: {shown[:300]!r}")
     if found := _CODE.search(shown):
         wrong.append(f"a placeholder in what the client sees: {shown[max(0, found.start() - 60) : found.end() + 60]!r}")
     if "TROP TARD" in shown:
         wrong.append("what came after the end was shown")
-    if got.end == "clean" and cell.column.path != "/v1/embeddings" and MAIL not in got.text:
+    if got.end == "clean" and cell.column.operation == "chat" and MAIL not in got.text:
         wrong.append(f"the answer was not restored: {got.text!r}")
     return wrong
 
@@ -474,11 +468,13 @@ def _leaks(cell: Cell, got: Heard) -> list[str]:
 def _money(cell: Cell, got: Heard, row: Row, estimate: int, asked: Sequence[Asked]) -> list[str]:
     wrong = []
     fault, given, made = cell.fault, row["input_tokens"], row["output_tokens"]
-    if row["cost_eur"] != (given * Decimal(PRICE["input"]) + made * Decimal(PRICE["output"])) / 1_000_000:
-        wrong.append(f"{given} + {made} tokens cost {row['cost_eur']}")
+    whole = _WHOLE.get(cell.column.operation)
+    piece = Decimal(0) if whole is None else due(whole, fault, row, bool(asked))
+    if row["cost_eur"] != (given * Decimal(PRICE["input"]) + made * Decimal(PRICE["output"])) / 1_000_000 + piece:
+        wrong.append(f"{given} + {made} tokens and {piece} cost {row['cost_eur']}")
     if fault.exact is not None and row["estimated"] == fault.exact:
         wrong.append(f"estimated is {row['estimated']} ({given} + {made} tokens)")
-    known = (USAGE[0], 0) if cell.column.path == "/v1/embeddings" else USAGE
+    known = fault.told or cell.column.counted
     if not row["estimated"]:
         if (given, made) != known and (row["outcome"] == "answered" or (given, made) != (0, 0)):
             wrong.append(f"charged for {given} + {made} tokens, the provider counted {known}")
@@ -489,7 +485,7 @@ def _money(cell: Cell, got: Heard, row: Row, estimate: int, asked: Sequence[Aske
     # Bytes of a restored value are not those of its placeholder: only what is sure to have been said counts.
     least = len(got.text.replace(MAIL, "").encode()) // 3 if not fault.backup else 0
     most = max(-(-said // 3), LONGEST if cell.column.at_once else 0)
-    if not (cell.column.path == "/v1/embeddings" or least <= made <= most):
+    if not (cell.column.operation == "embed" or least <= made <= most):
         wrong.append(f"{made} output tokens are estimated, between {least} and {most} were seen")
     if got.text and not given:
         wrong.append("text was shown and its input is free")

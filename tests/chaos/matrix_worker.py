@@ -11,7 +11,7 @@ from metier.api.server import application
 from metier.app import Parts, build
 from metier.catalog import Catalog
 from metier.settings import Settings
-from tests.chaos.matrix import talk
+from tests.chaos.client import talk
 
 
 async def work(url: str, home: pathlib.Path, secret: str) -> None:

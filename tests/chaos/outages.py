@@ -27,8 +27,9 @@ from metier.postgres import Embedded
 from metier.record.ledger import Ledger
 from metier.store import Row, Store, create_database
 from metier.vault import Vault
+from tests.chaos.client import Heard
 from tests.chaos.faulty import USAGE
-from tests.chaos.matrix import COLUMNS, PRICE, Cell, Column, Heard, House, cells, house
+from tests.chaos.matrix import COLUMNS, PRICE, Cell, Column, House, cells, house
 
 __all__ = ["clock_set", "database_read_only", "database_stopped", "disk_full", "own_database", "worker_killed"]
 

@@ -7,10 +7,10 @@ import contextlib
 import pathlib
 from urllib.parse import urlsplit
 
-import orjson
 import pytest
 
 from metier.store import Store
+from tests.chaos.client import content
 from tests.chaos.faulty import USAGE
 from tests.chaos.matrix import COLUMNS, Cell, House, cells, house
 from tests.world import serve
@@ -19,10 +19,10 @@ from tests.world import serve
 async def hang_up(here: House, cell: Cell, url: str, abruptly: bool) -> None:
     """Ask over a socket, wait until the provider is silent, and leave."""
     reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
-    body = orjson.dumps(cell.column.body(cell.model))
+    body, kind = content(cell.column.path, cell.column.body(cell.model))
     head = (
         f"POST {cell.column.path} HTTP/1.1\r\nhost: metier.test\r\nauthorization: Bearer {here.secret}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"content-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     writer.write(head.encode() + body)
     await here.server.came(f"cell-{cell.number}-0").wait()
