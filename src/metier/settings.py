@@ -125,7 +125,7 @@ VARIABLES: tuple[Variable, ...] = (
 SECTIONS: tuple[Section, ...] = (
     Section("models", "Public model names and the deployments behind them."),
     Section(
-        "eur_per_usd", "Euros one dollar is counted as in the list of known prices; 1.00, a convention, without it."
+        "eur_per_usd", "Euros of one dollar, in known prices and in `currency: USD`; 1.00, a convention, without it."
     ),
     Section(
         "systems",

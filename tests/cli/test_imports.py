@@ -122,6 +122,50 @@ def test_what_is_left_out_is_told_with_its_line() -> None:
     assert notes["model_list[1].litellm_params.api_key"].kind == "by hand"
 
 
+AS_PEOPLE_WRITE = """\
+model_list:
+  - model_name: gpt-4o
+    litellm_params:
+      model: azure/prod
+      api_base: os.environ/AZURE_API_BASE
+      api_key: os.environ/AZURE_API_KEY
+      api_version: "2025-04-01"
+    model_info: {base_model: azure/gpt-4o}
+  - model_name: renamed
+    litellm_params: {model: openai/own, api_base: "http://h:1/v1", api_key: none}
+    model_info: {base_model: azure/never-heard-of}
+  - model_name: broken
+    litellm_params: {model: openai/x, api_base: "h:1/v1"}
+  - model_name: llama
+    litellm_params: {model: ollama_chat/llama3.1, api_base: os.environ/OLLAMA_BASE}
+  - model_name: vectors
+    litellm_params: {model: openai/e, api_base: "http://h:1/v1"}
+    model_info: {mode: embedding, input_cost_per_token: 2.0e-08}
+  - model_name: gemini
+    litellm_params: {model: vertex_ai/g, vertex_project: p, vertex_location: eu, vertex_credentials: /etc/sa.json}
+litellm_settings:
+  default_fallbacks: [llama]
+"""
+
+
+def test_what_litellm_is_often_given_comes_over_and_one_bad_entry_does_not_cost_the_others() -> None:
+    migration = translate(AS_PEOPLE_WRITE, "config.yaml")
+    models, notes = migration.config["models"], {note.path: note for note in migration.notes}
+    assert models["gpt-4o"]["deployments"][0]["base_url"] == "env/AZURE_API_BASE"
+    assert models["gpt-4o"]["deployments"][0]["base_model"] == "gpt-4o"
+    assert models["gpt-4o"]["fallbacks"] == ["llama"] and "fallbacks" not in models["vectors"]
+    assert models["renamed"]["deployments"] == [{"provider": "openai", "model_id": "own", "base_url": "http://h:1/v1"}]
+    assert models["llama"]["deployments"][0]["base_url"] == "env/OLLAMA_BASE"
+    assert models["vectors"]["deployments"][0]["price"] == {"input": 0.02, "output": 0.0, "currency": "USD"}
+    assert models["gemini"]["deployments"][0]["options"]["service_account"] == "/etc/sa.json"
+    assert "broken" not in models and migration.deployments == 5
+    told = {
+        "model_list[1]": "never-heard-of", "model_list[1].litellm_params.api_key": "none is sent",
+        "model_list[2]": "base_url", "model_list[3].litellm_params.api_base": "/v1", "eur_per_usd": "euro",
+    }  # fmt: skip
+    assert all(word in notes[path].text for path, word in told.items())
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -182,6 +226,9 @@ def test_keys_are_listed_first_and_issued_when_told(house: House, tmp_path: path
         {"key_alias": "old", "models": [], "expires": "2001-01-01T00:00:00"},
         {"key_alias": "bad", "models": [], "blocked": True},
         {"key_name": "sk-...abcd", "models": [], "max_budget": 3, "budget_duration": "7d"},
+        {"key_alias": "poor", "max_budget": 0},
+        {"key_alias": "mate", "models": ["all-team-models"], "team_id": "t"},
+        {"key_alias": "wide", "models": ["all-proxy-models"], "team_id": "t", "soft_budget": 2.0},
     ]  # fmt: skip
     listing.write_text(json.dumps({"keys": keys}), encoding="utf-8")
     house.run("system", "register", "Boutique", "--purpose", "Répondre", "--owner", "Nadia")
@@ -191,7 +238,10 @@ def test_keys_are_listed_first_and_issued_when_told(house: House, tmp_path: path
     arguments = ("import", "litellm-keys", str(listing), "--system", "Boutique", "--project", "boutique")
     before = {key["id"] for key in house.data("key", "list")["keys"]}
     listed = house.data(*arguments)
-    assert [key["name"] for key in listed["keys"]] == ["shop", "sk-...abcd"] and not listed["applied"]
+    assert [key["name"] for key in listed["keys"]] == ["shop", "sk-...abcd", "wide"] and not listed["applied"]
+    assert {one["name"] for one in listed["left_behind"]} == {"old", "bad", "poor", "mate"}
+    assert listed["keys"][0]["left_out"] == ["no model 'gpt-4o' here"] and listed["keys"][2]["models"] is None
+    assert "team 't'" in str(listed["keys"][2]["left_out"]) and "soft budget" in str(listed["keys"][2]["left_out"])
     assert {key["id"] for key in house.data("key", "list")["keys"]} == before
     issued = house.data(*arguments, "--apply")
     assert all(key["secret"].startswith("sk-mt-") for key in issued["keys"])

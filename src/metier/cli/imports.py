@@ -89,17 +89,21 @@ def _litellm_keys(file: pathlib.Path, system: str, project: str, apply: bool, as
     """Issue a key of ours for each key in the JSON of LiteLLM's /key/list?return_full_object=true.
 
     Only the digest of a key is known over there, so none can be copied: new ones are issued and shown this once.
-    Blocked and expired keys are left behind; models, expiry, rates, concurrency and budgets per day or month are kept.
+    Models, expiry, rates, concurrency and budgets per day or month are kept. Keys that may do nothing there are left
+    behind, and named.
 
     Example: metier import litellm-keys keys.json --system support-reply --apply
     """
 
     async def work(app: App, terminal: Terminal) -> None:
         owner, use = await app.keys.project(project), await preparation.system_id(app, system)
-        found = _wanted(file)
-        for key in found if apply else ():
-            await _issue(app, key, owner.id, use)
-        terminal.data({"keys": found, "applied": apply})
+        found, behind = _wanted(file)
+        for key in found:
+            unknown = sorted({*(key["models"] or ())} - {*app.catalog.names()})
+            key["left_out"] += [f"no model {name!r} here" for name in unknown]
+            if apply:
+                await _issue(app, key, owner.id, use)
+        terminal.data({"keys": found, "left_behind": behind, "applied": apply})
         terminal.table(
             ["key there", "models", "until", "limits", "key here"],
             [
@@ -111,6 +115,8 @@ def _litellm_keys(file: pathlib.Path, system: str, project: str, apply: bool, as
                 for key in found
             ],
         )  # fmt: skip
+        for one in behind:
+            terminal.say(f"Left behind: {escape(one['name'])}, {one['why']}.")
         if apply:
             terminal.say("Copy them now: they are kept nowhere and cannot be shown again.")
 
@@ -148,8 +154,8 @@ async def _issue(app: App, key: dict[str, Any], project: str, system: str) -> No
             key["left_out"].append(f"{measure} not limited: {error.message}")
 
 
-def _wanted(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Read which keys exist over there, the blocked and expired ones left out."""
+def _wanted(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Read which keys exist over there, and which of them are left behind, and why."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
@@ -159,23 +165,44 @@ def _wanted(path: pathlib.Path) -> list[dict[str, Any]]:
     entries = data.get("keys") if isinstance(data, dict) else data
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise Invalid(f"{path} holds no list of keys: ask LiteLLM for /key/list?return_full_object=true")
-    found = []
+    found, behind = list[dict[str, Any]](), list[dict[str, str]]()
     for entry in entries:
+        name = str(entry.get("key_alias") or entry.get("key_name") or "imported")
         expires = _moment(entry.get("expires"), path)
-        if entry.get("blocked") or (expires is not None and expires <= datetime.now(UTC)):
-            continue
         models = entry.get("models") or None
+        if (why := _why_not(entry, expires)) is not None:
+            behind.append({"name": name, "why": why})
+            continue
+        if isinstance(models, list) and "all-proxy-models" in models:
+            models = None
         limits, left_out = _limits(entry)
         found.append(
             {
-                "name": str(entry.get("key_alias") or entry.get("key_name") or "imported"),
+                "name": name,
                 "models": [str(m) for m in models] if isinstance(models, list) else None,
                 "expires_at": expires,
                 "limits": limits,
                 "left_out": left_out,
             }
         )
-    return found
+    return found, behind
+
+
+def _why_not(entry: dict[str, Any], expires: datetime | None) -> str | None:
+    """Say why a key is not to be issued here: it may do nothing there, or nobody can tell from it what it may."""
+    if entry.get("blocked"):
+        return "blocked"
+    if expires is not None and expires <= datetime.now(UTC):
+        return f"expired on {expires:%Y-%m-%d}"
+    if _is_number(entry.get("max_budget")) and entry["max_budget"] <= 0:
+        return "its budget is 0: it may spend nothing"
+    if isinstance(entry.get("models"), list) and "all-team-models" in entry["models"]:
+        return "it may use the models of its team, which are not in this file: metier key issue NAME --model MODEL"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _limits(entry: dict[str, Any]) -> tuple[list[tuple[Measure, LimitPeriod, Decimal]], list[str]]:
@@ -185,13 +212,19 @@ def _limits(entry: dict[str, Any]) -> tuple[list[tuple[Measure, LimitPeriod, Dec
         amount = entry.get(name)
         if isinstance(amount, int) and not isinstance(amount, bool) and amount > 0:
             found.append((measure, period, Decimal(amount)))
+    left_out = []
+    if entry.get("team_id"):
+        left_out.append(f"limits of team {str(entry['team_id'])[:40]!r} are not brought over: metier budget set")
+    if _is_number(entry.get("soft_budget")):
+        left_out.append("its soft budget is not brought over: metier budget set --alert-only")
     budget, duration = entry.get("max_budget"), entry.get("budget_duration")
-    if not isinstance(budget, int | float) or isinstance(budget, bool) or not 0 < budget < 1e9:
-        return found, []
+    if budget is None or not _is_number(budget) or not 0 < budget < 1e9:
+        return found, left_out
     if duration not in _PERIODS:
-        return found, [f"a budget every {str(duration)[:20]!r} has no counterpart: metier budget set"]
+        told = f"a budget of {budget} every {str(duration)[:20]!r} has no counterpart: metier budget set"
+        return found, [*left_out, told]
     found.append(("money", _PERIODS[duration], Decimal(str(budget))))
-    return found, []
+    return found, left_out
 
 
 def _told(limits: list[tuple[Measure, LimitPeriod, Decimal]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -60,9 +61,11 @@ def translate(text: str, source: str) -> Migration:
     reader.settings(data)
     migration = reader.migration
     try:
-        catalog = Catalog.from_yaml(migration.config.get("models") or {})
+        catalog = Catalog.from_yaml(_as_set(migration.config["models"]))
     except ConfigError as error:
         raise Invalid(f"what was read of {source} does not make a catalogue: {error.message}") from error
+    if any((one.get("price") or {}).get("currency") == "USD" for one in _all_deployments(migration.config["models"])):
+        migration.notes.append(Note(0, "eur_per_usd", "by hand", _DOLLARS))
     for model in catalog.models():
         without = [one.id for one in model.deployments if one.price is None and not one.allow_unpriced]
         if without and not model.rules:
@@ -95,6 +98,7 @@ class _Reader:
     def __init__(self, lines: Mapping[str, int]) -> None:
         self._lines = lines
         self._names: dict[str, str] = {}
+        self._places: dict[str, str] = {}
         self.migration = Migration(config={"models": {}})
 
     def note(self, path: str, kind: Literal["left out", "changed", "by hand"], text: str) -> None:
@@ -116,6 +120,19 @@ class _Reader:
             self._model(path, str(entry.get("model_name") or params["model"]), params, entry.get("model_info") or {})
             for key in sorted(entry.keys() - {"model_name", "litellm_params", "model_info"}):
                 self.note(f"{path}.{key}", "left out", f"{key!r} is not known")
+        self._keep_what_loads()
+
+    def _keep_what_loads(self) -> None:
+        """Leave out, and tell, each model that would not load, so that one bad entry does not cost the others."""
+        models = self.migration.config["models"]
+        for name, model in list(models.items()):
+            wrong = _wrong(name, model)
+            bases = [one.pop("base_model") for one in model["deployments"] if "base_model" in one] if wrong else []
+            if bases and not _wrong(name, model):
+                self.note(self._places[name], "changed", f"`base_model` {', '.join(bases)} is left out: {wrong}")
+            elif wrong:
+                self.note(self._places[name], "left out", wrong)
+                self.migration.deployments -= len(models.pop(name)["deployments"])
 
     def _model(self, path: str, given: str, params: dict[str, Any], info: dict[str, Any]) -> None:
         if "*" in given or "*" in params["model"]:
@@ -130,9 +147,10 @@ class _Reader:
         deployment = self._deployment(f"{path}.litellm_params", str(kind), model_id, params)
         if deployment is None:
             return
+        self._places.setdefault(name, path)
         model = self.migration.config["models"].setdefault(name, {"deployments": []})
         self._info(f"{path}.model_info", info, model, deployment)
-        self._price(f"{path}.litellm_params", {**info, **params}, deployment)
+        self._price(f"{path}.litellm_params", {**info, **params}, deployment, model.get("operation") == "embed")
         model["deployments"].append(deployment)
         self.migration.deployments += 1
 
@@ -155,6 +173,8 @@ class _Reader:
         base = params.get("api_base") or params.get("base_url") or address
         if base:
             found["base_url"] = _address(kind, str(base))
+            if found["base_url"].startswith("env/") and kind in ("ollama", "ollama_chat"):
+                self.note(f"{path}.api_base", "by hand", "the address in this variable has to end with /v1 here")
         options: dict[str, str] = {}
         known = frozenset().union(*PROVIDERS[provider])
         for key, value in params.items():
@@ -176,7 +196,9 @@ class _Reader:
         return found
 
     def _field(self, path: str, term: str, value: Any, found: dict[str, Any]) -> None:
-        if term == "api_key":
+        if term == "api_key" and str(value).strip().lower() in _NO_KEYS and "base_url" in found:
+            self.note(path, "changed", f"{value!r} is taken for no key: none is sent")
+        elif term == "api_key":
             found[term] = self._value(path, term, value)
         elif (
             isinstance(value, int | float)
@@ -192,9 +214,9 @@ class _Reader:
         text = str(value)
         if text.startswith("os.environ/"):
             return "env/" + text.removeprefix("os.environ/")
-        if term not in _SECRETS:
+        if term not in _SECRETS or (term == "service_account" and not text.lstrip().startswith("{")):
             return text
-        variable = re.sub(r"\W+", "_", path.split(".")[0] + "_" + term).strip("_").upper()
+        variable = re.sub(r"[\W_]+", "_", path.split(".")[0] + "_" + term).strip("_").upper()
         self.note(path, "by hand", f"the secret stands in clear and is not copied: put it into the variable {variable}")
         return f"env/{variable}"
 
@@ -208,6 +230,8 @@ class _Reader:
                 deployment["context_tokens"] = value
             elif key in ("max_output_tokens", "max_tokens") and isinstance(value, int) and value > 0:
                 deployment["max_output_tokens"] = value
+            elif key == "base_model" and isinstance(value, str) and value:
+                deployment["base_model"] = value.rpartition("/")[2]
             elif key == "supports_function_calling" and isinstance(value, bool):
                 deployment["tools"] = value
             elif key == "supports_vision" and isinstance(value, bool):
@@ -215,9 +239,11 @@ class _Reader:
             elif "cost_per" not in key:
                 self.note(f"{path}.{key}", "left out", SETTINGS.get(key, f"{key!r} has no counterpart"))
 
-    def _price(self, path: str, given: Mapping[str, Any], deployment: dict[str, Any]) -> None:
+    def _price(self, path: str, given: Mapping[str, Any], deployment: dict[str, Any], embeds: bool) -> None:
         """Turn dollars a token into dollars a million tokens."""
         price = {ours: _dollars(given[theirs]) for theirs, ours in _PRICES.items() if _is_number(given.get(theirs))}
+        if embeds and "input" in price:
+            price.setdefault("output", 0.0)
         if "input" in price and "output" in price:
             deployment["price"] = price | {"currency": "USD"}
         elif price:
@@ -234,7 +260,8 @@ class _Reader:
                 if key in ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks"):
                     self._fallbacks(path, value)
                 elif key == "default_fallbacks" and isinstance(value, list):
-                    self._fallbacks(path, [{name: value} for name in self._names])
+                    names = [name for name, ours in self._names.items() if self._operation(ours) == "chat"]
+                    self._fallbacks(path, [{name: value} for name in names])
                 elif key != "model_group_alias":
                     self.note(path, "left out", SETTINGS.get(key, f"{key!r} has no counterpart"))
         for section in sorted(data.keys() - {"model_list", "litellm_settings", "router_settings"}):
@@ -256,6 +283,10 @@ class _Reader:
         else:
             models[alias] = {"rules": [{"use": name}], "operation": models[name].get("operation", "chat")}
 
+    def _operation(self, name: str) -> str | None:
+        model = self.migration.config["models"].get(name)
+        return None if model is None else str(model.get("operation", "chat"))
+
     def _fallbacks(self, path: str, value: Any) -> None:
         models = self.migration.config["models"]
         pairs = (
@@ -271,9 +302,10 @@ class _Reader:
             if name not in models or "rules" in models[name]:
                 self.note(path, "left out", f"{given!r} is no model of the list")
                 continue
-            known = [target for target in wanted if target in models and target != name]
+            like = self._operation(name)
+            known = [target for target in wanted if target != name and target and self._operation(target) == like]
             if len(known) < len([target for target in wanted if target != name]):
-                self.note(path, "left out", f"some fallbacks of {given!r} are no models of the list")
+                self.note(path, "left out", f"some fallbacks of {given!r} are no models of the list for the same calls")
             before = models[name].get("fallbacks", [])
             models[name]["fallbacks"] = [*before, *(target for target in known if target not in before)]
             if not models[name]["fallbacks"]:
@@ -288,6 +320,8 @@ _PRICES = {
 }
 _HANDLED = frozenset({"model", "custom_llm_provider", "api_base", "base_url", *_PRICES})
 _DEPLOYMENT = frozenset({"api_key", "rpm", "tpm", "weight", "priority", "timeout_s", "first_token_s"})
+_NO_KEYS = frozenset({"", "none", "empty", "null", "dummy", "fake", "fake-key", "anything", "no-key", "not-needed"})
+_DOLLARS = "a dollar counts as a euro unless `eur_per_usd:` in metier.yaml says what it is"
 _PEOPLE = frozenset({"guardrails", "mcp_servers", "environment_variables"})
 
 
@@ -300,8 +334,32 @@ def _provider(kind: str) -> tuple[str | None, str | None]:
 
 
 def _address(kind: str, base: str) -> str:
-    base = "env/" + base.removeprefix("os.environ/") if base.startswith("os.environ/") else base.rstrip("/")
+    if base.startswith("os.environ/"):
+        return "env/" + base.removeprefix("os.environ/")
+    base = base.rstrip("/")
     return f"{base}/v1" if kind in ("ollama", "ollama_chat") and not base.endswith("/v1") else base
+
+
+def _all_deployments(models: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    return (one for model in models.values() for one in model.get("deployments", ()))
+
+
+def _as_set(models: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the models as they load once the variables hold addresses, which is not to be known here."""
+    found = copy.deepcopy(dict(models))
+    for one in _all_deployments(found):
+        if str(one.get("base_url", "")).startswith("env/"):
+            one["base_url"] = "https://variable.invalid"
+    return found
+
+
+def _wrong(name: str, model: Mapping[str, Any]) -> str | None:
+    """Say why a model would not load; None where it does."""
+    try:
+        Catalog.from_yaml(_as_set({name: model}))
+    except ConfigError as error:
+        return error.message.removeprefix("metier.yaml: ")
+    return None
 
 
 def _is_number(value: Any) -> bool:
