@@ -43,8 +43,13 @@ class Chance(Acting):
         self.spent = Decimal(0)
         self.kind = False
         self.done: list[tuple[str, str]] = []
+        self.house: House | None = None
+        """Where it also cancels, now and then, the run below another one that it works for."""
 
     async def __call__(self, context: StepContext, given: dict[str, JSON]) -> JSON:
+        if self.house is not None and not self.kind and self.random.random() < 0.1:
+            await self.house.engine.cancel(context.run)
+            return None
         cost = Decimal(self.random.choice(["0.01", "0.02", "0.003333333"]))
         left = context.budget_left_eur
         assert left is not None and left > 0
@@ -84,6 +89,7 @@ async def test_whatever_fails_and_is_resumed_money_is_counted_once(
 ) -> None:
     chance = Chance(seed)
     house: House = InMemory({}, chance) if engine == "memory" else OnPostgres(store, vault, {}, chance)
+    chance.house = house if seed % 2 else None
     run = await house.engine.start(family(kind), {"all": [1, 2]}, WHO)
     await house.settle()
     lent = 1

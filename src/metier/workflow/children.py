@@ -218,6 +218,11 @@ class Children:
         if left == 0:
             await self._events.tell(tx, parent, None)
 
+    async def counted(self, tx: Tx, run: RunId) -> Decimal:
+        """Count what a run that is over has cost, with what those it leaves behind below it have spent; once each."""
+        row = await self._queries.one("count_spent", {"id": run}, tx)
+        return _euros(None if row is None else row["cost_eur"])
+
     async def cancel(self, tx: Tx, run: RunId, close: Callable[[Tx, RunId], Awaitable[None]] | None) -> None:
         """End every run below a run that is not over."""
         for row in await self._queries.all("descendants", {"id": run}, tx):
@@ -312,7 +317,8 @@ def _began(path: str, attempt: int, value: JSON, name: str = "") -> Line:
 def returned(path: str, attempt: int, child: RunId, finish: Finish, cost: Decimal, *, retry: bool = True) -> Line:
     """Say what the end of a called run is to the step that called it, or that asked it under a name.
 
-    Without `retry` it is called anew by a person alone: another run would do again what may have been done.
+    Without `retry` it is called anew by a person alone: another run would do again what may have been done. Nor does
+    what somebody has cancelled begin anew by itself.
     """
     now = datetime.now(UTC)
     failure = finish.failure
@@ -323,4 +329,5 @@ def returned(path: str, attempt: int, child: RunId, finish: Finish, cost: Decima
     if failure is None:
         return Line(path, attempt, "result", finish.output, now, cost_eur=cost)
     why = f"the run {child!r} it called failed at {failure.path!r}: {failure.message}"
-    return Line(path, attempt, "error", error_value(failure.code, why, retry=retry), now, cost_eur=cost)
+    anew = retry and failure.code != "cancelled"
+    return Line(path, attempt, "error", error_value(failure.code, why, retry=anew), now, cost_eur=cost)

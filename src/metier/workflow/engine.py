@@ -224,7 +224,8 @@ class Engine(Looking):
                 await self._desk.close(tx, run)
             await self._segments.children.cancel(tx, run, None if self._desk is None else self._desk.close)
             over = Finish(failure=Failure("cancelled", "it was cancelled"))
-            await self._segments.children.ended(tx, run, family, over, family["cost_eur"])
+            cost = await self._segments.children.counted(tx, run)
+            await self._segments.children.ended(tx, run, family, over, cost)
             return ProjectId(family["project"])
 
         await self._door.left(await persistently(self._store, end))

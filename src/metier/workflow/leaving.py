@@ -193,16 +193,14 @@ class Leaving:
 
     async def broke(self, hold: Hold, row: Row, failure: Failure, status: str = "failed") -> None:
         """End a run that cannot be moved, with whatever it has begun; its journal says what it has cost."""
-        spent = await self._queries.one("spent", {"run": hold.run})
-        cost = Decimal(0) if spent is None else spent["cost_eur"]
-        await self.finish(hold, row, Finish(failure=failure), cost, status, left=_Left(True, True))
+        await self.finish(hold, row, Finish(failure=failure), None, status, left=_Left(True, True))
 
     async def finish(
         self,
         hold: Hold,
         row: Row,
         finish: Finish,
-        cost: Decimal,
+        cost: Decimal | None,
         status: str = "failed",
         *,
         left: _Left,
@@ -228,7 +226,8 @@ class Leaving:
             "cost_eur": cost,
         }
         lost = LostRun(f"run {hold.run!r} is no longer held under epoch {hold.epoch}: this worker stops here")
-        if not notes and left == _Left(False, False) and row.get("parent") is None:
+        nothing = left == _Left(False, False)
+        if not notes and nothing and row.get("parent") is None:
             # Nothing has to be true together with it.
             if not await self._queries.run("finish", ending):
                 raise lost
@@ -244,6 +243,8 @@ class Leaving:
                     await self._desk.close(tx, hold.run)
             if left.below:
                 await self._children.cancel(tx, hold.run, None if self._desk is None else self._desk.close)
+            if cost is None or not nothing:
+                cost = await self._children.counted(tx, hold.run)
             await self._children.ended(tx, hold.run, row, finish, cost)
 
     async def give_back(self, hold: Hold) -> None:

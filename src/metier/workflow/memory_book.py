@@ -19,7 +19,7 @@ from metier.workflow.ground import Purse
 from metier.workflow.journal import Hold, Line, LostRun
 from metier.workflow.leaving import Opening
 from metier.workflow.memory_records import Group, Origin, People, Record, Told, Virtual
-from metier.workflow.memory_reviving import failed, take_up
+from metier.workflow.memory_reviving import failed, spent, take_up
 from metier.workflow.port import Event, Run, RunStatus
 from metier.workflow.reviving import lasting
 
@@ -253,6 +253,7 @@ class Book:
         self.due.pop(record.run.id, None)
         record.came.set()
         self._end_below(record.run.id)
+        record.run = replace(record.run, cost_eur=spent(self, record))
         self._ended(record, finish)
 
     async def kept(self, place: JSON) -> JSON:
@@ -280,6 +281,8 @@ class Book:
             return
         group = self._groups[origin.run, origin.path, origin.attempt]
         group.left -= 1
+        if run.id in group.queued:
+            group.queued.remove(run.id)
         if finish.failure is not None and not group.collects:
             group.left -= len(group.queued)
             for id in group.queued:

@@ -1,4 +1,4 @@
-"""Runs that failed below a run that is resumed: they go on where they failed, under the next attempt of their step."""
+"""Runs that failed, or were cancelled, below one that is resumed: they go on there, under the next attempt."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Reviving:
         self._queries = store.queries("engine")
 
     async def called(self, tx: Tx, place: Row, budget: RunBudget | None, left: Decimal | None) -> RunId | None:
-        """Let the run of a called flow that failed under the attempt before go on under this one; None where none did.
+        """Let the run of a called flow that failed, or was cancelled, under the attempt before go on; None without one.
 
         `budget` is that of the flow itself, `left` what its caller may still spend, in euros.
         """
@@ -42,16 +42,16 @@ class Reviving:
         if row is None:
             return None
         run = RunId(row["id"])
-        purse = Purse(budget, (await self._journal.load(run, tx=tx)).values())
-        await self._decide(tx, run, row, lend=purse.empty)
-        lent = Purse(None, (await self._journal.load(run, tx=tx)).values()).lent
+        entries = await self._journal.load(run, tx=tx)
+        await self._decide(tx, run, row, entries, lend=Purse(budget, entries.values()).empty)
+        lent = Purse(None, entries.values()).lent
         allowance = None if left is None else lasting(row["cost_eur"] + left, lent)
         await self._take_up(tx, [run], place, status="pending", allowance=allowance)
         await self._dispatch.defer(tx, run)
         return run
 
     async def items(self, hold: Hold, place: Row, numbers: Sequence[int]) -> None:
-        """Let the items that failed under the attempt before stand in line again under this one."""
+        """Let the items that failed, or were cancelled, under the attempt before stand in line again under this one."""
         for first in range(0, len(numbers), _CHUNK):
             async with self._store.transaction() as tx:
                 asked = {**place, "items": [*numbers[first : first + _CHUNK]]}
@@ -78,24 +78,29 @@ class Reviving:
         await self._queries.run("take_up", moved, tx)
         await self.below(tx, runs)
 
-    async def _decide(self, tx: Tx, run: RunId, row: Row, *, lend: bool) -> None:
-        """Write into the journal of a run that failed that it goes on."""
+    async def _decide(
+        self, tx: Tx, run: RunId, row: Row, entries: dict[Key, Entry] | None = None, *, lend: bool
+    ) -> None:
+        """Write into the journal of a run that failed, and into `entries` where they are known, that it goes on."""
         if row["error"] is None:
             return
         told: dict[str, Any] = opened(self._vault, run, "error", row["error"])
         failure = Failure(**told)
         if not failure.path:
             return
-        entries = await self._journal.load(run, tx=tx) if failure.code == "run_budget_exceeded" else {}
+        if entries is None and failure.code == "run_budget_exceeded":
+            entries = await self._journal.load(run, tx=tx)
         # Without lending it may spend what its caller has left by now.
-        for key, decision in once_more(failure, entries, spent=lend):
+        for key, decision in once_more(failure, entries or {}, spent=lend):
             line = Line(key[0], key[1], "decision", decision, utc(), name=key[2])
-            if await self._journal.tell(tx, run, line):
-                continue
-            # Whoever settled something below has said more than that: their decision stays, where it lets it go on.
-            known = (await self._journal.load(run, tx=tx))[key]
-            if not same(known, decision):
+            if not await self._journal.tell(tx, run, line):
+                entries = await self._journal.load(run, tx=tx) if entries is None else entries
+                # Whoever settled something below has said more: their decision stays, where it lets it go on.
+                if same(entries[key], decision):
+                    continue
                 await self._journal.tell(tx, run, line, replace=True)
+            if entries is not None:
+                entries[key] = line.entry()
 
 
 def failed_for(above: Failure, path: str, attempt: int, item: int | None) -> bool:

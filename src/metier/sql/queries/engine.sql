@@ -100,20 +100,46 @@ UPDATE runs
  WHERE id = %(id)s
 RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
 
--- spent --
--- Adds up what the journal of a run says it has cost.
-SELECT coalesce(sum(cost_eur), 0) AS cost_eur FROM journal WHERE run = %(run)s AND name IN ('', '!gathered')
+-- count_spent --
+-- Counts what a run that is over has cost: its lines, answers of steps that had not ended, and what runs below it have
+-- spent of which no line of it tells, because they were left behind or nobody had gathered them.
+WITH RECURSIVE untold AS (
+    SELECT %(id)s::text AS id, 0::numeric AS told_eur
+    UNION ALL
+    SELECT child.id, child.told_eur
+      FROM untold CROSS JOIN LATERAL (
+          SELECT id, told_eur FROM runs
+           WHERE parent = untold.id AND item IS NULL AND left_behind
+          UNION ALL
+          SELECT item.id, item.told_eur FROM runs item
+           WHERE item.parent = untold.id AND item.item IS NOT NULL AND item.parent_path NOT LIKE '%% ~%%'
+             AND NOT EXISTS (SELECT 1 FROM journal
+                              WHERE run = untold.id AND path = item.parent_path AND attempt = item.parent_attempt
+                                AND name = '!gathered')) child
+), found AS (
+    SELECT coalesce(sum(line.cost_eur), 0) AS eur
+      FROM untold JOIN journal line ON line.run = untold.id
+     WHERE line.cost_eur > 0
+       AND (line.name IN ('', '!gathered')
+            OR line.kind = 'answer'
+               AND NOT EXISTS (SELECT 1 FROM journal ended
+                                WHERE ended.run = line.run AND ended.path = line.path AND ended.attempt = line.attempt
+                                  AND ended.name = ''))
+)
+UPDATE runs SET cost_eur = found.eur - (SELECT sum(told_eur) FROM untold)
+  FROM found WHERE id = %(id)s
+RETURNING cost_eur
 
 -- cancel --
 -- Ends a run that is not over; the new epoch refuses whatever its worker still writes. Who was let in held money.
 UPDATE runs SET status = 'cancelled', epoch = epoch + 1, parked_on = NULL, wake_at = NULL,
-                updated_at = now(), finished_at = now(), error = CASE WHEN status <> 'queued' THEN error END
+                updated_at = now(), finished_at = now()
   FROM (SELECT id, status <> 'queued' OR item IS NULL OR place IS NOT NULL AS let_in
           FROM runs WHERE id = %(id)s FOR UPDATE) before
  WHERE runs.id = before.id AND status NOT IN ('done', 'cancelled')
    AND NOT (status IN ('failed', 'dead') AND parent IS NOT NULL)   -- the run above has counted it
 RETURNING project, parent, parent_path, parent_attempt, item, let_in,
-          CASE WHEN let_in THEN allowance_eur END AS allowance_eur, cost_eur, told_eur,
+          CASE WHEN let_in THEN allowance_eur END AS allowance_eur, told_eur,
           pg_notify('metier_runs', json_build_object('run', runs.id, 'status', status)::text) IS NULL AS told
 
 -- lock_below --
@@ -266,18 +292,18 @@ SELECT id FROM runs
  WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s AND item IS NULL
 
 -- failed_call --
--- Gives the run a step has started under the attempt before, where that one failed.
+-- Gives the run a step has started under the attempt before, where that one failed or a person has cancelled it.
 SELECT id, error, cost_eur FROM runs
  WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s - 1 AND item IS NULL
-   AND status IN ('failed', 'dead')
+   AND (status IN ('failed', 'dead') OR status = 'cancelled' AND NOT left_behind)
    FOR UPDATE OF runs
 
 -- failed_items --
--- Gives those of some items that failed under the attempt before, or were dropped before they went on under it.
+-- Gives those of some items that failed under the attempt before, or that somebody cancelled, or that were dropped.
 SELECT id, error, cost_eur FROM runs
  WHERE parent = %(parent)s AND parent_path = %(path)s AND parent_attempt = %(attempt)s - 1
    AND item = ANY(%(items)s::integer[])
-   AND (status IN ('failed', 'dead') OR status = 'cancelled' AND error IS NOT NULL AND NOT left_behind)
+   AND (status IN ('failed', 'dead') OR status = 'cancelled' AND NOT left_behind)
  ORDER BY item
    FOR UPDATE OF runs
 
@@ -287,7 +313,6 @@ SELECT id FROM runs WHERE id = %(id)s AND epoch = %(epoch)s AND status = 'runnin
 
 -- take_up --
 -- Lets runs that failed go on under another attempt of their step; their parent has counted what they have cost.
--- What they failed with stays until a worker takes them: those dropped from the line before are known by it.
 UPDATE runs
    SET status = %(status)s::run_status, parent_attempt = %(attempt)s, told_eur = cost_eur,
        allowance_eur = %(allowance_eur)s::numeric, place = NULL, strikes = 0, epoch = epoch + 1,
