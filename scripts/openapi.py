@@ -26,6 +26,7 @@ from metier.api import (
     rerank,
     responses_body,
     run_bodies,
+    task_links,
     tasks,
     transcription,
 )
@@ -127,6 +128,7 @@ def _asked(made: Description) -> dict[tuple[str, str], tuple[str, Schema]]:
         ("POST", "/v1/tasks/{id}/comments"): (json_type, made.body("Comment", tasks._Comment)),
         ("POST", "/v1/tasks/{id}/decide"): (json_type, made.body("Decision", tasks._Decision)),
         ("POST", "/v1/tasks/{id}/hand-off"): (json_type, made.body("HandOff", tasks._HandOff)),
+        ("POST", "/v1/tasks/{id}/links"): (json_type, made.body("Link", task_links.LinkBody)),
         ("POST", "/v1/absences"): (json_type, made.body("Absence", tasks._Absent)),
         ("POST", "/v1/deliveries/{id}/settle"): (json_type, made.body("Settle", deliveries.SettleBody)),
         **{
@@ -149,6 +151,7 @@ def _answered() -> dict[tuple[str, str], tuple[str, Schema]]:
     status = _object(None, status="string")
     task = _object("task", id="string", run="string", state="string", assignee="string")
     whole = _object("task", id="string", title="string", schema={}, events="array")
+    link = _object("task.link", id="string", task="string", person="string", path="string", expires_at="string")
     absence = _object("absence", id="string", person="string", substitute="string", since="string", until="string")
     delivery = _object("delivery", id="string", run="string", path="string", state="string", in_doubt="boolean")
     correction = _object("correction", id="string", run="string", flow="string", path="string", by="string")
@@ -190,6 +193,7 @@ def _answered() -> dict[tuple[str, str], tuple[str, Schema]]:
         ("POST", "/v1/tasks/{id}/comments"): (json_type, whole),
         ("POST", "/v1/tasks/{id}/decide"): (json_type, task),
         ("POST", "/v1/tasks/{id}/hand-off"): (json_type, task),
+        ("POST", "/v1/tasks/{id}/links"): (json_type, link),
         ("GET", "/v1/deliveries"): (json_type, _list(delivery)),
         ("GET", "/v1/deliveries/{id}"): (json_type, delivery),
         ("POST", "/v1/deliveries/{id}/settle"): (json_type, delivery),

@@ -18,6 +18,7 @@ from metier.batches import Batches
 from metier.calls import Call, Message, Principal
 from metier.catalog import Catalog
 from metier.connectors.deliveries import Deliveries
+from metier.connectors.task_notices import TaskNotices
 from metier.gateway import Gateway
 from metier.governance.register import ADMITTED, Register
 from metier.guardrails.base import Chain, Guardrail
@@ -66,6 +67,7 @@ class World:
     batches: Batches
     review: Review
     deliveries: Deliveries
+    notices: TaskNotices
     vault: Vault
     engine: Engine
     operations: Operations
@@ -129,7 +131,8 @@ async def world(
     made = World(
         store, register, keys, catalog, admission, ledger, gateway, StoredResponses(store, vault),
         Batches.built(store, vault, None), review, Deliveries(store, vault, engine, review),
-        vault, engine, Operations(store, vault, engine, None), Releases(store, vault), issued.secret, principal, health,
+        TaskNotices(store, vault, review), vault, engine, Operations(store, vault, engine, None),
+        Releases(store, vault), issued.secret, principal, health,
     )  # fmt: skip
     try:
         yield made

@@ -83,6 +83,7 @@ def test_a_link_is_made_and_what_was_corrected_is_exported(house: House, tmp_pat
     task = parked(house, tmp_path, "review-learn")["id"]
     link = house.data("review", "link", task, "claire")
     assert link["path"].startswith("/review/links/") and link["person"] == "claire"
+    assert kinds(house, task) == ["opened", "linked"]
     edited = {"EDITOR": "sed -i s/Bonjour/Bonsoir/"}
     house.run("review", "approve", task, "--edit", "--note", "plus tard", env=edited)
     assert house.data("review", "show", task)["task"]["decision"]["edited"]["body"] == "Bonsoir"

@@ -156,6 +156,7 @@ TABLE: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", "/v1/tasks/{id}/comments"): Rule("admin", {"text": "Vu"}, 200, 404, 200, asked),
     ("POST", "/v1/tasks/{id}/decide"): Rule("admin", {"decision": {"decision": "approve"}}, 200, 404, 200, asked),
     ("POST", "/v1/tasks/{id}/hand-off"): Rule("admin", {"to": "group:public", "note": "Vu"}, 200, 404, 200, asked),
+    ("POST", "/v1/tasks/{id}/links"): Rule("admin", {"person": "right"}, 403, 404, 403, asked),
     ("GET", "/v1/deliveries"): Rule("admin", suspended=200),
     ("GET", "/v1/deliveries/{id}"): Rule("admin", None, 200, 404, 200, doubted),
     ("POST", "/v1/deliveries/{id}/settle"): Rule("admin", {"settlement": "delivered"}, 200, 404, 200, doubted),

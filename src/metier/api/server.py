@@ -29,6 +29,7 @@ from metier.api.resources import Alive, Ready
 from metier.api.responses import Responding, Responses
 from metier.api.runs import RunServices, run_routes
 from metier.api.surface import Surface
+from metier.api.task_links import LinkKeys, LinkServices, link_routes
 from metier.api.tasks import task_routes
 from metier.api.traced import Traced
 from metier.api.transcription import Transcriptions
@@ -42,8 +43,13 @@ from metier.workflow.review import Review
 __all__ = ["AppServices", "Watch", "application", "routes"]
 
 
-class AppServices(RunServices, Protocol):
+class AppServices(RunServices, LinkServices, Protocol):
     """What the surface needs of the platform."""
+
+    @property
+    def keys(self) -> LinkKeys:
+        """Who is calling, and who is in which group."""
+        ...
 
     @property
     def gateway(self) -> Gateway:
@@ -114,6 +120,7 @@ def routes(app: AppServices, watch: Watch | None = None) -> list[BaseRoute]:
         Route("/v1/images/generations", Endpoint(Surface(app.keys, "images"), images.answer), methods=["POST"]),
         *_batch_routes(app),
         *task_routes(app),
+        *link_routes(app),
         *delivery_routes(app),
         *correction_routes(app),
         *run_routes(app),

@@ -70,9 +70,9 @@ def _link(task: str, person: str, as_json: bool) -> None:
     """
 
     async def work(app: App, terminal: Terminal) -> None:
-        found = await app.review.get(TaskId(task), reviewer(None, ()))
-        path = f"/review/links/{await app.review.links.make(found, person)}"
-        terminal.data({"task": found.id, "person": person, "path": path})
+        token, link = await app.review.link(TaskId(task), reviewer(None, ()), person, None)
+        path = f"/review/links/{token}"
+        terminal.data({"task": link.task, "person": person, "path": path})
         terminal.say(path)
 
     run(work, as_json=as_json)

@@ -79,6 +79,11 @@ class TaskNotices:
         """Put people and what carries e-mails in force."""
         self._people, self._carrier = found, carrier
 
+    @property
+    def people(self) -> People:
+        """Who hears of tasks, as it is in force now."""
+        return self._people
+
     async def work(self, stop: asyncio.Event, every_s: float = _EVERY_S) -> None:
         """Send what is new again and again until asked to stop."""
         while not stop.is_set():

@@ -122,6 +122,7 @@ WORDS: Mapping[str, str] = {
     "event.decided": "decision",
     "event.expired": "past its date",
     "event.cancelled": "cancelled",
+    "event.linked": "link made",
     "event.agreed": "both readings agree",
     "event.disagreed": "the two readings differ",
     "event.to": "for {assignee}",

@@ -123,6 +123,7 @@ WORDS: Mapping[str, str] = {
     "event.decided": "décision",
     "event.expired": "échue",
     "event.cancelled": "annulée",
+    "event.linked": "lien créé",
     "event.agreed": "les deux lectures s'accordent",
     "event.disagreed": "les deux lectures diffèrent",
     "event.to": "pour {assignee}",

@@ -240,6 +240,12 @@ class Keys:
             raise NotFound(f"there is no key {_public(key)!r}: list the keys to see their public parts", param="key")
         return _key(row)
 
+    async def groups(self, name: str, organisation: str) -> frozenset[str]:
+        """Give the groups of whoever has a good key of a name, in an organisation, that opens the pages of people."""
+        params = {"name": name, "organisation": organisation}
+        rows = await self._queries.all("groups_of", params) if name.isprintable() else []
+        return frozenset(str(row["name"]) for row in rows)
+
     async def rotate(self, key: str, grace_s: float = 86_400.0) -> Issued:
         """Give a key another secret; the one before is taken for `grace_s` more, so that nobody is cut off."""
         if not 0 <= grace_s <= _LONGEST_GRACE_S:

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from metier.calls import new_id
 from metier.errors import Conflict, NotFound
-from metier.store import Row, Store
+from metier.store import Row, Store, Tx
 from metier.vault import Vault
 from metier.workflow.context import Clock, utc
 from metier.workflow.reviewer import Reviewer
@@ -59,7 +59,7 @@ class Links:
         self._queries = store.queries("links")
         self._clock = clock
 
-    async def make(self, task: Task, person: str, lasts: timedelta = LASTS) -> str:
+    async def make(self, task: Task, person: str, lasts: timedelta = LASTS, tx: Tx | None = None) -> str:
         """Make a link for somebody a task waits for, and give its token."""
         id, now = new_id("link"), self._clock()
         row = {
@@ -70,7 +70,7 @@ class Links:
             "made_at": now,
             "expires_at": now + lasts,
         }
-        await self._queries.run("add", row)
+        await self._queries.run("add", row, tx)
         return f"{id}.{self._sign(id)}"
 
     async def read(self, token: str) -> Link:

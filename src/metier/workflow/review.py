@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 
 from metier.calls import JSON, RunId
 from metier.errors import Conflict, Invalid, NotAllowed, NotFound
@@ -14,7 +15,7 @@ from metier.workflow.context import Clock, utc
 from metier.workflow.corrections import Corrections
 from metier.workflow.desk import TaskDesk
 from metier.workflow.engine import Engine
-from metier.workflow.links import Links
+from metier.workflow.links import LASTS, Link, Links
 from metier.workflow.reviewer import Reviewer, known_as
 from metier.workflow.settling import Settling
 from metier.workflow.sweeping import Sweep, Swept
@@ -47,10 +48,18 @@ __all__ = [
 ]
 
 _PAGE_MAX = 200
+_NAME_MAX = 200
+_GROUP = "group:"
 _BARS: Mapping[Bar, str] = {
     "self": "you started the run of task {task!r}: somebody else decides it",
     "named": "the workflow lets somebody else than {name!r} decide task {task!r}: hand it off",
     "reader": "you have read what task {task!r} asks before: somebody else reads it now",
+}
+
+_BARRED: Mapping[Bar, str] = {
+    "self": "they started its run",
+    "named": "the workflow lets somebody else decide",
+    "reader": "they have read it before",
 }
 
 
@@ -161,6 +170,27 @@ class Review:
                 raise await self._taken(task)
             await self._settling.tell(tx, task, "handed_off", reviewer, said, target)
 
+    async def link(
+        self,
+        task: TaskId,
+        by: Reviewer,
+        person: str,
+        groups: Collection[str] | None,
+        lasts: timedelta = LASTS,
+    ) -> tuple[str, Link]:
+        """Make a link for somebody a task waits for, of these groups, and note who made it; None takes their word."""
+        row = await self._row(task, by)
+        if not person.strip() or len(person) > _NAME_MAX or not person.isprintable():
+            raise Invalid(f"{person[:80]!r} is no name of a person", param="person")
+        if row["state"] not in ("open", "claimed") or (row["state"] == "claimed" and row["claimed_by"] != person):
+            raise await self._taken(task)
+        if groups is not None:
+            await self._theirs(row, by, person, groups)
+        async with self._store.transaction() as tx:
+            token = await self.links.make(read_task(self._vault, row), person, lasts, tx)
+            await self._settling.tell(tx, task, "linked", by, token.partition(".")[0], f"user:{person}")
+        return token, await self.links.read(token)
+
     async def decide(self, task: TaskId, reviewer: Reviewer, decision: JSON, note: str = "") -> None:
         """Record a decision with its reason and make the run go on, together; the second of two gets Conflict."""
         row = await self._mine(task, reviewer, deciding=True)
@@ -205,6 +235,19 @@ class Review:
         if bar is not None and row["state"] in ("open", "claimed"):
             raise NotAllowed(_BARS[bar].format(task=task, name=reviewer.name))
         return row
+
+    async def _theirs(self, row: Row, by: Reviewer, person: str, groups: Collection[str]) -> None:
+        """Refuse a link for somebody the task does not wait for, or who may not decide it."""
+        task, to = row["id"], str(row["assignee"])
+        held = {to.removeprefix(_GROUP)} & set(groups) if to.startswith(_GROUP) else ()
+        reviewer = Reviewer(person, frozenset(held), None, by.organisation)
+        if not (await self.absences.standing(reviewer)).may(to):
+            raise Invalid(
+                f"task {task!r} waits for {to!r} and {person[:80]!r} is not among them: name one of them",
+                param="person",
+            )
+        if (bar := barred(row, contents(self._vault, row), reviewer)) is not None:
+            raise NotAllowed(f"{person!r} may not decide task {task!r} ({_BARRED[bar]}): name somebody else")
 
     async def _row(self, task: TaskId, reviewer: Reviewer | None = None) -> Row:
         params = {"id": task, "organisation": None if reviewer is None else reviewer.organisation}

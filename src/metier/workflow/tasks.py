@@ -35,7 +35,7 @@ TaskId = NewType("TaskId", str)
 TaskState: TypeAlias = Literal["open", "claimed", "decided", "expired", "cancelled"]
 EventKind: TypeAlias = Literal[
     "opened", "claimed", "released", "commented", "handed_off", "reminded", "reassigned", "escalated", "changed",
-    "decided", "expired", "cancelled", "agreed", "disagreed",
+    "decided", "expired", "cancelled", "agreed", "disagreed", "linked",
 ]  # fmt: skip
 Bar: TypeAlias = Literal["self", "named", "reader"]
 """Why somebody may not decide: they started the run, the workflow names them, or they have read it before."""

@@ -77,6 +77,12 @@ SELECT k.id, k.digest, k.digest_before, k.before_until, k.name, k.project, p.org
 FROM keys k JOIN projects p ON p.id = k.project JOIN organisations o ON o.id = p.organisation
 WHERE k.id = ANY(%(ids)s::text[]);
 
+-- groups_of --
+-- Groups of whoever has a good key of a name in an organisation that opens the pages of people.
+SELECT DISTINCT unnest(k.groups) AS name FROM keys k JOIN projects p ON p.id = k.project
+WHERE k.name = %(name)s AND p.organisation = %(organisation)s AND k.revoked_at IS NULL
+    AND (k.expires_at IS NULL OR k.expires_at > now()) AND (k.surfaces IS NULL OR 'admin' = ANY(k.surfaces));
+
 -- revoke_key --
 -- Ends a key for good; nothing when it does not exist or is already revoked.
 UPDATE keys SET revoked_at = now(), revoked_by = %(by)s WHERE id = %(id)s AND revoked_at IS NULL
