@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import pathlib
 import secrets
 import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 
 import psycopg
@@ -19,6 +17,7 @@ import pytest
 from metier.postgres import Embedded
 from metier.store import Migration, Store, create_database, packaged_migrations
 from metier.vault import Vault
+from tests.scratch import scratch
 
 _FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
@@ -33,7 +32,7 @@ def every_level() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Embedded]:
     """A real PostgreSQL with pgvector, in a folder that even an unprivileged account may enter."""
-    home = pathlib.Path(tempfile.mkdtemp(prefix="metier-tests-"))
+    home = scratch("metier-tests-")
     embedded = Embedded(home, options=_FAST)
     embedded.start()
     try:

@@ -310,7 +310,9 @@ async def create_database(url: str, name: str, *, template: str | None = None) -
     try:
         found = await (await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))).fetchone()
         if found is None:
-            base = sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
+            # Copied as files: through the buffers, as is usual, a clone takes twice the time.
+            how = sql.SQL(" TEMPLATE {} STRATEGY FILE_COPY")
+            base = how.format(sql.Identifier(template)) if template else sql.SQL("")
             with contextlib.suppress(psycopg.errors.DuplicateDatabase):
                 await connection.execute(sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(name), base))
     finally:

@@ -35,6 +35,7 @@ from metier.workflow.review import Review, Reviewer, TaskDesk
 from tests.chaos.flow_deaths import Deaths, Fault
 from tests.chaos.flow_outside import Outside, outside
 from tests.chaos.flow_shapes import SHAPES, Shape
+from tests.scratch import scratch
 from tests.triggers.dovecot import Dovecot, dovecot, found
 from tests.triggers.house import Known
 
@@ -147,7 +148,7 @@ def zygote() -> Iterator[Zygote]:
 @contextlib.asynccontextmanager
 async def lane() -> AsyncIterator[Lane]:
     """A PostgreSQL with a migrated database in which somebody may call models."""
-    home = pathlib.Path(tempfile.mkdtemp(prefix="metier-lane-"))
+    home = scratch("metier-lane-")
     made = Lane(Embedded(home / "pg", options=OPTIONS), None)  # type: ignore[arg-type]  # known a moment later
     home.chmod(0o711)
     await asyncio.to_thread(made.server.start)

@@ -9,7 +9,6 @@ import pathlib
 import resource
 import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -30,6 +29,7 @@ from metier.vault import Vault
 from tests.chaos.client import Heard
 from tests.chaos.faulty import USAGE
 from tests.chaos.matrix import COLUMNS, PRICE, Cell, Column, House, cells, house
+from tests.scratch import scratch
 
 __all__ = ["clock_set", "database_read_only", "database_stopped", "disk_full", "own_database", "worker_killed"]
 
@@ -143,7 +143,7 @@ async def disk_full(home: pathlib.Path, url: str) -> list[str]:
 @contextlib.asynccontextmanager
 async def own_database(*options: str) -> AsyncIterator[tuple[Embedded, str]]:
     """A PostgreSQL that may be stopped without disturbing anybody else."""
-    place = pathlib.Path(tempfile.mkdtemp(prefix="metier-outage-"))
+    place = scratch("metier-outage-")
     embedded = Embedded(place, options=options)
     await asyncio.to_thread(embedded.start)
     try:

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 
@@ -27,6 +26,7 @@ from metier.workflow.dispatch import migrations
 from metier.workflow.engine import Engine
 from metier.workflow.review import Review, Reviewer, TaskDesk
 from tests.chaos.engine_worker import POINTS, chaotic
+from tests.scratch import scratch
 from tests.workflow.flows import WHO
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -154,7 +154,7 @@ async def test_many_runs_end_while_workers_are_killed_at_random(site: Site) -> N
 @contextlib.asynccontextmanager
 async def own_server() -> AsyncIterator[Embedded]:
     """A PostgreSQL that may be killed without disturbing other tests."""
-    home = pathlib.Path(tempfile.mkdtemp(prefix="metier-kill-"))
+    home = scratch("metier-kill-")
     embedded = Embedded(home)
     await asyncio.to_thread(embedded.start)
     try:

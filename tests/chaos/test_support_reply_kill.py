@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from metier.workflow.definition import parse
 from tests.chaos.model import Model, model
 from tests.chaos.support_worker import MAIL_POINTS, STEP_POINTS
 from tests.journeys.company import ADVISER, Company, company, mail, sent
+from tests.scratch import scratch
 
 ROOT = pathlib.Path(__file__).parents[2]
 PATHS = (
@@ -180,7 +180,7 @@ async def test_a_worker_may_die_around_the_sending_of_the_mail(store: Store, tmp
 
 @pytest.mark.parametrize("answered", ["after the database is back", "while it is away"])
 async def test_the_database_may_be_killed_while_the_model_answers(answered: str) -> None:
-    home = pathlib.Path(tempfile.mkdtemp(prefix="metier-kill-"))
+    home = scratch("metier-kill-")
     embedded = Embedded(home / "server")
     home.chmod(0o711)
     await asyncio.to_thread(embedded.start)
