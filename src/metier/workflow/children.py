@@ -20,7 +20,7 @@ from metier.workflow.definition import RunBudget, Step, Workflow, accept, embedd
 from metier.workflow.dispatch import Dispatch
 from metier.workflow.door import Door
 from metier.workflow.events import Events
-from metier.workflow.journal import Journal, Line, opened, sealed, unsealed
+from metier.workflow.journal import Journal, Line, LostRun, opened, sealed, unsealed
 from metier.workflow.pinned import hashed
 from metier.workflow.reviving import Reviving
 from metier.workflow.trying import Held, error_value
@@ -129,7 +129,7 @@ class Children:
 
     async def begin(self, held: Held, command: Items) -> Line:
         """Make a queued run for each item, then let the first ones go with the line that says so."""
-        body = item_flow(held.workflow, command.step)
+        body, hold = item_flow(held.workflow, command.step), held.hold
         numbers = range(len(command.items)) if command.only is None else command.only
         ids = [RunId(new_id("run")) for _ in numbers]
         place: Row = {"parent": held.hold.run, "path": command.path, "attempt": command.attempt}
@@ -137,7 +137,7 @@ class Children:
             await pin(self._queries.run, tx, body)
             around = await self._journal.blob(tx, command.given)
         if command.only is not None:
-            await self.reviving.items(held.hold, place, numbers)
+            await self.reviving.items(hold, place, numbers)
         rights = rights_of(held.principal)
         for first in range(0, len(ids), _CHUNK):
             part = range(first, min(first + _CHUNK, len(ids)))
@@ -147,6 +147,7 @@ class Children:
             ]
             rows: Row = {
                 **place,
+                "epoch": hold.epoch,
                 "ids": [ids[n] for n in part],
                 "rights": [sealed(self._vault, ids[n], "rights", rights) for n in part],
                 "inputs": inputs,
@@ -156,7 +157,9 @@ class Children:
                 "around": around,
                 "allowance_eur": command.budget_left_eur,
             }
-            await self._queries.run("start_items", rows)
+            if await self._queries.one("start_items", rows) is None:
+                # Under an attempt that others may have passed by now nobody would ever gather them.
+                raise LostRun(f"run {hold.run!r} is no longer held under epoch {hold.epoch}: this worker stops here")
         line = _began(command.path, command.attempt, {"items": len(ids)})
         async with self._store.transaction() as tx:
             await self._journal.append(held.hold, [line], tx)

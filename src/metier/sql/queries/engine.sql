@@ -341,16 +341,22 @@ RETURNING runs.id, status::text
 DELETE FROM waits WHERE run = %(run)s AND kind = 'task'
 
 -- start_items --
--- Makes a queued run for each of some items; those that are there already stay as they are.
-INSERT INTO runs (id, workflow, definition, status, key_id, project, system, rights, inputs, parent, parent_path,
-                  parent_attempt, item, around, allowance_eur, priority)
-SELECT line.id, %(workflow)s, %(definition)s, 'queued', run.key_id, run.project, run.system, line.rights, line.inputs,
-       run.id, %(path)s, %(attempt)s, line.item, %(around)s, %(allowance_eur)s, run.priority
-  FROM runs run,
-       unnest(%(ids)s::text[], %(rights)s::bytea[], %(inputs)s::bytea[], %(items)s::integer[])
-           AS line (id, rights, inputs, item)
- WHERE run.id = %(parent)s
-ON CONFLICT (parent, parent_path, parent_attempt, item) WHERE item IS NOT NULL DO NOTHING
+-- Makes a queued run for each of some items, for the worker that holds their parent; those that are there already stay
+-- as they are. Gives nothing to a worker that has lost it.
+WITH held AS MATERIALIZED (
+    SELECT id, key_id, project, system, priority FROM runs
+     WHERE id = %(parent)s AND epoch = %(epoch)s AND status = 'running' FOR SHARE
+), made AS (
+    INSERT INTO runs (id, workflow, definition, status, key_id, project, system, rights, inputs, parent, parent_path,
+                      parent_attempt, item, around, allowance_eur, priority)
+    SELECT line.id, %(workflow)s, %(definition)s, 'queued', held.key_id, held.project, held.system, line.rights,
+           line.inputs, held.id, %(path)s, %(attempt)s, line.item, %(around)s, %(allowance_eur)s, held.priority
+      FROM held,
+           unnest(%(ids)s::text[], %(rights)s::bytea[], %(inputs)s::bytea[], %(items)s::integer[])
+               AS line (id, rights, inputs, item)
+    ON CONFLICT (parent, parent_path, parent_attempt, item) WHERE item IS NOT NULL DO NOTHING
+)
+SELECT id FROM held
 
 -- begin_items --
 -- Notes how many items have to end before their parent goes on.
