@@ -105,7 +105,9 @@ def test_a_hold_stops_an_erasure_and_a_dry_run_changes_nothing(house: House, sys
     house.run("calls", "erase", "--reason", "x", code=2)
     house.run("calls", "erase", "call_x", "--subject", "y", "--reason", "x", code=2)
     house.run("calls", "erase", "call_x", "--reason", "x", code=2)
-    assert house.data("calls", "erase", "--project", "nothing", "--reason", "x")["erased"]["records"] == 0
+    assert "no project 'nothing'" in house.run("calls", "erase", "--project", "nothing", "--reason", "x", code=2)
+    for scope, target in (("project", "nothing"), ("call", "call_nothing")):
+        assert "no " in house.run("calls", "hold", "--scope", scope, target, "--reason", "x", code=2)
 
 
 def test_nothing_is_old_enough_yet(house: House, system: str) -> None:
@@ -114,6 +116,16 @@ def test_nothing_is_old_enough_yet(house: House, system: str) -> None:
 
 
 def test_usage_by_key_with_times_and_unusual_hours(house: House, system: str) -> None:
+    known = {row["project"] for row in house.data("usage", "--by", "project")["usage"]}
+    [project] = [(one, name) for one, name in house.data("usage")["projects"].items() if one in known][:1]
+    for named in project:
+        assert house.data("usage", "--project", named)["usage"]
+        assert house.data("calls", "list", "--project", named)["calls"]
+    assert project[1] in house.run("usage", "--by", "project") and project[0] not in house.run(
+        "usage", "--by", "project"
+    )
+    for command in (("usage",), ("calls", "list"), ("cache", "purge")):
+        assert "no project 'nulle part'" in house.run(*command, "--project", "nulle part", code=2)
     found = house.data("usage", "--by", "organisation", "--by", "project")
     assert {row["organisation"] for row in found["usage"]} == {"main"} and found["latencies"]
     assert {"reasoning_tokens", "cached_tokens", "saved_kwh", "cache_hits"} <= found["usage"][0].keys()

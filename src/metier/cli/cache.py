@@ -55,7 +55,7 @@ def _show(system: str | None, as_json: bool) -> None:
 
 @command.command(name="purge")
 @click.option("--system", help="Of this system, by its id or its name.")
-@click.option("--project", help="Of this project, by its id.")
+@click.option("--project", help="Of this project, by its id or its name.")
 @click.option("--model", help="Of this public model name.")
 @click.option("--person", help="Made for this end user, in the words the client calls them by.")
 @click.option("--organisation", default="main", show_default=True, help="Whose end user that is.")
@@ -64,6 +64,7 @@ def _show(system: str | None, as_json: bool) -> None:
 @as_json_option
 def _purge(
     system: str | None,
+    project: str | None,
     person: str | None,
     organisation: str,
     before: datetime.datetime | None,
@@ -81,6 +82,7 @@ def _purge(
         criteria = Purge(
             **chosen,
             system=await preparation.system_id(app, system) if system else None,
+            project=await preparation.project_id(app, project),
             organisation=organisation if person else None,
             person=cache.places.person(organisation, person),
             before=before.replace(tzinfo=datetime.UTC) if before else None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import getpass
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -36,7 +38,7 @@ def command() -> None:
 
 
 @command.command(name="list")
-@click.option("--project", help="Only this project, by its id.")
+@click.option("--project", help="Only this project, by its id or name.")
 @click.option("--system", help="Only this system, by name or id.")
 @click.option("--key", help="Only this key, by its public part.")
 @click.option("--model", help="Only this model.")
@@ -55,6 +57,7 @@ def _list(after: str | None, limit: int, as_json: bool, **wanted: Any) -> None:
         await app.ledger.flush()
         subject, organisation = wanted.pop("subject"), wanted.pop("organisation")
         wanted["system"] = await preparation.system_id(app, wanted["system"]) if wanted["system"] else None
+        wanted["project"] = await preparation.project_id(app, wanted["project"])
         wanted["since"], wanted["until"] = _utc(wanted["since"]), _utc(wanted["until"])
         wanted["end_user"] = member(app.vault, organisation, subject) if subject else None
         found = await app.records.page(Filter(**wanted), after=after, most=limit)
@@ -89,7 +92,11 @@ def _show(call: str, contents: bool, reason: str, as_json: bool) -> None:
         row = await app.records.get(call)
         shown = await app.records.contents.read(call, getpass.getuser(), reason) if contents else None
         terminal.data({"call": row} | ({"contents": shown} if contents else {}))
-        terminal.table(["what", "value"], [[name, value] for name, value in row.items() if value is not None])
+        systems, projects = await preparation.names(app)
+        terminal.table(
+            ["what", "value"],
+            [[name, _told(value, {**systems, **projects})] for name, value in row.items() if value is not None],
+        )
         if shown is not None:
             cut = ", cut: it was longer than what is kept" if shown.cut else ""
             terminal.say(f"[bold]contents[/bold] ({shown.mode}{cut})")
@@ -152,8 +159,8 @@ def _keep(
 @command.command(name="erase")
 @click.argument("call", required=False)
 @click.option("--subject", help="Erase everything said for this end user, in the words of the client.")
-@click.option("--project", help="Erase everything said in calls of this project that named no end user, by its id.")
-@click.option("--organisation", default="main", show_default=True, help="Whose end user or project that is.")
+@click.option("--project", help="Erase everything said in calls of this project that named no end user.")
+@click.option("--organisation", default="main", show_default=True, help="Whose end user that is.")
 @_reason
 @_dry_run
 @as_json_option
@@ -185,7 +192,8 @@ def _erase(
         elif subject is not None:
             found = await erasure.person(organisation, subject, by, reason, dry_run=dry_run)
         else:
-            found = await erasure.project(organisation, project or "", by, reason, dry_run=dry_run)
+            owner = await app.keys.project(project or "")
+            found = await erasure.project(owner.organisation, owner.id, by, reason, dry_run=dry_run)
         terminal.data({"erased": found})
         would = "Would erase" if dry_run else "Erased"
         other = found.elsewhere
@@ -237,6 +245,10 @@ def _hold(scope: Any, target: str, organisation: str, reason: str, as_json: bool
             found = await preparation.system_id(app, target)
         elif scope == "subject":
             found = member(app.vault, organisation, target)
+        elif scope == "project":
+            found = (await app.keys.project(target)).id
+        else:
+            await app.records.get(target)
         held = await app.records.keepings.hold(scope, found, getpass.getuser(), reason)
         terminal.data({"hold": held})
         terminal.say(f"{held.id} holds {scope} {escape(found)}. Later: metier calls release {held.id}")
@@ -319,3 +331,10 @@ def _reads(call: str | None, limit: int, as_json: bool) -> None:
 
 def _utc(moment: datetime.datetime | None) -> datetime.datetime | None:
     return moment.replace(tzinfo=datetime.UTC) if moment else None
+
+
+def _told(value: Any, names: Mapping[str, str]) -> Any:
+    """Say a value of a record as people write it: names beside ids, and no figures as powers of ten."""
+    if isinstance(value, Decimal):
+        return f"{value.normalize():f}"
+    return f"{names[value]} ({value})" if isinstance(value, str) and value in names else value

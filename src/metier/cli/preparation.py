@@ -36,7 +36,9 @@ __all__ = [
     "house_key",
     "key_option",
     "local_models",
+    "names",
     "project",
+    "project_id",
     "sources",
     "system_id",
     "write_config",
@@ -143,6 +145,17 @@ async def system_id(app: App, name: str) -> str:
         if name in (system.id, system.name):
             return system.id
     raise NotFound(f"there is no system {name!r} in the register: `metier system list` shows them")
+
+
+async def project_id(app: App, name: str | None) -> str | None:
+    """Find a project by its id or its name, so that no command looks for calls of a project that is none."""
+    return None if name is None else (await app.keys.project(name)).id
+
+
+async def names(app: App) -> tuple[dict[str, str], dict[str, str]]:
+    """Give the names of all systems and of all projects by their ids, for tables that people read."""
+    systems: dict[str, str] = {system.id: system.name for system in await app.register.list()}
+    return systems, {project.id: project.name for project in await app.keys.projects()}
 
 
 def key_option(command: Callable[..., Any]) -> Callable[..., Any]:

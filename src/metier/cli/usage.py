@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from metier.app import App
+from metier.cli import preparation
 from metier.cli.terminal import Terminal, administer, as_json_option
 from metier.record.unusual import Unusual
 from metier.record.usage import KeyUsage, Latency, Usages
@@ -23,7 +24,7 @@ __all__ = ["command"]
 )  # fmt: skip
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="From this day on (UTC).")
 @click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Before this day (UTC).")
-@click.option("--project", help="Only this project, by its id.")
+@click.option("--project", help="Only this project, by its id or name.")
 @click.option("--keys", "view", flag_value="keys", help="Total per key instead, dearest first.")
 @click.option(
     "--unusual", "view", flag_value="unusual",
@@ -45,18 +46,19 @@ def command(by: tuple[Any, ...], since: Any, until: Any, project: str | None, vi
 
     async def work(app: App, terminal: Terminal) -> None:
         await app.ledger.flush()
-        names: dict[str, str] = {system.id: system.name for system in await app.register.list()}
+        systems, projects = await preparation.names(app)
+        names, only = {**systems, **projects}, await preparation.project_id(app, project)
         if view == "keys":
             days = {"since": since and since.date(), "until": until and until.date()}
-            _show_keys(terminal, await app.records.keys(**days, project=project))
+            _show_keys(terminal, await app.records.keys(**days, project=only), names)
         elif view == "unusual":
             found = await app.records.unusual(datetime.datetime.now(datetime.UTC))
-            _show_unusual(terminal, [one for one in found if project in (None, one.project)], names)
+            _show_unusual(terminal, [one for one in found if only in (None, one.project)], names)
         else:
             span = {"since": _utc(since), "until": _utc(until)}
-            totals = await app.ledger.usage(by, **span, project=project)
-            times = await app.ledger.latencies(**span, project=project)
-            terminal.data({"usage": totals, "latencies": times, "systems": names})
+            totals = await app.ledger.usage(by, **span, project=only)
+            times = await app.ledger.latencies(**span, project=only)
+            terminal.data({"usage": totals, "latencies": times, "systems": systems, "projects": projects})
             _show_totals(terminal, by, totals, names)
             _show_times(terminal, times)
 
@@ -102,13 +104,14 @@ def _show_times(terminal: Terminal, times: Sequence[Latency]) -> None:
     )
 
 
-def _show_keys(terminal: Terminal, found: Sequence[KeyUsage]) -> None:
+def _show_keys(terminal: Terminal, found: Sequence[KeyUsage], names: Mapping[str, str]) -> None:
     terminal.data({"keys": found})
     terminal.table(
         ["key", "project", "organisation", "calls", "errors", "in", "out", "€", "from cache", "saved €"],
         [
             [
-                one.key, one.project, one.organisation, one.calls, one.errors, one.input_tokens, one.output_tokens,
+                one.key, names.get(one.project, one.project), one.organisation, one.calls, one.errors,
+                one.input_tokens, one.output_tokens,
                 f"{one.cost_eur:.4f}", one.cache_hits, f"{one.saved_eur:.4f}",
             ]
             for one in found
@@ -122,7 +125,8 @@ def _show_unusual(terminal: Terminal, found: Sequence[Unusual], names: Mapping[s
         ["hour (UTC)", "project", "system", "model", "measure", "value", "usual", "spreads", "compared with"],
         [
             [
-                f"{one.hour:%Y-%m-%d %H:00}", one.project, names.get(one.system or "", one.system or "all"),
+                f"{one.hour:%Y-%m-%d %H:00}", names.get(one.project, one.project),
+                names.get(one.system or "", one.system or "all"),
                 one.model or "all", one.measure, f"{one.value:.6g}", f"{one.usual:.6g}", f"{one.z:+.1f}",
                 f"{one.compared} hours",
             ]
