@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import pathlib
 import re
+import unicodedata
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from metier.api import multipart
 from metier.api.form_body import Held, Taking
@@ -20,6 +24,7 @@ from metier.store import Store
 from metier.testing import build_for_tests, caller
 from metier.triggers.form import KIND, Field, Form
 from metier.triggers.uploads import WHOLE, shown_size, tame
+from metier.workflow.definition import parse
 from tests.api.client import Response, ask
 from tests.triggers.house import trigger, triggered
 from tests.triggers.test_doors import Desk, Http
@@ -82,8 +87,8 @@ async def test_files_of_a_form_reach_the_flow_as_those_of_an_e_mail_do_and_once(
     assert "2 fichiers au plus, 10\u00a0Mo chacun" in page
     html = ("C:\\Users\\ada\\p.html", "text/html", b"<p>Preuve</p>")
     sent = [*good(), ("proofs", html), ("proofs", ("b.md", "TEXT/Markdown; x", b"# Deux"))]
-    for _ in range(2):
-        told = await send(desk, path, sent)
+    # Clicked twice, then once more: the second arrives while the first is read.
+    for told in [*await asyncio.gather(send(desk, path, sent), send(desk, path, sent)), await send(desk, path, sent)]:
         assert told.status == 200 and 'role="status"' in told.body.decode()
     (run,) = await desk.runs()
     assert run == {
@@ -231,6 +236,33 @@ def test_a_form_that_asks_files_badly_is_not_deployed(config: Mapping[str, JSON]
 )
 def test_a_hostile_name_becomes_a_plain_one(sent: str, known: str) -> None:
     assert tame(sent) == known
+
+
+@settings(max_examples=300, deadline=None)
+@given(name=st.text(st.characters(), max_size=200))
+def test_whatever_a_file_is_called_its_name_is_one_short_visible_line(name: str) -> None:
+    found = tame(name)
+    assert 0 < len(found) <= 120 and not set(found) & set("/\\\n\r\t\x00") and found.strip(" ") not in (".", "..")
+    assert not [one for one in found if unicodedata.category(one) in ("Cc", "Cf", "Cs", "Co")]
+
+
+async def test_files_are_written_in_the_language_of_flows(desk: Desk) -> None:
+    made = parse(
+        "flow: claim\nschema: 1\ntriggers:\n  - form: {limit: 5000}\n"
+        "inputs:\n  contract: {type: object, format: file, title: Contrat}\n"
+        "  proofs?: {type: array, items: {type: object, format: file}, maxItems: 99}\n  rest?: string\n"
+        "steps:\n  - id: a\n    code: text.language\n    with: {text: '{{ inputs.contract.text }}'}\n",
+        {},
+    )
+    (trigger_made,) = await desk.triggers.deployments.deploy(made, desk.who, "ada")
+    path = desk.triggers.form_path(trigger_made)
+    found = await desk.triggers.form(trigger_made.id, path.rpartition("/")[2])
+    assert [(one.name, one.widget, one.required, one.most, one.is_list) for one in found.fields] == [
+        ("contract", "file", True, 1, False),
+        ("proofs", "file", False, 20, True),
+        ("rest", "long", False, 1, False),
+    ]
+    assert found.file_bytes == 5000 and set(found.files) == {"contract", "proofs"}
 
 
 async def test_a_name_with_markup_is_text_on_the_page(desk: Desk) -> None:
