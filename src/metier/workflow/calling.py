@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -81,6 +82,42 @@ class Shelf(Protocol):
         """Wait until the database answers, or raise LostRun where it does not for long."""
 
 
+@dataclass(slots=True)
+class _Limit:
+    """The time one try of a step has: it stands still while the step waits for what it gave to be kept."""
+
+    journal: Keeps
+    timeout: asyncio.Timeout | None = None
+    left_s: float | None = None
+    """What was left when it began to stand still; None while it runs."""
+    waiting: int = 0
+
+    async def append(self, hold: Hold, lines: Sequence[Line]) -> object:
+        """Write lines, however long the database is away: what they hold was paid for."""
+        self.waiting += 1
+        if self.left_s is None and self.timeout is not None and (end := self.timeout.when()) is not None:
+            self.left_s = end - asyncio.get_running_loop().time()
+            self.timeout.reschedule(None)
+        try:
+            return await self.journal.append(hold, lines)
+        finally:
+            self.waiting -= 1
+            if not self.waiting and self.left_s is not None:
+                left_s, self.left_s = self.left_s, None
+                if self.timeout is not None:
+                    self.timeout.reschedule(asyncio.get_running_loop().time() + left_s)
+
+    @contextlib.asynccontextmanager
+    async def within(self, seconds: float | None) -> AsyncIterator[None]:
+        """Bound what is done inside."""
+        async with asyncio.timeout(seconds) as self.timeout:
+            try:
+                yield
+            finally:
+                # What is written on behind it bounds nothing any more.
+                self.timeout = self.left_s = None
+
+
 class Calling:
     """Calls step functions; the only place where it is done."""
 
@@ -93,6 +130,7 @@ class Calling:
     async def attempt(self, held: Held, command: RunStep) -> Line | tuple[Park, ...]:
         """Call the step function once: a line of the journal, or the questions it has to people."""
         step, started = command.step, self._clock()
+        limit = _Limit(self._journal)
         context = StepContext(
             run=held.hold.run,
             path=command.path,
@@ -103,7 +141,7 @@ class Calling:
             budget_left_eur=command.budget_left_eur,
             _hold=held.hold,
             _entries=held.entries,
-            _journal=self._journal,
+            _journal=limit,
             _clock=self._clock,
         )
         value: JSON
@@ -115,7 +153,7 @@ class Calling:
             if kept_s is not None:
                 value = await self._shelf.kept(_place(held, command))
             if value is None:
-                value = plain(await self._called(function, context, command))
+                value = plain(await self._called(function, context, command, limit))
                 fits(value, step.output, f"the output of {command.path!r}")
                 if kept_s is not None and value is not None:
                     await self._shelf.keep(_place(held, command), value, kept_s)
@@ -146,13 +184,13 @@ class Calling:
             calls=calls,
         )
 
-    async def _called(self, function: StepFunction, context: StepContext, command: RunStep) -> JSON:
+    async def _called(self, function: StepFunction, context: StepContext, command: RunStep, limit: _Limit) -> JSON:
         """Call a step function; where the database went away under it, again once it is back: no attempt is spent."""
         outages = 0
         while True:
             try:
                 await self._journal.append(context._hold, ())
-                async with asyncio.timeout(command.step.timeout_s):
+                async with limit.within(command.step.timeout_s):
                     return await function(context, command.with_)
             except BaseExceptionGroup as several:
                 # Tasks of a step that ask at once: each question is opened.
