@@ -36,7 +36,8 @@ from tests.chaos.lending import account, filter_faults, token_faults
 from tests.chaos.operations import DOCUMENTS, PIECES, SOUND, Whole, due, lacks, operation_faults
 
 __all__ = [
-    "COLUMNS", "MAKERS", "PROMPT", "Cell", "Column", "House", "Report", "cells", "house", "judge", "run", "run_apart",
+    "COLUMNS", "MAIL", "MAKERS", "PRICE", "PROMPT", "Cell", "Column", "House", "Report", "cells", "house", "judge",
+    "leaks", "run", "run_apart",
 ]  # fmt: skip
 
 PROMPT = "Réponds à camille.durand@exemple.fr que sa commande est partie."
@@ -442,7 +443,9 @@ def judge(
         wrong += lacks(whole, orjson.loads(got.body))
     if got.status >= 500 and got.status not in (502, 503, 504):
         wrong.append(f"status {got.status}: {got.body[:200]!r}")
-    wrong += _leaks(cell, got)
+    wrong += leaks(got.body.decode("utf-8", "replace") + str(got.headers))
+    if got.end == "clean" and cell.column.operation == "chat" and MAIL not in got.text:
+        wrong.append(f"the answer was not restored: {got.text!r}")
     wrong += _money(cell, got, row, estimate, asked)
     shown = ("calls", "input_tokens", "output_tokens", "cost_eur")
     told = {"calls": 1, "errors": int(row["outcome"] != "answered"), **{name: row[name] for name in shown[1:]}}
@@ -451,8 +454,8 @@ def judge(
     return wrong
 
 
-def _leaks(cell: Cell, got: Heard) -> list[str]:
-    shown = got.body.decode("utf-8", "replace") + str(got.headers)
+def leaks(shown: str) -> list[str]:
+    """Say what stands in what the client sees and must not."""
     wrong = []
     if _SECRET in shown or "AKIDcell" in shown or "PRIVATE KEY" in shown or "assertion=" in shown:
         wrong.append(f"a credential in what the client sees: {shown[:300]!r}")
@@ -460,8 +463,6 @@ def _leaks(cell: Cell, got: Heard) -> list[str]:
         wrong.append(f"a placeholder in what the client sees: {shown[max(0, found.start() - 60) : found.end() + 60]!r}")
     if "TROP TARD" in shown:
         wrong.append("what came after the end was shown")
-    if got.end == "clean" and cell.column.operation == "chat" and MAIL not in got.text:
-        wrong.append(f"the answer was not restored: {got.text!r}")
     return wrong
 
 
