@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, time
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -94,7 +95,7 @@ class DeploymentEntry(AbilitiesEntry):
     provider: str
     model_id: _Name
     base_model: _Name | None = None
-    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$")] | None = None
+    base_url: str | None = None
     api_key: str | None = None
     price: PriceEntry | None = None
     prices: Annotated[list[DatedPriceEntry], Field(min_length=1)] | None = None
@@ -131,6 +132,9 @@ class DeploymentEntry(AbilitiesEntry):
     @classmethod
     def _bare(cls, url: str | None) -> str | None:
         # Addresses stand in errors that callers read, so no secret may stand in an address.
+        # `env/NAME` is only met where nobody is called and the variable is not set.
+        if url is not None and not re.fullmatch(r"https?://\S+|env/\w+", url):
+            raise ValueError("`base_url` is an address and begins with http:// or https://")
         if url is not None and any(mark in url for mark in "@?#"):
             raise ValueError("an address has no '@', '?' or '#': credentials go to `api_key` or `options`")
         return url

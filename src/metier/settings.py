@@ -274,9 +274,15 @@ def read_config(
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must be a mapping of sections, found {type(raw).__name__}")
     known = {section.name for section in SECTIONS}
+    unset = sorted(_references(raw) - env.keys()) if secrets else []
     for name in raw:
         if name not in known:
             raise ConfigError(f"{path}: unknown section {name!r}: known ones are {', '.join(sorted(known))}")
+    if len(unset) > 1:
+        raise ConfigError(
+            f"{path} refers to environment variables, of which {len(unset)} are not set: set {', '.join(unset)} where "
+            "this command is started, then start it again"
+        )
     resolved = _resolve(raw, env, str(path), secrets)
     assert isinstance(resolved, dict)
     return resolved
@@ -288,6 +294,14 @@ def _fault(error: yaml.YAMLError) -> str:
     mark = error.problem_mark
     # `context` and the snippet quote the line; `problem` names at most a character or an anchor.
     return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
+
+
+def _references(value: object) -> set[str]:
+    """Name every environment variable that the file refers to."""
+    if isinstance(value, str):
+        return {value.removeprefix(_ENV_PREFIX)} if value.startswith(_ENV_PREFIX) else set()
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return set().union(*map(_references, inside))
 
 
 def _resolve(value: object, env: Mapping[str, str], where: str, secrets: bool) -> object:

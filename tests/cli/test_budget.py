@@ -38,6 +38,8 @@ def test_a_key_is_issued_within_its_owners_shown_rotated_and_revoked(house: Hous
         ["chat"],
         ["search"],
     )
+    told = house.run("key", "issue", "vite", "--system", "limites", "--project", "atelier", "--model", "judge")
+    assert "Copy it now" in told and "there is no model 'judge' here yet" in told
     house.run("budget", "set", "requests", "60", "--key", key["id"])
     shown = house.data("key", "show", key["id"])
     assert shown["project"]["name"] == "atelier" and shown["limits"][0]["limit"]["amount"] == 60
@@ -83,6 +85,7 @@ def test_limits_are_set_listed_shown_and_dropped(house: House, system: str) -> N
         (("settle", "worker_x"), 2, "metier budget open"),
         (("open",), 0, "Nothing is open"),
         (("alerts",), 0, "No alert"),
+        (("set", "concurrency", "3", "--per", "day", "--system", "limites"), 2, "has no period: leave it out"),
     ],
 )
 def test_what_goes_wrong_is_said_in_a_line(house: House, arguments: tuple[str, ...], code: int, word: str) -> None:

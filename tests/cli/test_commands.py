@@ -114,11 +114,11 @@ def test_an_address_that_leads_nowhere_is_told_without_its_password(house: House
     [
         ("models: [", "not valid YAML"),
         ("modles: {}", "unknown section 'modles'"),
-        (
-            "models: {writer: {deployments: [{provider: openai, model_id: m, api_key: env/NOT_SET_HERE}]}}",
-            "NOT_SET_HERE",
-        ),
         ("models: {writer: {deployments: []}}", "models.writer"),
+        (
+            "models: {writer: {deployments: [{provider: openai, model_id: m, base_url: h:1}]}}",
+            "with http:// or https://",
+        ),
         ("- a\n- b", "mapping"),
     ],
 )
@@ -148,9 +148,35 @@ def test_commands_that_call_no_model_need_no_credential_of_a_provider(house: Hou
     path = tmp_path / "metier.yaml"
     path.write_text("models: {writer: {deployments: [{provider: openai, model_id: m, api_key: env/NOT_SET_HERE}]}}")
     env = {"METIER_CONFIG": str(path)}
-    for command in ("key list", "system list", "budget list", "usage", "calls list", "cache show", "batches list"):
+    for command in (
+        "models list",
+        "models choose",
+        "key list",
+        "system list",
+        "budget list",
+        "usage",
+        "calls list",
+        "cache show",
+        "batches list",
+    ):
         assert "NOT_SET_HERE" not in house.run(*command.split(), env=env)
     assert "which is not set: set it" in house.run("ask", "rayon", "x", code=2, env=env)
+
+
+def test_an_address_may_stand_in_a_variable_that_is_not_set_where_nobody_is_called(
+    house: House, tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "metier.yaml"
+    path.write_text(
+        "models:\n  own: {deployments: [{provider: openai, model_id: m, base_url: env/NO_BASE, api_key: env/NO_KEY}]}\n"
+        "  alias: {rules: [{use: own}]}\n"
+    )
+    env = {"METIER_CONFIG": str(path)}
+    assert "one of own" in house.run("models", "list", env=env)
+    told = house.run("ask", "rayon", "x", code=2, env=env)
+    assert "2 are not set: set NO_BASE, NO_KEY where" in told
+    gone = house.run("models", "list", env={"METIER_CONFIG": f"{path}.gone"})
+    assert "which does not exist" in " ".join(gone.split())
 
 
 def test_a_role_that_means_no_model_leaves_with_2(house: House, tmp_path: pathlib.Path) -> None:

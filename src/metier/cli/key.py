@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from metier.app import App
 from metier.cli import preparation
@@ -78,6 +79,8 @@ def _issue(
         terminal.data({"key": issued.key, "secret": issued.secret})
         terminal.say(f"[bold]{issued.secret}[/bold]")
         terminal.say("Copy it now: it is kept nowhere and cannot be shown again.")
+        for model in sorted((scopes.models or frozenset()) - {*app.catalog.names()}):
+            terminal.say(f"Warning: there is no model {escape(repr(model))} here yet: metier models list shows them.")
 
     administer(work, as_json=as_json)
 

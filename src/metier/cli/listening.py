@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 from metier.errors import ConfigError
 
-__all__ = ["Service", "listen", "shown"]
+__all__ = ["NO_MODELS", "Service", "listen", "shown"]
+
+NO_MODELS = (
+    "Warning: no model is declared, so no call can be answered and /readyz says 503: run metier init, or write "
+    "`models:` into metier.yaml; METIER_CONFIG says where it is."
+)
+"""What `metier serve` says where it starts without a model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -61,7 +60,7 @@ def translate(text: str, source: str) -> Migration:
     reader.settings(data)
     migration = reader.migration
     try:
-        catalog = Catalog.from_yaml(_as_set(migration.config["models"]))
+        catalog = Catalog.from_yaml(migration.config["models"])
     except ConfigError as error:
         raise Invalid(f"what was read of {source} does not make a catalogue: {error.message}") from error
     if any((one.get("price") or {}).get("currency") == "USD" for one in _all_deployments(migration.config["models"])):
@@ -344,19 +343,10 @@ def _all_deployments(models: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     return (one for model in models.values() for one in model.get("deployments", ()))
 
 
-def _as_set(models: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the models as they load once the variables hold addresses, which is not to be known here."""
-    found = copy.deepcopy(dict(models))
-    for one in _all_deployments(found):
-        if str(one.get("base_url", "")).startswith("env/"):
-            one["base_url"] = "https://variable.invalid"
-    return found
-
-
 def _wrong(name: str, model: Mapping[str, Any]) -> str | None:
     """Say why a model would not load; None where it does."""
     try:
-        Catalog.from_yaml(_as_set({name: model}))
+        Catalog.from_yaml({name: model})
     except ConfigError as error:
         return error.message.removeprefix("metier.yaml: ")
     return None

@@ -56,8 +56,11 @@ def _list(as_json: bool) -> None:
                     _figures(d.price), _origin(d.price), d.hosting,
                 ]
                 for model in catalog.models() if not model.rules for d in model.deployments
+            ] + [
+                [model.name, model.operation, f"one of {_chosen(model)}", "", "", "", "", ""]
+                for model in catalog.models() if model.rules
             ],
-            title=f"In {settings.config_path}",
+            title=f"In {settings.config_path}" + ("" if settings.config_path.exists() else ", which does not exist"),
         )  # fmt: skip
         terminal.table(
             ["deployment", "version", "licence", "country", "window", "takes", "languages", "good at", "ends"],
@@ -146,6 +149,10 @@ def _origin(price: Price | None) -> str:
     return f"{'publisher, read' if price.publisher else 'known list, recorded'} {price.recorded_on}" + (
         "" if price.publisher else ", to verify"
     )
+
+
+def _chosen(model: Model) -> str:
+    return ", ".join(dict.fromkeys(rule.use for rule in model.rules))
 
 
 def _shown(model: Model) -> dict[str, Any]:

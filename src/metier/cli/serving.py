@@ -24,7 +24,7 @@ from metier.api.server import Watch, application
 from metier.api.starting import starts
 from metier.app import App, Parts
 from metier.cli import preparation
-from metier.cli.listening import Service, listen, shown
+from metier.cli.listening import NO_MODELS, Service, listen, shown
 from metier.cli.node import Node
 from metier.cli.terminal import Terminal, run
 from metier.cli.worker import working
@@ -203,6 +203,8 @@ async def _announce(
     url = shown(service, listening)
     terminal.data({"url": url, "models": app.catalog.names()})
     terminal.say(f"Ready: {url}/v1 for clients, {url}/review for people.")
+    if not app.catalog.names():
+        terminal.say(NO_MODELS)
 
 
 def _config(service: Service, duty: Duty) -> uvicorn.Config:

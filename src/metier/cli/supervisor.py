@@ -16,7 +16,7 @@ import time
 
 import click
 
-from metier.cli.listening import Service, listen, shown
+from metier.cli.listening import NO_MODELS, Service, listen, shown
 
 __all__ = ["supervise"]
 
@@ -223,3 +223,5 @@ class _Supervisor:
             click.echo(json.dumps({"url": url, "models": models}, ensure_ascii=False, indent=2))
         else:
             click.echo(f"Ready: {url}/v1 for clients, {url}/review for people; {self._wanted} workers.")
+            if not models:
+                click.echo(NO_MODELS)

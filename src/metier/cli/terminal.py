@@ -172,11 +172,11 @@ def administer(main: Callable[[App, Terminal], Awaitable[None]], *, as_json: boo
 
 
 def without_platform(main: Callable[[Settings, Terminal], Awaitable[None]], *, as_json: bool) -> None:
-    """Do work that needs the settings and no database."""
+    """Do work that needs the settings, no database and no credential of a provider."""
     terminal = Terminal(as_json)
 
     async def work() -> None:
-        settings = configuration.load()
+        settings = configuration.load(secrets=False)
         quiet(settings)
         await main(settings, terminal)
 

@@ -199,6 +199,8 @@ def _check(limit: Limit) -> None:
         raise Invalid(f"a limit of {limit.amount} cannot hold: give a number from 0 on", param="amount")
     rates = {"requests": ("minute", "day", "month", "total"), "tokens": ("minute", "day", "month", "total")}
     allowed = rates.get(limit.measure, ("now",) if limit.measure == "concurrency" else ("day", "month", "total"))
+    if limit.measure == "concurrency" and limit.period != "now":
+        raise Invalid("concurrency is calls at a time and has no period: leave it out", param="period")
     if limit.period not in allowed:
         raise Invalid(f"{limit.measure!r} is limited per {' or '.join(allowed)}, not {limit.period!r}", param="period")
     if not limit.durable and (limit.amount != int(limit.amount) or limit.action != "refuse"):
