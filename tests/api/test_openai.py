@@ -273,3 +273,18 @@ async def test_a_fault_of_ours_is_told_and_logged_without_contents(
         assert "ZeroDivisionError" in caplog.text
         [row] = await here.rows()
         assert row["outcome"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/chat/completions", "base URL of OpenAI's clients with /v1 at its end"),
+        ("/v1/v1/messages", "base URL of Anthropic's clients without /v1"),
+        ("/v1/completions", "send messages to '/v1/chat/completions'"),
+        ("/health/liveliness", "/readyz"),
+        ("/key/generate", "listed in the reference"),
+    ],
+)
+async def test_a_path_that_is_none_says_what_was_probably_meant(door: Door, path: str, said: str) -> None:
+    response = await door.post(path, HELLO)
+    assert response.status == 404 and said in response.json["error"]["message"]

@@ -189,6 +189,22 @@ def _posts(listed: Sequence[BaseRoute]) -> dict[str, ASGIApp]:
 
 async def _http_fault(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    text = f"{request.method} {request.url.path[:200]!r}: {error.detail}; the paths are listed in the reference"
+    path = request.url.path
+    told = (error.status_code == 404 and _instead(path, request.app.routes)) or "the paths are listed in the reference"
+    text = f"{request.method} {path[:200]!r}: {error.detail}; {told}"
     data = failures.plain_body(error.status_code, text, "not_found" if error.status_code == 404 else "mistaken")
     return Response(data, error.status_code, error.headers, "application/json")
+
+
+def _instead(path: str, listed: Sequence[BaseRoute]) -> str | None:
+    """Say what was probably meant by a path that is none: a base URL set wrong, or a path of another gateway."""
+    known = {route.path for route in listed if isinstance(route, Route)}
+    if path.removeprefix("/v1") in known and path.startswith("/v1/v1/"):
+        return f"the path is {path.removeprefix('/v1')!r}: set the base URL of Anthropic's clients without /v1"
+    if f"/v1{path}" in known:
+        return f"the path is '/v1{path}': set the base URL of OpenAI's clients with /v1 at its end"
+    if path in ("/v1/completions", "/completions"):
+        return "completions without turns are not offered: send messages to '/v1/chat/completions'"
+    if path.startswith("/health"):
+        return "/readyz says whether calls can be served, /healthz that the process answers"
+    return None
