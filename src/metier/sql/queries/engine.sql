@@ -100,34 +100,32 @@ UPDATE runs
  WHERE id = %(id)s
 RETURNING pg_notify('metier_runs', json_build_object('run', id, 'status', status)::text) IS NULL AS told
 
+-- untold --
+-- Gives the runs some runs have started of which no line of these tells what they have spent: they were left behind, or
+-- are items that nobody has gathered.
+SELECT id, told_eur FROM runs WHERE parent = ANY(%(ids)s::text[]) AND item IS NULL AND left_behind
+UNION ALL
+SELECT id, told_eur FROM runs
+ WHERE parent = ANY(%(ids)s::text[]) AND item IS NOT NULL AND parent_path NOT LIKE '%% ~%%'
+   AND NOT EXISTS (SELECT 1 FROM journal
+                    WHERE run = runs.parent AND path = runs.parent_path AND attempt = runs.parent_attempt
+                      AND name = '!gathered')
+
 -- count_spent --
--- Counts what a run that is over has cost: its lines, answers of steps that had not ended, and what runs below it have
--- spent of which no line of it tells, because they were left behind or nobody had gathered them.
-WITH RECURSIVE untold AS (
-    SELECT %(id)s::text AS id, 0::numeric AS told_eur
-    UNION ALL
-    SELECT child.id, child.told_eur
-      FROM untold CROSS JOIN LATERAL (
-          SELECT id, told_eur FROM runs
-           WHERE parent = untold.id AND item IS NULL AND left_behind
-          UNION ALL
-          SELECT item.id, item.told_eur FROM runs item
-           WHERE item.parent = untold.id AND item.item IS NOT NULL AND item.parent_path NOT LIKE '%% ~%%'
-             AND NOT EXISTS (SELECT 1 FROM journal
-                              WHERE run = untold.id AND path = item.parent_path AND attempt = item.parent_attempt
-                                AND name = '!gathered')) child
-), found AS (
-    SELECT coalesce(sum(line.cost_eur), 0) AS eur
-      FROM untold JOIN journal line ON line.run = untold.id
-     WHERE line.cost_eur > 0
-       AND (line.name IN ('', '!gathered')
-            OR line.kind = 'answer'
-               AND NOT EXISTS (SELECT 1 FROM journal ended
-                                WHERE ended.run = line.run AND ended.path = line.path AND ended.attempt = line.attempt
-                                  AND ended.name = ''))
-)
-UPDATE runs SET cost_eur = found.eur - (SELECT sum(told_eur) FROM untold)
-  FROM found WHERE id = %(id)s
+-- Counts what a run that is over has cost: its lines and those of some runs below it, with answers of steps that had not
+-- ended, less what the run above each of them was told already.
+UPDATE runs
+   SET cost_eur = -%(told_eur)s::numeric + (
+       SELECT coalesce(sum(own.eur), 0)
+         FROM unnest(%(ids)s::text[]) AS each (run) CROSS JOIN LATERAL (
+             SELECT sum(line.cost_eur) AS eur FROM journal line
+              WHERE line.run = each.run AND line.cost_eur > 0
+                AND (line.name IN ('', '!gathered')
+                     OR line.kind = 'answer'
+                        AND NOT EXISTS (SELECT 1 FROM journal ended
+                                         WHERE ended.run = line.run AND ended.path = line.path
+                                           AND ended.attempt = line.attempt AND ended.name = ''))) own)
+ WHERE id = %(id)s
 RETURNING cost_eur
 
 -- cancel --
