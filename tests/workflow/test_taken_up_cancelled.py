@@ -13,6 +13,7 @@ from metier.store import Store
 from metier.vault import Vault
 from metier.workflow.definition import Retry
 from metier.workflow.engine import Engine, StepContext
+from metier.workflow.operations import Operations
 from tests.workflow.engines import QUICK, Acting, House, InMemory, Made, OnPostgres, functions, make, thought
 from tests.workflow.flows import WHO, step
 from tests.workflow.test_taken_up import OUTER, SUB, TIRED, calls, failed, through
@@ -202,6 +203,17 @@ async def test_one_that_is_cancelled_again_and_again_costs_what_it_cost(make: Ma
     await house.settle()
     await whole(house, run)
     assert await cost(house, run) == Decimal("0.03")
+
+
+async def test_who_resumes_what_was_cancelled_is_told_which_run_to_resume(store: Store, vault: Vault) -> None:
+    house = OnPostgres(store, vault, {})
+    run = await house.engine.start(replace(calls(), files={"sub.yaml": ASKING}), {}, WHO)
+    await house.settle()
+    (child,) = await below(house, run)
+    await house.engine.cancel(child)
+    await house.settle()
+    with pytest.raises(Conflict, match=rf"was cancelled below '{run}', which counted it: resume that one"):
+        await Operations(store, vault, house.engine, None).resume(child)
 
 
 async def test_items_cancelled_in_line_keep_their_place_below(store: Store, vault: Vault) -> None:

@@ -356,10 +356,11 @@ def _refuse_moving(run: RunId, row: Row | None, path: str) -> None:
 
 
 def _refuse_counted(run: Run) -> None:
-    """A run that failed below another has told it so: what it came to later on would count twice, or for nothing."""
-    if run.status in ("failed", "dead") and run.parent is not None:
+    """A run that ended below another has told it so: what it came to later on would count twice, or for nothing."""
+    if run.status in ("failed", "dead", "cancelled") and run.parent is not None:
+        what = "was cancelled" if run.status == "cancelled" else "failed"
         raise Conflict(
-            f"run {run.id!r} failed below {run.parent!r}, which counted it: resume that one, and this goes on with it"
+            f"run {run.id!r} {what} below {run.parent!r}, which counted it: resume that one, and this goes on with it"
         )
 
 
