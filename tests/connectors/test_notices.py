@@ -87,7 +87,8 @@ async def test_each_part_is_told_once_to_each_address_signed_over_all_workers(
     assert receiver.kinds() == ["50", "80"]
     headers, body = receiver.got[0]
     told = orjson.loads(body)
-    assert told["limit"]["subject"] == world.principal.project and told["spent"] >= 0.05 and told["unit"] == "€"
+    assert (told["limit"]["subject"], told["limit"]["name"]) == (world.principal.project, "Clients")
+    assert told["spent"] >= 0.05 and told["unit"] == "€"
     at = int(headers["x-metier-signature"].split(",")[0].removeprefix("t="))
     assert headers["x-metier-signature"] == signature(SECRET, body, at) and headers["x-metier-alert"] == told["id"]
     assert headers["x-metier-signature"] != signature("another", body, at)
@@ -167,6 +168,7 @@ async def test_an_e_mail_says_it_in_the_language_of_the_house(
     ]
     assert len(found) == 2 and {str(one["To"]) for one in found} == {"ops@exemple.fr"}
     [one] = [one for one in found if words in str(one["Subject"])]
+    assert "Clients" in str(one["Subject"]) and world.principal.project not in one.get_content()
     assert "0.01 €" in one.get_content() and one["Message-ID"].startswith("<alert_")
 
 
@@ -186,7 +188,7 @@ async def test_a_forecast_is_told_once_with_enough_of_the_period_behind_it(
     now[0] = now[0].replace(hour=6)
     assert [await made.forecast(), await made.forecast()] == [1, 0]
     [row] = await made.list()
-    assert row["kind"] == "forecast" and row["forecast"] == Decimal("0.12")
+    assert row["told"]["name"] == "Clients" and row["kind"] == "forecast" and row["forecast"] == Decimal("0.12")
 
 
 async def test_a_total_passed_at_once_tells_every_part(store: Store, tmp_path: pathlib.Path) -> None:

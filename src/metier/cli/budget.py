@@ -145,7 +145,8 @@ def _alerts(most: int, as_json: bool) -> None:
             [
                 [
                     row["at"].isoformat(timespec="minutes"), row["kind"] + ("" if row["forecast"] else " %"),
-                    f"{row['told']['scope']} {row['told']['subject']}", row["told"]["measure"],
+                    f"{row['told']['scope']} {row['told'].get('name') or row['told']['subject']}",
+                    row["told"]["measure"],
                     amount_text(row["spent"]),
                     f"{row['told']['amount']:g} per {row['told']['period']}", f"{row['sent']}/{row['deliveries']}",
                     row["error"],

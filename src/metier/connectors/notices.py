@@ -174,7 +174,8 @@ class Mails:
         """Hand one alert over to the mail server."""
         words, told = self._words, alert.told
         what = words["forecast"] if alert.kind == "forecast" else words["share"].format(kind=alert.kind)
-        whose = f"{words[told['scope']]} {told['subject']}"
+        # A name may hold whatever its owner typed: a line break would begin another header.
+        whose = f"{words[told['scope']]} {' '.join(str(told.get('name') or told['subject']).split())[:80]}"
         forecast = f"{alert.forecast or 0:.2f}"
         coming = "" if alert.forecast is None else words["coming"].format(forecast=forecast, unit=alert.unit)
         message = email.message.EmailMessage()

@@ -41,7 +41,7 @@ class Alert:
     """For a forecast: where the period would end."""
     at: datetime
     told: Mapping[str, Any]
-    """The limit as it was: scope, subject, measure, period, amount, action."""
+    """The limit as it was: scope, subject and its name, measure, period, amount, action."""
 
     @property
     def unit(self) -> str:

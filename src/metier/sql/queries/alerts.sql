@@ -3,13 +3,15 @@
 WITH crossed AS (
     SELECT l.id AS limit_id, s.starts_on, k.kind, s.spent, jsonb_build_object(
             'scope', l.scope, 'subject', l.subject, 'measure', l.measure, 'period', l.period, 'amount', l.amount,
-            'action', l.action, 'degrade_to', l.degrade_to) AS told,
+            'action', l.action, 'degrade_to', l.degrade_to,
+            'name', coalesce(o.name, p.name, keys.name, systems.name)) AS told,
         coalesce(o.id, p.organisation, kp.organisation, 'main') AS organisation
     FROM standings s JOIN limits l ON l.id = s.limit_id
     CROSS JOIN (VALUES ('50', 0.5), ('80', 0.8), ('100', 1.0)) AS k (kind, part)
     LEFT JOIN organisations o ON l.scope = 'organisation' AND o.id = l.subject
     LEFT JOIN projects p ON l.scope = 'project' AND p.id = l.subject
     LEFT JOIN keys ON l.scope = 'key' AND keys.id = l.subject
+    LEFT JOIN systems ON l.scope = 'system' AND systems.id = l.subject
     LEFT JOIN projects kp ON kp.id = keys.project
     WHERE s.limit_id = ANY(%(limits)s::text[]) AND l.scope <> 'end_user' AND l.amount > 0
       AND s.spent >= l.amount * k.part
@@ -38,12 +40,14 @@ WITH running AS (
     SELECT r.id AS limit_id, r.starts_on, r.spent, (r.spent / r.part::numeric)::numeric(24, 9) AS forecast,
         jsonb_build_object(
             'scope', r.scope, 'subject', r.subject, 'measure', r.measure, 'period', r.period, 'amount', r.amount,
-            'action', r.action, 'degrade_to', r.degrade_to) AS told,
+            'action', r.action, 'degrade_to', r.degrade_to,
+            'name', coalesce(o.name, p.name, keys.name, systems.name)) AS told,
         coalesce(o.id, p.organisation, kp.organisation, 'main') AS organisation
     FROM running r
     LEFT JOIN organisations o ON r.scope = 'organisation' AND o.id = r.subject
     LEFT JOIN projects p ON r.scope = 'project' AND p.id = r.subject
     LEFT JOIN keys ON r.scope = 'key' AND keys.id = r.subject
+    LEFT JOIN systems ON r.scope = 'system' AND systems.id = r.subject
     LEFT JOIN projects kp ON kp.id = keys.project
     WHERE r.part >= %(least)s AND r.part <= 1 AND r.spent / r.part::numeric > r.amount
 ), new AS (
