@@ -185,12 +185,13 @@ async def test_rules_for_a_system_that_is_not_registered_are_told_until_it_is(
 ) -> None:
     async with build_for_tests(tmp_path, store.url, ScriptedProvider()) as app:
         await app.register.register("desk", "tests", "tests")
-        rules = {"desk": {}, "dseks": {"sensitivity": "secret"}, "*": {}}
+        rules = {"desk": {"cache": "exact"}, "dseks": {"cache": {"mode": "semantic"}}, "*": {}}
         app.settings.config_path.write_text(yaml.safe_dump({"systems": rules}))
         assert await app.reload.take_over()
         for _ in range(2):
             await app.reload.compare()
         assert app.reload.unknown == ("dseks",) and app.remarks() == {"systems": {"unregistered": 1}}
+        assert caplog.text.count("cache: semantic needs a model with the role embedder") == 1
         assert caplog.text.count("systems.dseks in metier.yaml") == 1 and "systems.desk in" not in caplog.text
         await app.register.register("dseks", "tests", "tests")
         await app.reload.compare()

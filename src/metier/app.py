@@ -46,7 +46,7 @@ from metier.record.otel import Spans
 from metier.record.records import Records
 from metier.record.responses import StoredResponses
 from metier.reload import Configured, Reload, Roles, roles_of
-from metier.reuse import cache
+from metier.reuse import cache, only_exact
 from metier.sections import mail, sections
 from metier.settings import Settings, read_config
 from metier.store import Store
@@ -310,7 +310,13 @@ def _configured(config: Mapping[str, Any], parts: Parts, register: Register) -> 
     constraints = Constraints.from_yaml(config.get("systems") or {}, register.names, typical_carbon)
     for ending in catalog.endings(datetime.now(UTC).date()):
         _log.warning("%s", ending.message)
-    return Configured(catalog, constraints, {**DEFAULT_ROLES, **(parts.roles or roles_of(config, catalog.names()))})
+    roles = {**DEFAULT_ROLES, **(parts.roles or roles_of(config, catalog.names()))}
+    for name in only_exact(config.get("systems") or {}, roles, catalog.names()):
+        _log.warning(
+            "systems.%s: cache: semantic needs a model with the role embedder, under `roles:` in metier.yaml; until "
+            "then answers are only given again for the very same call", name,
+        )  # fmt: skip
+    return Configured(catalog, constraints, roles)
 
 
 async def _predict(

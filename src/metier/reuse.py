@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 from metier.cache.entries import Entries
 from metier.cache.place import Places
@@ -16,7 +17,7 @@ from metier.router import language_of
 from metier.store import Store
 from metier.vault import Vault
 
-__all__ = ["cache"]
+__all__ = ["cache", "only_exact"]
 
 
 def cache(
@@ -35,6 +36,18 @@ def cache(
         return f"{name}: {behind}", answer.vectors[0]
 
     return Cache(Entries(store, vault), Places(vault, _revision(guardrails)), codes, language_of, embed)
+
+
+def only_exact(systems: Mapping[str, Any], roles: Mapping[str, str], models: Container[str]) -> list[str]:
+    """Name the systems that want answers found by meaning where no model has the role that embeds questions."""
+    if roles.get("embedder", "") in models:
+        return []
+    wanted = {name: (rules or {}).get("cache") for name, rules in systems.items()}
+    return [
+        name
+        for name, asked in wanted.items()
+        if (asked.get("mode") if isinstance(asked, dict) else asked) == "semantic"
+    ]
 
 
 def _revision(guardrails: Sequence[Guardrail]) -> str:
