@@ -108,6 +108,28 @@ async def test_a_cancelled_batch_leaves_nothing_behind_for_the_next(store: Store
             await batch()
 
 
+async def test_a_connection_is_not_lost_with_whoever_is_cancelled_on_the_way_back(store: Store) -> None:
+    async with Store(store.url, size=1) as narrow:
+        lent, done = asyncio.Event(), asyncio.Event()
+
+        async def borrow() -> None:
+            async with narrow.connection():
+                lent.set()
+                await done.wait()
+
+        borrowing = asyncio.ensure_future(borrow())
+        await lent.wait()
+        # The pool keeps whoever gives back waiting while it hands another connection over.
+        async with narrow._pool._lock:
+            done.set()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            borrowing.cancel()
+            await asyncio.wait([borrowing], timeout=0.1)
+        async with asyncio.timeout(10):
+            await _backend(narrow)
+
+
 async def test_a_cancellation_that_psycopg_stumbles_over_stays_one(store: Store) -> None:
     async with Store(store.url, size=1) as narrow:
         with pytest.raises(asyncio.CancelledError):

@@ -198,7 +198,8 @@ class Store:
                     raise error.__context__ from None
                 raise
             finally:
-                await self._pool.putconn(connection)
+                # Cancelled on its way back, it would be lost for good, and so would the turn of whoever waits for it.
+                await asyncio.shield(self._pool.putconn(connection))
         except PoolTimeout as error:
             raise Unavailable(f"no connection to the database at {self.where()} within 20 s: try again") from error
 
