@@ -1,4 +1,4 @@
-"""Families of runs that fail and are resumed at random: money counted once, no more than lent, nothing stuck."""
+"""Families of runs that fail, are cancelled and resumed at random: money counted once, no more than lent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from metier.calls import JSON
-from metier.errors import NotAllowed
+from metier.errors import Conflict, NotAllowed
 from metier.store import Store
 from metier.vault import Vault
 from metier.workflow.definition import RunBudget, Workflow
@@ -113,3 +113,45 @@ async def test_whatever_fails_and_is_resumed_money_is_counted_once(
     for one in await house.engine.list(limit=200):
         if one.status in ("done", "failed"):
             assert (await house.engine.replay(one.id)).differences == (), one
+
+
+ASKING = INNER.replace(
+    "      - {id: second", "      - {id: ask, human: {assign: group:sav, title: '?'}}\n      - {id: second"
+)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("engine", ["memory", "postgresql"])
+async def test_whatever_people_cancel_below_what_it_had_spent_counts_above_at_once(
+    store: Store, vault: Vault, engine: str, seed: int
+) -> None:
+    chance, people = Chance(seed), random.Random(seed)
+    house: House = InMemory({}, chance) if engine == "memory" else OnPostgres(store, vault, {}, chance)
+    made = replace(family("called" if seed % 2 else "items"), budget=RunBudget(Decimal(9), "fail"))
+    run = await house.engine.start(replace(made, files={"inner.yaml": ASKING}), {"all": [1, 2]}, WHO)
+    await house.settle()
+    cancelled = 0
+    for tries in range(200):
+        found = await house.engine.get(run)
+        if found.over:
+            # Whatever was under way below, and at whatever depth: nothing of it is lost, nothing counts twice.
+            assert found.cost_eur == chance.spent, tries
+        if found.status == "done":
+            break
+        chance.kind = tries > 20
+        below = [one for one in await house.engine.list(limit=200) if one.parent is not None]
+        parked = [one for one in below if one.status == "parked" and one.parked_on == "ask"]
+        if found.over:
+            await house.engine.resume(run)
+        elif below and tries < 60 and (not cancelled or people.random() < 0.4):
+            try:
+                await house.engine.cancel(people.choice(below).id)
+                cancelled += 1
+            except Conflict:
+                continue
+        elif parked:
+            await house.decide(people.choice(parked).id, ("ask", 1, ""), {"decision": "approve"})
+        await house.settle()
+    assert (await house.engine.get(run)).status == "done"
+    assert len(chance.done) == len(set(chance.done)), "nothing that was done is done again"
+    assert cancelled
