@@ -34,6 +34,7 @@ from metier.guardrails.pii import PersonalData
 from metier.knowledge.embedding import Embed, Embedder, Vectors, stacked
 from metier.knowledge.ingest import Ingest
 from metier.knowledge.retrieve import Retrieve
+from metier.owners import Owners
 from metier.policy.admission import Admission
 from metier.policy.constraints import Constraints
 from metier.policy.keys import Keys
@@ -198,6 +199,8 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
         app = _assemble(settings, parts, store, vault, providers)
         reach(app.records.erasure, app.personal_data, app.gateway)
         app.reload.registered = app.register.known
+        owners = Owners(app.register, app.keys)
+        app.metrics.add(owners.families)
         instead = (parts.transport, parts.mail_from)
         labels = app.gateway.ways.chooser.label = CallLabels(app.classifiers)
         app.reload.prepare = labels.use
@@ -211,12 +214,13 @@ async def build(settings: Settings, parts: Parts | None = None) -> AsyncIterator
         app.operations.people.written = app.records.erasure.part
         app.records.erasure.also("corrections", app.review.corrections.erase)
         stack.push_async_callback(app.toolbox.close)
+        named = {"names of projects and systems could not be read": owners.refresh}
         await app.records.contents.refresh()
         app.ledger.open()
         stack.push_async_callback(app.ledger.close)
         if app.spans is not None:
             stack.push_async_callback(app.spans.close)
-        await stack.enter_async_context(kept_going([*_background(app), labels.run()]))
+        await stack.enter_async_context(kept_going([*_background(app), labels.run(), every(_LOOK_S, named)]))
         yield app
 
 

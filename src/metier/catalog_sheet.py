@@ -144,6 +144,8 @@ class DeploymentEntry(AbilitiesEntry):
         if self.provider not in PROVIDERS:
             raise ValueError(f"`provider` is none of {', '.join(sorted(PROVIDERS))}")
         must, may = PROVIDERS[self.provider]
+        if self.provider == "azure" and self.base_url is None:
+            raise ValueError("provider 'azure' needs the `base_url` of its resource, https://NAME.openai.azure.com")
         missing, unknown = must - self.options.keys(), self.options.keys() - must - may
         if missing:
             raise ValueError(f"provider {self.provider!r} needs options: {', '.join(sorted(missing))}")

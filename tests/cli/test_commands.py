@@ -115,6 +115,7 @@ def test_an_address_that_leads_nowhere_is_told_without_its_password(house: House
         ("models: [", "not valid YAML"),
         ("modles: {}", "unknown section 'modles'"),
         ("models: {writer: {deployments: []}}", "models.writer"),
+        ("models: {writer: {deployments: [{provider: azure, model_id: m}]}}", "needs the `base_url` of its resource"),
         (
             "models: {writer: {deployments: [{provider: openai, model_id: m, base_url: h:1}]}}",
             "with http:// or https://",

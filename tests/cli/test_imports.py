@@ -134,6 +134,8 @@ model_list:
   - model_name: renamed
     litellm_params: {model: openai/own, api_base: "http://h:1/v1", api_key: none}
     model_info: {base_model: azure/never-heard-of}
+  - model_name: nowhere
+    litellm_params: {model: azure/x, api_key: os.environ/AZURE_API_KEY}
   - model_name: broken
     litellm_params: {model: openai/x, api_base: "h:1/v1"}
   - model_name: llama
@@ -158,10 +160,11 @@ def test_what_litellm_is_often_given_comes_over_and_one_bad_entry_does_not_cost_
     assert models["llama"]["deployments"][0]["base_url"] == "env/OLLAMA_BASE"
     assert models["vectors"]["deployments"][0]["price"] == {"input": 0.02, "output": 0.0, "currency": "USD"}
     assert models["gemini"]["deployments"][0]["options"]["service_account"] == "/etc/sa.json"
-    assert "broken" not in models and migration.deployments == 5
+    assert "broken" not in models and migration.deployments == 6
     told = {
         "model_list[1]": "never-heard-of", "model_list[1].litellm_params.api_key": "none is sent",
-        "model_list[2]": "base_url", "model_list[3].litellm_params.api_base": "/v1", "eur_per_usd": "euro",
+        "model_list[2].litellm_params": "AZURE_API_BASE", "model_list[3]": "base_url",
+        "model_list[4].litellm_params.api_base": "/v1", "eur_per_usd": "euro",
     }  # fmt: skip
     assert all(word in notes[path].text for path, word in told.items())
 

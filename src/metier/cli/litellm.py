@@ -170,6 +170,9 @@ class _Reader:
             model_id = model_id.removeprefix("converse/").removeprefix("invoke/")
         found: dict[str, Any] = {"provider": provider, "model_id": model_id}
         base = params.get("api_base") or params.get("base_url") or address
+        if not base and provider == "azure":
+            base = "os.environ/AZURE_API_BASE"
+            self.note(path, "by hand", "no address is given: put that of the resource into the variable AZURE_API_BASE")
         if base:
             found["base_url"] = _address(kind, str(base))
             if found["base_url"].startswith("env/") and kind in ("ollama", "ollama_chat"):
