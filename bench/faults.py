@@ -2,11 +2,12 @@
 
     python bench/faults.py [--outage 60] [--only TEXT]
 
-Prints one row per fault and one column per way to ask: how many cells hold of how many (the formats of four providers,
-and the places of a fault that comes after every piece), then the faults of the house, then one JSON line. A cell holds
-when the call stands once in the ledger with the right outcome and the right money, the hourly totals agree, the client
-got one end with a type, and nothing leaked; the run holds when the budget equals the sum of all costs, nothing stays
-held, and no task, connection or byte of the spool is left. Needs a checkout: it uses the servers of the tests.
+Prints one row per fault and one column per way to ask: how many cells hold of how many (six providers, and the places
+of a fault that comes after every piece), then the batches, one for each fault that meets their calls, then the faults
+of the house, then one JSON line. A cell holds when the call stands once in the ledger with the right outcome and the
+right money, the hourly totals agree, the client got one end with a type, and nothing leaked; the run holds when the
+budget equals the sum of all costs, nothing stays held, and no task, connection or byte of the spool is left. Needs a
+checkout: it uses the servers of the tests.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.chaos import outages  # noqa: E402  # found through the path above
-from tests.chaos.matrix import COLUMNS, Cell, Report, cells, run  # noqa: E402  # found through the path above
+from tests.chaos.batch_matrix import batch_cells, run_batches  # noqa: E402  # found through the path above
+from tests.chaos.matrix import COLUMNS, MAKERS, Report, cells, run  # noqa: E402  # found through the path above
 
 _PLACE = re.compile(r" (\d+)( of \d+)?$")
 
@@ -56,7 +58,8 @@ def _held(cells: Sequence[bool]) -> str:
 
 async def measure(outage_s: float, only: str) -> dict[str, object]:
     """Run everything and print the tables."""
-    made = [cell for cell in cells([column.path for column in COLUMNS]) if only in cell.name]
+    made = [cell for cell in cells([column.path for column in COLUMNS], MAKERS) if only in cell.name]
+    lines = [one for one in batch_cells() if only in one.name]
     with tempfile.TemporaryDirectory(prefix="metier-faults-") as folder:
         home = pathlib.Path(folder)
         async with outages.own_database() as (embedded, url):
@@ -67,7 +70,11 @@ async def measure(outage_s: float, only: str) -> dict[str, object]:
             for cell in report.cells:
                 for line in report.wrong.get(cell.number, ()):
                     print(f"  {cell.name}: {line}")
-            house = {"after the matrix": report.after}
+            broken, after = await run_batches(home / "batches", await fresh(embedded, "batches"), lines)
+            print(f"\nbatches: {len(lines) - len(broken)} of {len(lines)}")
+            for name, wrong in broken.items():
+                print(f"  {name}: {'; '.join(wrong)}")
+            house = {"after the matrix": report.after, "after the batches": after}
             house["a worker is killed -9 before, during and after answers"] = await outages.worker_killed(
                 home / "killed", await fresh(embedded, "killed")
             )
@@ -88,19 +95,20 @@ async def measure(outage_s: float, only: str) -> dict[str, object]:
     for title, wrong in house.items():
         print(f"{'holds' if not wrong else 'BROKEN'}  {title}", *wrong, sep="\n        ")
     took.sort()
-    return figures(report, made, seconds, house) | {
+    counted = (len(made) + len(lines), len(report.wrong) + len(broken))
+    return figures(report, counted, seconds, house) | {
         "answered_without_database": len(took),
         "median_s_without_database": round(took[len(took) // 2], 3) if took else None,
         "longest_s_without_database": round(took[-1], 3) if took else None,
     }
 
 
-def figures(report: Report, made: Sequence[Cell], seconds: float, house: dict[str, list[str]]) -> dict[str, object]:
-    """What the JSON line says."""
+def figures(report: Report, counted: tuple[int, int], seconds: float, house: dict[str, list[str]]) -> dict[str, object]:
+    """What the JSON line says; `counted` are all cells, and those that broke."""
     return {
         "bench": "faults",
-        "cells": len(made),
-        "broken": len(report.wrong),
+        "cells": counted[0],
+        "broken": counted[1],
         "outcomes": dict(report.outcomes),
         "house": {title: not wrong for title, wrong in house.items()},
         "seconds": round(seconds, 1),

@@ -490,6 +490,8 @@ def _money(cell: Cell, got: Heard, row: Row, estimate: int, asked: Sequence[Aske
         wrong.append(f"{made} output tokens are estimated, between {least} and {most} were seen")
     if got.text and not given:
         wrong.append("text was shown and its input is free")
-    if not asked and not fault.unreachable and row["cost_eur"]:
+    # When patience with a silence ends, the request may still be on its way to the server.
+    sent = fault.unreachable or (row["error_code"] == "provider_timeout" and fault.lending is None)
+    if not asked and not sent and row["cost_eur"]:
         wrong.append("charged without being asked")
     return wrong
