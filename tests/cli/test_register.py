@@ -31,6 +31,14 @@ def priced(url: str) -> dict[str, Any]:
     return {role: {"deployments": [{**own, "id": role}]} for role in ("writer", "judge")}
 
 
+def test_init_names_a_model_that_is_there(house: House, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "metier.yaml"
+    path.write_text(
+        "models: {ours: {deployments: [{provider: openai, model_id: m, base_url: 'http://127.0.0.1:1/v1'}]}}"
+    )
+    assert "model 'ours'" in house.run("init", "--no-key", env={"METIER_CONFIG": str(path)})
+
+
 def test_init_says_what_it_would_do_and_changes_nothing(house: House, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "new.yaml"
     found = house.data("init", "--dry-run", "--model", "local", env={"METIER_CONFIG": str(path)})

@@ -108,9 +108,15 @@ async def _first(app: App, terminal: Terminal, key: bool) -> None:
         terminal.say(f"\nYour key, shown this once: [bold]{secret}[/bold]")
     base = f"http://127.0.0.1:{app.settings.port}/v1"
     terminal.say(
-        f"\nNext: `metier serve`, then point any OpenAI client at {base} with that key, model 'writer'. "
+        f"\nNext: `metier serve`, then point any OpenAI client at {base} with that key, model {_to_try(app)!r}. "
         "`metier demo` shows the main job; `metier models list` what may be called."
     )
+
+
+def _to_try(app: App) -> str:
+    """Name the chat model to begin with: the one that writes, or else the first one declared."""
+    chat = [model.name for model in app.catalog.models() if model.operation == "chat"]
+    return next((name for name in (app.roles["writer"], *chat) if name in chat), "writer")
 
 
 async def _found() -> dict[str, list[str]]:
