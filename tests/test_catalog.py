@@ -141,7 +141,7 @@ def test_a_credential_shows_neither_in_an_error_nor_in_a_representation() -> Non
 def test_an_unknown_model_is_not_found_and_the_known_ones_are_offered() -> None:
     with pytest.raises(NotFound, match=r"no model 'x' here.*\(m\)"):
         catalog("m: {deployments: [{provider: local, model_id: x}]}").model("x")
-    with pytest.raises(NotFound, match="none is declared"):
+    with pytest.raises(NotFound, match="metier init"):
         Catalog.from_yaml({}).model("x")
 
 

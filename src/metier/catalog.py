@@ -64,7 +64,12 @@ class Catalog:
         except KeyError:
             if name in self._by_provider:
                 return self._by_provider[name]
-            offer = ", ".join(sorted(self._models)) or "none is declared"
+            offer = ", ".join(sorted(self._models))
+            if not offer:
+                told = (
+                    f"there is no model {name!r} here, nor any: run `metier init`, or declare `models:` in metier.yaml"
+                )
+                raise NotFound(told, param="model") from None
             raise NotFound(
                 f"there is no model {name!r} here: use one of those listed by /v1/models ({offer})", param="model"
             ) from None
