@@ -104,6 +104,20 @@ async def test_a_step_that_never_writes_runs_out_of_its_time() -> None:
     assert isinstance(line.value, dict) and line.value["code"] == "timeout"
 
 
+async def test_what_was_paid_as_the_time_ran_out_is_written_too() -> None:
+    async def work(context: StepContext, given: dict[str, JSON]) -> JSON:
+        try:
+            return await asyncio.Event().wait()
+        finally:
+            await context.once("one", lambda: paid(context))
+
+    journal = Away()
+    journal.back_.set()
+    line = await tried(journal, work)
+    assert isinstance(line.value, dict) and line.value["code"] == "timeout"
+    assert [one.value for one in journal.kept_] == ["answer"] and line.cost_eur == Decimal("0.01")
+
+
 async def test_what_is_written_behind_a_step_that_has_ended_bounds_nothing() -> None:
     journal, behind = Away(), list[asyncio.Task[JSON]]()
 

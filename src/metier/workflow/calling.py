@@ -95,9 +95,11 @@ class _Limit:
     async def append(self, hold: Hold, lines: Sequence[Line]) -> object:
         """Write lines, however long the database is away: what they hold was paid for."""
         self.waiting += 1
-        if self.left_s is None and self.timeout is not None and (end := self.timeout.when()) is not None:
+        limit = self.timeout
+        # One that has run out can no longer stand still, and what it cancels may still have paid.
+        if self.left_s is None and limit is not None and not limit.expired() and (end := limit.when()) is not None:
             self.left_s = end - asyncio.get_running_loop().time()
-            self.timeout.reschedule(None)
+            limit.reschedule(None)
         try:
             return await self.journal.append(hold, lines)
         finally:
