@@ -86,11 +86,14 @@ async def test_a_canary_keeps_what_it_goes_by_until_it_is_told_otherwise(store: 
     assert (await releases.get("support", WHO.project, 2)).share == 0.5
 
 
-async def test_a_canary_from_before_there_were_keys_goes_on_by_event(store: Store, vault: Vault) -> None:
+@pytest.mark.parametrize("per", ["event", None], ids=["its migration", "a node that knows of no keys"])
+async def test_a_canary_from_before_there_were_keys_goes_on_by_event(
+    store: Store, vault: Vault, per: str | None
+) -> None:
     releases = await two(store, vault)
     await releases.canary("support", WHO.project, 2, "ada", 0.5)
     async with store.connection() as connection:
-        await connection.execute("UPDATE releases SET per = 'event' WHERE version = 2")  # as its migration says
+        await connection.execute("UPDATE releases SET per = %s WHERE version = 2", (per,))
     events = [f"e{number}" for number in range(60)]
     wanted = {event for event in events if bucket(WHO.project, "support", 2, event) < 0.6}
     assert (await releases.canary("support", WHO.project, 2, "ada", 0.6)).per == "event"

@@ -231,7 +231,9 @@ class Releases:
             one = await self.get(flow, project, version)
             seen = one.revision if seen is None else seen
             if change.per is not None or one.per is None:
-                per = checked(change.per or PERSON, await self._workflow(one))
+                # Without one it is a canary of a node from before there were keys, which shares per event.
+                usual = EVENT if one.state == "canary" else PERSON
+                per = checked(change.per or usual, await self._workflow(one))
                 change = replace(change, per=per, reason=change.reason or f"per {per}")
         return await self._table.move(flow, project, version, by, change, seen=seen, dry_run=dry_run)
 
