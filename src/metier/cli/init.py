@@ -108,8 +108,8 @@ async def _first(app: App, terminal: Terminal, key: bool) -> None:
         terminal.say(f"\nYour key, shown this once: [bold]{secret}[/bold]")
     base = f"http://127.0.0.1:{app.settings.port}/v1"
     terminal.say(
-        f"\nNext: `metier serve`, then point any OpenAI client at {base} with {"that" if secret else "your"} key, model {_to_try(app)!r}. "
-        "`metier demo` shows the main job; `metier models list` what may be called."
+        f"\nNext: `metier serve`, then point any OpenAI client at {base} with {'that' if secret else 'your'} key, "
+        f"model {_to_try(app)!r}. `metier demo` shows the main job; `metier models list` what may be called."
     )
 
 
