@@ -56,6 +56,27 @@ def test_markdown_has_headings_tables_fences_and_front_matter() -> None:
     )
 
 
+@pytest.mark.parametrize("unfinished", ["<a href='", "<!--", "<br b='x' ", '<p style="', "<a/", "<a ="])
+def test_a_page_of_tags_without_an_end_is_read_in_no_time(unfinished: str) -> None:
+    parsed = read("a.html", "<p>Retours</p>" + unfinished * 90_000)
+    assert parsed.text.startswith("Retours")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["<![foo]>", "<![", "<![endif foo", "<!x[", f"&#{'1' * 5_000};", f"&#{'1' * 5_000}", "&#x" + "f" * 5_000 + ";"],
+)
+def test_a_page_no_browser_would_refuse_is_read(odd: str) -> None:
+    assert "Retours" in read("a.html", f"<p>Retours</p>{odd}").text
+    assert "Livraison" in read("a.html", f"<p>Retours</p>{odd}<p>Livraison</p>").text
+
+
+@pytest.mark.parametrize("charset", ["punycode", "PunyCode", "idna", "unicode_escape", "Raw-Unicode-Escape", "hex"])
+def test_a_page_cannot_choose_how_long_its_bytes_take(charset: str) -> None:
+    with pytest.raises(Invalid, match="unknown character set"):
+        read("a.html", f"<meta charset={charset}>-" + "kajb" * 250_000)
+
+
 def test_html_gives_what_a_reader_sees() -> None:
     parsed = read(
         "a.html",

@@ -36,6 +36,9 @@ _HIDING = re.compile(
     re.IGNORECASE,
 )
 _CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([\w-]+)", re.IGNORECASE)
+_ENDLESS = re.compile(r"&#[0-9]{100,}")
+_UNFINISHED = 10_000_000
+"""Steps beyond which what stands behind a tag without an end is taken for text."""
 _DEEP = 2_000
 """Open elements beyond which a page is made to break readers, not to be read."""
 
@@ -49,7 +52,8 @@ def declared_charset(data: bytes) -> str | None:
 def parse_html(name: str, markup: str) -> Parsed:
     """Turn a page into blocks; scripts go silently, text hidden from readers goes with a warning."""
     page = _Page(name)
-    page.feed(markup)
+    # Numbers longer than Python reads are no characters.
+    page.feed(_ENDLESS.sub("&#65533", markup))
     page.close()
     return page.finish()
 
@@ -69,6 +73,20 @@ class _Page(HTMLParser):
         self._title: list[str] = []
         self._language: str | None = None
         self._hidden = 0
+
+    def close(self) -> None:
+        """Read what is left; the parser looks for the end of an unfinished tag again from every `<` behind it."""
+        if self.rawdata.count("<") * len(self.rawdata) > _UNFINISHED:
+            rest, self.rawdata = self.rawdata, ""
+            self.handle_data(rest)
+        super().close()
+
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """Pass over a section as browsers do, also one that Python does not know."""
+        try:
+            return super().parse_marked_section(i, report)
+        except AssertionError:
+            return self.parse_bogus_comment(i)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         names = {name: value or "" for name, value in attrs}

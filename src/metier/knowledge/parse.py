@@ -18,6 +18,10 @@ from metier.knowledge.html import declared_charset, parse_html
 __all__ = ["Html", "Limits", "Markdown", "Parser", "PlainText", "decode", "parse"]
 
 
+_NO_CHARSETS = frozenset({"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"})
+"""What Python reads as a character set although no page is written in it; some take hours for a few megabytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How large a document may be before it is refused."""
@@ -128,6 +132,8 @@ def decode(name: str, data: bytes, declared: str | None = None) -> str:
     marks = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
     charset = next((charset for mark, charset in marks if data.startswith(mark)), declared or "utf-8")
     try:
+        if codecs.lookup(charset).name.replace("_", "-") in _NO_CHARSETS:
+            raise LookupError(charset)
         text = data.decode(charset)
     except LookupError as error:
         raise Invalid(f"Reading {name!r} failed: unknown character set {charset!r}; save it as UTF-8.") from error
