@@ -72,6 +72,32 @@ async def test_a_fallback_answers_when_the_model_cannot_and_pays_its_own_price(
         assert row["model"] == "petit", "what the client asked for"
 
 
+async def test_a_deployment_without_a_price_is_passed_over_while_others_have_one(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    def priceless(name: str) -> dict[str, Any]:
+        return {"id": name, "provider": "openai", "model_id": "unheard", "base_url": "http://127.0.0.1:9/v1"}
+
+    models = {
+        "petit": entry(priceless("a"), one("b"), fallbacks=["sans", "grand"]),
+        "sans": entry(priceless("c")),
+        "grand": entry(one("d")),
+        "seul": entry(priceless("e"), priceless("f"), fallbacks=["sans"]),
+        "ailleurs": entry(priceless("i"), fallbacks=["grand"]),
+    }
+    provider = ScriptedProvider(fails(503), says("ok"), says("ok"))
+    async with house(store, vault, tmp_path, provider, models) as here:
+        for name in ("petit", "ailleurs"):
+            await here.gateway.collect(here.call(model=name))
+        assert provider.deployments == ["b", "d", "d"]
+        with pytest.raises(NotAllowed) as refused:
+            await here.gateway.collect(here.call(model="seul"))
+        said = refused.value.message
+        assert all(f"{name!r} has no known price" in said for name in "efc")
+        assert "declare `price`" in said and "allow_unpriced" in said and "systems:" not in said
+        assert len(provider.calls) == 3
+
+
 async def test_what_is_held_covers_the_dearest_hop(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
     provider = ScriptedProvider(says("ok"))
     async with house(store, vault, tmp_path, provider) as here:

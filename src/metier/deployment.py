@@ -167,7 +167,7 @@ class Deployment:
     base_url: str | None
     api_key: str | None
     price: Price | None
-    """None when it is not known: calls are then refused unless `allow_unpriced`."""
+    """None when it is not known: no call then goes there unless `allow_unpriced`."""
     energy: EnergyCard | None
     context_tokens: int
     max_output_tokens: int

@@ -71,7 +71,7 @@ def rank(
     catalog: Catalog, question: Question, carbon: Callable[[Deployment], float | None] = lambda _: None
 ) -> tuple[Candidate, ...]:
     """Rank the models that may and can do the task, then name those that cannot, each with its reasons."""
-    constraints, call = Constraints(), _call(question)
+    constraints, call = Constraints(any_price=True), _call(question)
     rules = Rules(question.sensitivity, countries=question.countries, languages=question.languages)
     fitting: list[Candidate] = []
     others: list[Candidate] = []

@@ -47,6 +47,20 @@ def test_rules_of_the_house_remove_deployments(rules: Rules | None, allowed: lis
     assert left(rules) == allowed
 
 
+def test_a_missing_price_is_one_reason_among_others() -> None:
+    priceless, deaf = deployment("p", price=None), deployment("t", abilities=Abilities(tools=False))
+    tools = replace(CALL, tools=(Tool("t", "", {}),))
+    assert left(None, model=Model("m", (priceless, LOCAL))) == ["local"]
+    error = refused(None, tools, Model("m", (priceless, deaf)))
+    assert isinstance(error, Invalid) and "declare `price`" in error.message and "cannot call tools" in error.message
+    error = refused(Rules(sensitivity="secret"), model=Model("m", (priceless, PUBLIC)))
+    assert isinstance(error, NotAllowed) and "'p' has no known price" in error.message and "systems:" in error.message
+    kept = Constraints(any_price=True).eligible(CALL, Model("m", (priceless,)), None)
+    assert kept.deployments == (priceless,)
+    accepted = deployment("a", price=None, allow_unpriced=True)
+    assert left(None, model=Model("m", (priceless, accepted))) == ["a"]
+
+
 def test_an_unknown_country_is_not_an_allowed_one() -> None:
     nowhere = Model("m", (deployment("n", hosting="private", country=None),))
     assert left(Rules(countries=frozenset({"FR"})), model=nowhere) == []
@@ -123,7 +137,10 @@ def test_what_a_system_prefers_orders_what_is_left() -> None:
         return [[d.id for d in part] for part in found.parts]
 
     dear = replace(PUBLIC.price, input_eur=Decimal(5), output_eur=Decimal(5)) if PUBLIC.price else None
-    model = Model("m", (replace(PUBLIC, price=dear), replace(PRIVATE, priority=1), replace(LOCAL, price=None)))
+    model = Model(
+        "m",
+        (replace(PUBLIC, price=dear), replace(PRIVATE, priority=1), replace(LOCAL, price=None, allow_unpriced=True)),
+    )
     assert order("cost") == [["private"], ["public"], ["local"]]
     constraints = Constraints(carbon=lambda d: grams.get(d.id))
     assert order("carbon") == [["local"], ["public"], ["private"]]

@@ -143,7 +143,7 @@ def _figures(price: Price | None) -> str:
 def _origin(price: Price | None) -> str:
     """Say in a few words where a price comes from."""
     if price is None:
-        return "nobody: calls are refused unless allow_unpriced"
+        return "nobody: takes no calls unless allow_unpriced"
     if price.recorded_on is None:
         return price.source
     return f"{'publisher, read' if price.publisher else 'known list, recorded'} {price.recorded_on}" + (

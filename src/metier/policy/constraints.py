@@ -25,6 +25,7 @@ _MOST_KEPT = 20_000
 _BYTES_PER_TOKEN = 4
 _ROUND = 1_000
 _TYPICAL_OUTPUT = 500
+_UNPRICED = "has no known price"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Eligible:
     removed: Mapping[str, str]
     """Why each of the others may not, by deployment."""
     ruled: bool
-    """True when rules of the house alone removed them, not what they can do."""
+    """True when rules of the house or a price nobody knows alone removed them, not what they can do."""
     windows: tuple[int, ...]
     """The known windows among them, smallest first."""
     most_output: int
@@ -103,8 +104,12 @@ class Constraints:
         rules: Mapping[str, Rules] | None = None,
         names: Callable[[Sequence[str]], Awaitable[Mapping[str, str]]] | None = None,
         carbon: Callable[[Deployment], float | None] = lambda _: None,
+        *,
+        any_price: bool = False,
     ) -> None:
         self._rules = dict(rules or {})
+        self._any_price = any_price
+        """Whether a deployment without a known price counts too: where models are compared, not called."""
         self._names: Mirror[str] | None = Mirror(names, max_age_s=60.0) if names is not None else None
         """Names of systems by their id, for rules written with names."""
         self._carbon = carbon
@@ -169,6 +174,14 @@ class Constraints:
         if not reasons:
             return NoDeployment(f"model {call.model!r} has no deployment: declare one in metier.yaml", param="model")
         said = f"no deployment of model {call.model!r} may answer this call: {'; '.join(reasons)}"
+        why = {reason for hop in hops for reason in hop.removed.values()}
+        if _UNPRICED in why:
+            said += (
+                "; where a price is missing no money can be held: declare `price` in metier.yaml, or "
+                "`allow_unpriced: true`"
+            )
+        if why == {_UNPRICED}:
+            return NotAllowed(said, param="model")
         if all(hop.ruled for hop in hops):
             return NotAllowed(
                 f"{said}; choose another model, or ask whoever answers for the system to change `systems:`",
@@ -192,7 +205,9 @@ class Constraints:
         ruled = True
         for deployment in model.deployments:
             reason = _forbidden(deployment, model, rules) if rules is not None else None
-            if reason is None:
+            if reason is None and deployment.price is None and not (deployment.allow_unpriced or self._any_price):
+                reason = _UNPRICED
+            elif reason is None:
                 reason = _unable(deployment, need, rules, beyond)
                 ruled = ruled and reason is None
             if reason is None:
