@@ -46,6 +46,7 @@ def test_any_bytes_are_cut_without_loss() -> None:
         (b'{"custom_id": "\xe9"}', "invalid_json_line", None),
         (b"[1]", "invalid_json_line", None),
         (b"[" * 100_000, "invalid_json_line", None),
+        (b'{"custom_id": "a", "body": ' + b'{"a":' * 900 + b"1" + b"}" * 901, "invalid_json_line", None),
         ({"method": "POST"}, "missing_custom_id", "custom_id"),
         (line(custom_id=7), "invalid_custom_id", "custom_id"),
         (line(custom_id=" "), "invalid_custom_id", "custom_id"),

@@ -147,6 +147,28 @@ async def test_a_signed_webhook_starts_one_run_however_often_it_comes(desk: Desk
     assert await desk.runs() == [{"order": "7"}, {"order": "7"}]
 
 
+async def test_what_is_nested_too_deep_to_be_written_down_is_refused_at_every_door(desk: Desk) -> None:
+    id = await hooked(desk)
+    form = triggered(trigger("form"), inputs=ORDER, name="asked")
+    (made,) = await desk.triggers.deployments.deploy(form, desk.who, "ada")
+    await desk.triggers.deployments.deploy(
+        triggered(trigger("api"), inputs={"order": {}}, name="free"), desk.who, "ada"
+    )
+    path = desk.triggers.form_path(made)
+    for deep in (b"[" * 900 + b"]" * 900, b'{"a":' * 300 + b"1" + b"}" * 300):
+        body = b'{"order": ' + deep + b"}"
+        told = await desk.http.post(f"/hooks/{id}", content=body, headers=delivery(body))
+        assert (told.status, told.json["error"]["code"]) == (422, "invalid")
+        kind = {"content-type": "application/json", "idempotency-key": "k" * 20}
+        assert (await ask(desk.http.app, path, body, headers=kind, method="POST")).status == 400
+        whole = b'{"inputs": ' + body + b"}"
+        started = await desk.http.post("/v1/flows/free/runs", content=whole, headers=desk.bearer)
+        assert (started.status, "levels deep" in started.json["error"]["message"]) == (400, True)
+    just = b'{"inputs": {"order": ' + b"[" * 190 + b"]" * 190 + b"}}"
+    assert (await desk.http.post("/v1/flows/free/runs", content=just, headers=desk.bearer)).status == 202
+    assert len(await desk.runs()) == 1
+
+
 async def test_our_own_outgoing_webhooks_are_understood(desk: Desk) -> None:
     id, body = await hooked(desk), b'{"order": "9"}'
     headers = outgoing.signed(SECRET, "run_1/send", int(time.time()), body)

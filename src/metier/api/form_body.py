@@ -73,7 +73,7 @@ async def read(request: Request, *, is_json: bool) -> Sent:
             }
         else:
             fields = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_FIELDS_MOST))
-    except ValueError:
+    except (ValueError, orjson.JSONEncodeError):
         raise Mistaken("the form cannot be read: send JSON, or a form in UTF-8 of up to 200 fields") from None
     return _sent(request, fields, {}, is_json=is_json)
 

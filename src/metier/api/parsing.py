@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from metier.calls import JSON
 from metier.errors import Invalid, Mistaken
+from metier.nesting import DEEPEST, is_deeper, read_deeper
 
 __all__ = ["fit", "load", "refuse_unknown", "shallow"]
 
@@ -28,6 +29,8 @@ def load(data: bytes) -> dict[str, Any]:
         ) from None
     if not isinstance(value, dict):
         raise Mistaken(f"the request body is a JSON {type(value).__name__}: send one JSON object")
+    if read_deeper(data, value):
+        raise Mistaken(f"the request body is nested more than {DEEPEST} levels deep: flatten it")
     return value
 
 
@@ -67,16 +70,8 @@ def refuse_unknown(
 
 def shallow(value: JSON, param: str) -> None:
     """Refuse a schema nested so deep that writing it out again would fail further down the road."""
-    level: list[JSON] = [value]
-    for _ in range(_DEEPEST):
-        level = [
-            child
-            for node in level
-            for child in (node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
-        ]
-        if not level:
-            return
-    raise Invalid(f"{param} is nested more than {_DEEPEST} levels deep: flatten it", param=param)
+    if is_deeper(value, _DEEPEST):
+        raise Invalid(f"{param} is nested more than {_DEEPEST} levels deep: flatten it", param=param)
 
 
 def _path(loc: tuple[int | str, ...]) -> str:

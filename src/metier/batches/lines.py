@@ -10,6 +10,7 @@ import orjson
 
 from metier.calls import Answer, Call, Principal
 from metier.errors import MetierError
+from metier.nesting import DEEPEST, read_deeper
 
 __all__ = ["LINE_LIMIT", "Cut", "Cutter", "Fault", "Prepared", "Request", "Surface", "prepare", "read"]
 
@@ -110,6 +111,8 @@ def read(data: bytes, endpoint: str) -> tuple[str | None, Request | Fault]:
         raw = orjson.loads(data.removeprefix(_MARK))
     except orjson.JSONDecodeError as error:
         return None, Fault("invalid_json_line", f"the line is not JSON in UTF-8 ({error.msg} at column {error.colno})")
+    if read_deeper(data, raw):
+        return None, Fault("invalid_json_line", f"the line is nested more than {DEEPEST} levels deep: flatten it")
     if not isinstance(raw, dict):
         return None, Fault("invalid_json_line", f"the line is a JSON {type(raw).__name__}: write one JSON object")
     given = raw.get("custom_id")

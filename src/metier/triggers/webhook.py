@@ -14,6 +14,7 @@ import orjson
 
 from metier.calls import JSON
 from metier.errors import Invalid, NotAuthenticated
+from metier.nesting import DEEPEST, read_deeper
 from metier.triggers.event import Event, Kind, only, secret_name
 
 __all__ = ["BODY_LIMIT", "KIND", "TOLERANCE_S", "Delivery", "signed", "verified"]
@@ -69,6 +70,8 @@ def _data(delivery: Delivery) -> dict[str, JSON]:
         body: JSON = orjson.loads(delivery.body)
     except orjson.JSONDecodeError as error:
         raise Invalid(f"the body of webhook {delivery.id!r} is not JSON in UTF-8: {error.msg}") from None
+    if read_deeper(delivery.body, body):
+        raise Invalid(f"the body of webhook {delivery.id!r} is nested more than {DEEPEST} levels deep: flatten it")
     return {"id": delivery.id, "sent_at": int(delivery.timestamp), "body": body}
 
 
