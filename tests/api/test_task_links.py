@@ -143,6 +143,17 @@ async def test_people_of_metier_yaml_and_substitutes_get_links_with_a_whole_addr
     assert (await desk.app.review.get(used.task, used.reviewer)).id == used.task
 
 
+async def test_who_may_not_decide_a_task_makes_no_link_to_decide_it_as_somebody_else(desk: Desk) -> None:
+    app, who = desk.app, desk.who
+    issued = await app.keys.issue(who.name, who.project, who.system, "tests", groups=["admins"])
+    desk.keys["starter"] = issued.secret
+    task = await desk.park(asking())
+    refused = await link(desk, task, "zoe", by="starter")
+    assert (refused.status, await links(desk)) == (403, 0)
+    assert (await link(desk, await desk.park(asking(**{"not": "user:root"})), "zoe")).status == 403
+    assert (await link(desk, task, "zoe")).status == 200
+
+
 async def test_no_link_for_who_may_not_decide_or_past_somebody_who_has_it_in_hand(desk: Desk) -> None:
     barred = await desk.park(asking(**{"not": "user:zoe"}))
     refused = await link(desk, barred, "zoe")

@@ -237,7 +237,10 @@ class Review:
         return row
 
     async def _theirs(self, row: Row, by: Reviewer, person: str, groups: Collection[str]) -> None:
-        """Refuse a link for somebody the task does not wait for, or who may not decide it."""
+        """Refuse a link for somebody the task does not wait for, and where either of them may not decide it."""
+        if (bar := barred(row, contents(self._vault, row), by)) is not None:
+            # Whoever holds a link can follow it.
+            raise NotAllowed(_BARS[bar].format(task=row["id"], name=by.name))
         task, to = row["id"], str(row["assignee"])
         held = {to.removeprefix(_GROUP)} & set(groups) if to.startswith(_GROUP) else ()
         reviewer = Reviewer(person, frozenset(held), None, by.organisation)
