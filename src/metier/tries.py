@@ -11,6 +11,7 @@ from metier.calls import Call, Chunk
 from metier.deployment import Deployment
 from metier.errors import Invalid, NoDeployment, ProviderTimeout, Unavailable
 from metier.providers.base import Provider, retry_after_s, told_by_deployment
+from metier.providers.cause import caused
 from metier.record.entry import Entry
 from metier.router import Health, Retries, plan
 from metier.ways import Way
@@ -123,10 +124,11 @@ class Tries:
 
 
 def _not_installed(deployment: Deployment) -> NoDeployment:
-    return NoDeployment(
+    missing = NoDeployment(
         f"deployment {deployment.id!r} needs the provider {deployment.provider!r}, which is not installed here: "
         "install its extra or remove the deployment"
     )
+    return caused(missing, "not_installed")
 
 
 def _says_something(chunk: Chunk) -> bool:

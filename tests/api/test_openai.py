@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
+import orjson
 import pytest
 from starlette.applications import Starlette
 
@@ -288,3 +289,19 @@ async def test_a_fault_of_ours_is_told_and_logged_without_contents(
 async def test_a_path_that_is_none_says_what_was_probably_meant(door: Door, path: str, said: str) -> None:
     response = await door.post(path, HELLO)
     assert response.status == 404 and said in response.json["error"]["message"]
+
+
+async def test_a_failed_call_says_why_in_the_log_and_in_its_record_and_quotes_nobody(
+    store: Store, vault: Vault, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(store, vault, tmp_path, ScriptedProvider(fails(401), fails(401), fails(429))) as here:
+        door = Door(here, ScriptedProvider())
+        with caplog.at_level(logging.DEBUG):
+            said = [(await door.post(CHAT, HELLO)).status for _ in range(2)]
+        lines = [orjson.loads(record.message) for record in caplog.records if record.name == "metier.api"]
+        rows = {row["id"]: row for row in await here.rows()}
+    assert said == [503, 503]
+    assert [line["cause"] for line in lines] == ["http_401", "http_429"]
+    assert all(rows[line["request"]]["error_cause"] == line["cause"] for line in lines)
+    assert all(rows[line["request"]]["deployment"] == line["deployment"] for line in lines)
+    assert "scripted failure" not in caplog.text

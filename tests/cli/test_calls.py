@@ -64,6 +64,7 @@ def test_calls_are_listed_page_by_page(house: House, system: str) -> None:
 def test_contents_are_shown_to_whom_it_was_allowed_and_every_look_is_written_down(house: House, system: str) -> None:
     call = calls(house)[-1]["id"]
     row = house.data("calls", "show", call)["call"]
+    assert row["error_cause"] is None and calls(house)[-1]["error_cause"] is None, "it was answered"
     assert row["contents"] and row["system"] and "Dupont" not in str(row) and "client-1" not in str(row)
     refused = house.run("calls", "show", call, "--contents", "--reason", "curious", code=3)
     assert "metier calls allow" in refused

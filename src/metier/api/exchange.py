@@ -177,7 +177,7 @@ class Exchange:
             failure = Broken(f"request {self.id!r} failed inside Métier; report this id to whoever runs it")
             unexpected = error
         if failure.status >= 500:
-            record(self.id, self.path, failure.code, unexpected)
+            record(self.id, self.path, failure.code, unexpected, failure)
         await self._refuse(failure)
 
     async def _refuse(self, error: MetierError) -> None:

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from metier.api import failures
 from metier.calls import new_id
-from metier.errors import Broken
+from metier.errors import Broken, MetierError
+from metier.providers.cause import cause, place
 
 __all__ = ["Frame", "record", "request_id"]
 
@@ -69,9 +70,13 @@ def request_id(scope: Scope) -> str:
     return str(scope[_KEY])
 
 
-def record(request: str, path: str, code: str, unexpected: BaseException | None) -> None:
-    """Log what broke and where; never the message of a foreign exception, which may quote contents."""
+def record(
+    request: str, path: str, code: str, unexpected: BaseException | None, failure: MetierError | None = None
+) -> None:
+    """Log what broke, where and why; never the message of a foreign exception or provider, which may quote contents."""
     line: dict[str, object] = {"event": "failed", "request": request, "path": path, "code": code}
+    told = {} if failure is None else {"deployment": place(failure), "cause": cause(failure)}
+    line |= {name: value for name, value in told.items() if value is not None}
     if unexpected is not None:
         line["error"] = type(unexpected).__name__
         line["at"] = _places(unexpected.__traceback__)

@@ -17,7 +17,7 @@ from metier.cli.terminal import Terminal, administer, as_json_option
 from metier.errors import Invalid
 from metier.record.erasure import Erased
 from metier.record.keeping import Keeping
-from metier.record.records import Filter
+from metier.record.records import Filter, Line
 from metier.vault import member
 
 __all__ = ["command"]
@@ -66,7 +66,7 @@ def _list(after: str | None, limit: int, as_json: bool, **wanted: Any) -> None:
             ["id", "at", "model", "outcome", "in", "out", "€", "s", "contents"],
             [
                 [
-                    one.id, one.at.isoformat(timespec="seconds"), one.model, one.error_code or one.outcome,
+                    one.id, one.at.isoformat(timespec="seconds"), one.model, _ended(one),
                     one.input_tokens, one.output_tokens, f"{one.cost_eur:.5f}", f"{one.duration_s:.2f}",
                     "kept" if one.contents else "",
                 ]
@@ -327,6 +327,12 @@ def _reads(call: str | None, limit: int, as_json: bool) -> None:
         )
 
     administer(work, as_json=as_json)
+
+
+def _ended(call: Line) -> str:
+    """Say how a call ended, and why where that is known."""
+    ended = call.error_code or call.outcome
+    return f"{ended} ({call.error_cause})" if call.error_cause else ended
 
 
 def _utc(moment: datetime.datetime | None) -> datetime.datetime | None:

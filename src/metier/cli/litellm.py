@@ -69,8 +69,8 @@ def translate(text: str, source: str) -> Migration:
         without = [one.id for one in model.deployments if one.price is None and not one.allow_unpriced]
         if without and not model.rules:
             told = (
-                f"no price is known for {', '.join(without)}, so no call goes there: add `price: {{input, output}}` per "
-                "million tokens in metier.yaml, or `allow_unpriced: true`"
+                f"no price is known for {', '.join(without)}, so no call goes there: add `price: {{input, output}}` "
+                "per million tokens in metier.yaml, or `allow_unpriced: true`"
             )
             migration.notes.append(Note(0, f"models.{model.name}", "by hand", told))
     migration.notes.sort(key=lambda note: note.line)

@@ -12,6 +12,7 @@ from metier.calls import Chunk, FinishReason, ReasoningDelta, ToolCallDelta, Usa
 from metier.catalog import Deployment
 from metier.errors import MetierError, ProviderUnavailable
 from metier.providers.base import failure
+from metier.providers.cause import caused
 from metier.providers.sse import Events
 
 __all__ = ["Reading", "whole"]
@@ -246,4 +247,5 @@ def _reported(error: Mapping[str, Any], deployment: Deployment) -> MetierError:
 
 
 def _misfit(deployment: Deployment, what: str) -> ProviderUnavailable:
-    return ProviderUnavailable(f"deployment {deployment.id!r} {what}; try again, or check what serves that address")
+    told = f"deployment {deployment.id!r} {what}; try again, or check what serves that address"
+    return caused(ProviderUnavailable(told), "unreadable")

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from metier.calls import Call, Chunk
 from metier.catalog import Deployment
 from metier.errors import Invalid, MetierError, ProviderTimeout, ProviderUnavailable
+from metier.providers.cause import caused
 
 __all__ = [
     "Counter",
@@ -65,6 +66,10 @@ class Counter(Protocol):
 
 def failure(status: int, message: str, deployment: Deployment, wait_s: float | None = None) -> MetierError:
     """Turn a provider's HTTP status into the error that says whose fault it is and what to do next."""
+    return caused(_failure(status, message, deployment, wait_s), f"http_{status}")
+
+
+def _failure(status: int, message: str, deployment: Deployment, wait_s: float | None) -> MetierError:
     message = _discreet(message, deployment)
     # What a provider quotes is the request as it got it: tokens lent for an hour, placeholders nobody outside knows.
     message = _CODE.sub("[masked]", _BEARER.sub(r"\1[credential]", message))

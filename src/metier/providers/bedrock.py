@@ -19,6 +19,7 @@ from metier.errors import Invalid, MetierError, ProviderUnavailable
 from metier.providers.base import failure
 from metier.providers.bedrock_answer import Reading
 from metier.providers.bedrock_format import converse_body
+from metier.providers.cause import caused
 from metier.providers.exchange import Exchange, wait_s
 from metier.providers.sigv4 import Credentials, sign
 from metier.providers.vectors import Part, gather
@@ -125,11 +126,12 @@ class BedrockProvider:
         if status == 403 and _credentials(deployment) is not None:
             off_s = self._off_s(response)
             if abs(off_s) > _SKEW_S:
-                return ProviderUnavailable(
+                late = ProviderUnavailable(
                     f"deployment {deployment.id!r} refused the signature, and the clock of this machine is "
                     f"{abs(off_s):.0f} s {'ahead of' if off_s > 0 else 'behind'} Amazon's: set it right, "
                     "for example with NTP; the credentials may be fine"
                 )
+                return caused(late, f"http_{status}", "clock_off")
         if name == _QUOTA:
             status = 429
         return failure(status, f"{name}: {message}" if name else message, deployment, wait_s(response))
@@ -157,10 +159,11 @@ def _credentials(deployment: Deployment) -> Credentials | None:
     if key and secret:
         return Credentials(key, secret, options.get("session_token") or None)
     if key or secret or not deployment.api_key:
-        raise ProviderUnavailable(
+        lacking = ProviderUnavailable(
             f"deployment {deployment.id!r} lacks credentials: give it the options `access_key_id` and "
             "`secret_access_key` in metier.yaml, or a Bedrock API key as `api_key`"
         )
+        raise caused(lacking, "no_credential")
     return None
 
 
@@ -197,4 +200,5 @@ def _cannot(deployment: Deployment, what: str, param: str) -> Invalid:
 
 
 def _misfit(deployment: Deployment, what: str) -> ProviderUnavailable:
-    return ProviderUnavailable(f"deployment {deployment.id!r} {what}; try again, or check what serves that address")
+    told = f"deployment {deployment.id!r} {what}; try again, or check what serves that address"
+    return caused(ProviderUnavailable(told), "unreadable")

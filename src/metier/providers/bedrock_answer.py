@@ -11,6 +11,7 @@ from metier.calls import Chunk, FinishReason, ReasoningDelta, ToolCallDelta, Usa
 from metier.catalog import Deployment
 from metier.errors import ProviderUnavailable
 from metier.providers.base import failure
+from metier.providers.cause import caused
 from metier.providers.eventstream import Frame, Frames
 
 __all__ = ["Reading"]
@@ -132,9 +133,8 @@ class Reading:
             raise self._misfit(f"gave up its answer ({reason!r})") from None
 
     def _misfit(self, what: str) -> ProviderUnavailable:
-        return ProviderUnavailable(
-            f"deployment {self._deployment.id!r} {what}; try again, or check what serves that address"
-        )
+        told = f"deployment {self._deployment.id!r} {what}; try again, or check what serves that address"
+        return caused(ProviderUnavailable(told), "unreadable")
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:

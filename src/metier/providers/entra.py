@@ -10,8 +10,9 @@ from urllib.parse import quote, urlencode
 
 from metier.catalog import Deployment
 from metier.errors import ProviderUnavailable
+from metier.providers.cause import caused
 from metier.providers.exchange import Exchange
-from metier.providers.token_cache import Token, TokenCache, granted, reason
+from metier.providers.token_cache import Token, TokenCache, granted, reason, word
 
 __all__ = ["Entra"]
 
@@ -67,20 +68,22 @@ class Entra:
         token = granted(data, began) if response.status == 200 else None
         if token is not None:
             return token
-        raise ProviderUnavailable(
+        refused = ProviderUnavailable(
             f"Entra ID gave no token for deployment {deployment.id!r}: it answered {response.status} ({reason(data)}); "
             "check tenant_id, client_id and client_secret in metier.yaml, and that the secret has not expired"
         )
+        raise caused(refused, "token", f"http_{response.status}", *word(data))
 
 
 def _identity(deployment: Deployment) -> _Identity:
     options = deployment.options
     missing = [name for name in _NEEDED if not options.get(name)]
     if missing:
-        raise ProviderUnavailable(
+        lacking = ProviderUnavailable(
             f"deployment {deployment.id!r} has no credential: give it an `api_key`, or the options "
             f"{', '.join(_NEEDED)} of an Entra application; {', '.join(missing)} is missing"
         )
+        raise caused(lacking, "no_credential")
     authority = options.get("authority", _PUBLIC).rstrip("/")
     if "://" not in authority:
         authority = f"https://{authority}"

@@ -13,6 +13,7 @@ from yarl import URL
 from metier.catalog import Deployment
 from metier.errors import ProviderTimeout, ProviderUnavailable
 from metier.providers.base import mark_unasked
+from metier.providers.cause import broken, caused
 
 __all__ = ["Exchange", "Patience", "bare", "wait_s"]
 
@@ -170,6 +171,7 @@ class _Guard:
         self._deployment = deployment
         self._connect_s = connect_s
         self._at = at
+        self._whose = ("token",) if at else ()
 
     def __enter__(self) -> None:
         return None
@@ -184,14 +186,16 @@ class _Guard:
                 f"deployment {deployment.id!r} at {place!r} could not be reached in {self._connect_s:g} s or did not "
                 f"end its answer in {deployment.timeout_s:g} s; try again, or raise its `timeout_s` in metier.yaml"
             )
-            if isinstance(error, aiohttp.ConnectionTimeoutError):
+            connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
+            if connecting:
                 mark_unasked(late)
-            raise late from error
+            raise caused(late, *self._whose, "connect_timeout" if connecting else "answer_timeout") from error
         if isinstance(error, aiohttp.ClientError):
-            raise ProviderUnavailable(
+            off = ProviderUnavailable(
                 f"the exchange with deployment {deployment.id!r} at {place!r} broke off "
                 f"({type(error).__name__}); check that the server is up and reachable, then try again"
-            ) from error
+            )
+            raise caused(off, *self._whose, broken(error)) from error
 
 
 def _host(deployment: Deployment) -> str:
@@ -214,10 +218,11 @@ def wait_s(response: aiohttp.ClientResponse) -> float | None:
 
 
 def _silent(deployment: Deployment, limit_s: float) -> ProviderTimeout:
-    return ProviderTimeout(
+    late = ProviderTimeout(
         f"deployment {deployment.id!r} sent nothing for {limit_s:g} s; try again, "
         "or give it more time if the model is known to be slow"
     )
+    return caused(late, "silence")
 
 
 async def _drain(content: aiohttp.StreamReader) -> None:

@@ -13,6 +13,7 @@ import orjson
 from metier.calls import JSON, Call, Chunk
 from metier.catalog import Deployment
 from metier.errors import Invalid, ProviderUnavailable
+from metier.providers.cause import caused
 from metier.providers.exchange import Exchange, wait_s
 from metier.providers.gemini_answer import Reading, embedded, refused
 from metier.providers.gemini_format import batch_embed_bodies, content_body, model_path, predict_bodies
@@ -144,10 +145,11 @@ class VertexProvider(GeminiProvider):
     async def _headers(self, deployment: Deployment) -> dict[str, str]:
         if not deployment.options.get("service_account"):
             if not deployment.api_key:
-                raise ProviderUnavailable(
+                lacking = ProviderUnavailable(
                     f"deployment {deployment.id!r} has no credential: give it the option `service_account` (a JSON key "
                     "of Google Cloud, or the path to one) or an `api_key` in metier.yaml"
                 )
+                raise caused(lacking, "no_credential")
             return await super()._headers(deployment)
         token = await self._tokens.token(deployment)
         return {"content-type": "application/json", "authorization": f"Bearer {token}"}

@@ -11,6 +11,7 @@ from metier.calls import Chunk, FinishReason, Media, ReasoningDelta, ToolCallDel
 from metier.catalog import Deployment
 from metier.errors import MetierError, ProviderUnavailable
 from metier.providers.base import failure
+from metier.providers.cause import caused
 from metier.providers.gemini_format import SIGNED_BY_GOOGLE
 from metier.providers.sse import Events
 
@@ -220,4 +221,5 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
 
 
 def _misfit(deployment: Deployment, what: str) -> ProviderUnavailable:
-    return ProviderUnavailable(f"deployment {deployment.id!r} {what}; try again, or check what serves that address")
+    told = f"deployment {deployment.id!r} {what}; try again, or check what serves that address"
+    return caused(ProviderUnavailable(told), "unreadable")

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives import hashes
 from metier.catalog import Deployment
 from metier.deferred import deferred
 from metier.errors import ProviderUnavailable
+from metier.providers.cause import caused
 from metier.providers.exchange import Exchange, bare
-from metier.providers.token_cache import Token, TokenCache, granted, reason
+from metier.providers.token_cache import Token, TokenCache, granted, reason, word
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives import serialization
@@ -78,10 +79,11 @@ class GoogleTokens:
         try:
             url, claim = await asyncio.to_thread(_claim, source, now)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ProviderUnavailable(
+            unusable = ProviderUnavailable(
                 f"deployment {deployment.id!r} has no usable `service_account` ({type(error).__name__}): give it the "
                 "JSON key of a Google Cloud service account, or the path to one, in metier.yaml"
-            ) from None
+            )
+            raise caused(unusable, "no_credential") from None
         form = urlencode({"grant_type": _GRANT, "assertion": claim}).encode()
         with self._exchange.guard(deployment, at=url):
             async with await self._exchange.post(url, form, _FORM, deployment) as response:
@@ -90,10 +92,11 @@ class GoogleTokens:
         token = granted(data, began) if response.status == 200 else None
         if token is not None:
             return token
-        raise ProviderUnavailable(
+        refused = ProviderUnavailable(
             f"Google gave no token for deployment {deployment.id!r}: {bare(url)!r} answered {response.status} "
             f"({reason(data)}); {_advice(response, now)}"
         )
+        raise caused(refused, "token", f"http_{response.status}", *word(data))
 
 
 def _source(deployment: Deployment) -> _Source:

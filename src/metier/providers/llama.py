@@ -18,6 +18,7 @@ import aiohttp
 
 from metier.errors import ConfigError, ProviderUnavailable
 from metier.providers import openmp
+from metier.providers.cause import caused
 from metier.providers.llama_files import Launch, LlamaFiles, Server, try_lock
 
 __all__ = ["Llama", "Loading"]
@@ -131,9 +132,8 @@ class Llama:
         await asyncio.to_thread(_spawn, self._files, self._launch)
 
     def _failure(self, what: str) -> ProviderUnavailable:
-        return ProviderUnavailable(
-            f"the local server of {self._launch.model!r} {what}; its log is {str(self._files.log)!r}"
-        )
+        told = f"the local server of {self._launch.model!r} {what}; its log is {str(self._files.log)!r}"
+        return caused(ProviderUnavailable(told), "local_server")
 
 
 def _spawn(files: LlamaFiles, launch: Launch) -> None:

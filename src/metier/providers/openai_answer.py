@@ -12,6 +12,7 @@ from metier.calls import Call, Chunk, FinishReason, Media, ReasoningDelta, ToolC
 from metier.catalog import Deployment
 from metier.errors import GuardrailBlocked, MetierError, ProviderUnavailable
 from metier.providers.base import failure
+from metier.providers.cause import caused
 from metier.providers.sse import Events
 
 __all__ = ["Reading", "refusal", "whole"]
@@ -350,11 +351,12 @@ def _filtered(error: Any, deployment: Deployment) -> GuardrailBlocked | None:
         if isinstance(result, dict) and result.get("filtered")
     ]
     found = f" found {', '.join(sorted(kinds))[:120]}" if kinds else " was not content with it"
-    return GuardrailBlocked(
+    blocked = GuardrailBlocked(
         f"deployment {deployment.id!r} refused the request: the content filter of its provider{found}; reword the "
         "request, or choose another model",
         param="messages",
     )
+    return caused(blocked, "content_filter")
 
 
 def _message(error: Any) -> str:
@@ -365,4 +367,5 @@ def _message(error: Any) -> str:
 
 
 def _misfit(deployment: Deployment, what: str) -> ProviderUnavailable:
-    return ProviderUnavailable(f"deployment {deployment.id!r} {what}; try again, or check what serves that address")
+    told = f"deployment {deployment.id!r} {what}; try again, or check what serves that address"
+    return caused(ProviderUnavailable(told), "unreadable")

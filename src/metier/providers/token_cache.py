@@ -12,8 +12,9 @@ import orjson
 
 from metier.errors import ProviderTimeout, ProviderUnavailable
 from metier.providers.base import mark_unasked
+from metier.providers.cause import cause, caused
 
-__all__ = ["Token", "TokenCache", "granted", "reason"]
+__all__ = ["Token", "TokenCache", "granted", "reason", "word"]
 
 _Source = TypeVar("_Source", bound=Hashable)
 _MARGIN_S: Final = 300.0
@@ -77,7 +78,7 @@ class TokenCache(Generic[_Source]):
                 return kept
             if last is not None and last is not failed:
                 # Whoever waited for the request that failed shares its failure: no queue of further ones.
-                raise type(last.error)(last.error.message)
+                raise caused(type(last.error)(last.error.message), cause(last.error) or "token")
             try:
                 token = await fetch()
             except (ProviderUnavailable, ProviderTimeout) as error:
@@ -117,3 +118,9 @@ def reason(data: bytes) -> str:
     except _UNREADABLE:
         return "no answer that can be read"
     return code if isinstance(code, str) and code in _REASONS else "no reason that is known"
+
+
+def word(data: bytes) -> tuple[str, ...]:
+    """Give OAuth's own word for why no token was given, where it is one of them."""
+    said = reason(data)
+    return (said,) if said in _REASONS else ()

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 from metier.calls import JSON, Call, Chunk, Usage
 from metier.catalog import Deployment
 from metier.errors import ProviderUnavailable
+from metier.providers.cause import caused
 
 __all__ = ["Part", "gather"]
 
@@ -36,10 +37,8 @@ async def gather(
     parts = [task.result() for task in tasks]
     vectors = tuple(vector for found, _ in parts for vector in found)
     if len(vectors) != len(call.inputs):
-        raise ProviderUnavailable(
-            f"deployment {deployment.id!r} sent {len(vectors)} vectors for {len(call.inputs)} texts; try again, "
-            "or check what serves that address"
-        )
+        told = f"deployment {deployment.id!r} sent {len(vectors)} vectors for {len(call.inputs)} texts"
+        raise caused(ProviderUnavailable(f"{told}; try again, or check what serves that address"), "unreadable")
     counts = [count for _, count in parts if count is not None]
     return Chunk(vectors=vectors, usage=Usage(sum(counts)) if len(counts) == len(parts) else None)
 

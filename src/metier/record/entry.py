@@ -15,6 +15,7 @@ from metier.calls import JSON, Call, Chunk, Impact, Kept, Receipt, Usage
 from metier.catalog import Deployment
 from metier.errors import MetierError, Mistaken, ProviderTimeout, Refused
 from metier.providers.base import unasked
+from metier.providers.cause import cause, placed
 from metier.record.impact import NOT_ESTIMATED, cost, impact
 from metier.record.transcript import Transcript
 from metier.tokens import sound_s
@@ -102,6 +103,7 @@ class Entry:
         "cost",
         "deployment",
         "duration_s",
+        "error_cause",
         "error_code",
         "first_token_s",
         "impact",
@@ -137,6 +139,8 @@ class Entry:
         """Which model was chosen and why, in words; None where the model asked for leaves no choice."""
         self.outcome: Outcome | None = None
         self.error_code: str | None = None
+        self.error_cause: str | None = None
+        """Why it failed, in words that hold nothing of what was said."""
         self.first_token_s: float | None = None
         self.duration_s = 0.0
         self.input_tokens = 0
@@ -224,12 +228,14 @@ class Entry:
     def _judge(self, error: BaseException | None) -> None:
         self._unasked = error is not None and unasked(error)
         if isinstance(error, MetierError):
-            self.error_code = error.code
+            self.error_code, self.error_cause = error.code, cause(error)
+            if self.deployment is not None:
+                placed(error, self.deployment.id)
             self.outcome = "refused" if isinstance(error, Refused | Mistaken) else "failed"
         elif error is None or (self._complete and isinstance(error, _DEPARTED)):
             self.outcome = self.outcome or "answered"
         elif isinstance(error, Exception):
-            self.outcome, self.error_code = "failed", "internal"
+            self.outcome, self.error_code, self.error_cause = "failed", "internal", type(error).__name__[:60]
         elif isinstance(error, _DEPARTED):
             self.outcome, self.error_code = "cancelled", None
         else:
@@ -294,7 +300,7 @@ class Entry:
         row = self._head(self.call)
         row["deployment"] = deployment.id if deployment else None
         row["outcome"] = self.outcome
-        row["error_code"] = self.error_code
+        row["error_code"], row["error_cause"] = self.error_code, self.error_cause
         row["input_tokens"] = usage.input_tokens if usage else 0
         row["output_tokens"] = usage.output_tokens if usage else 0
         row["cached_tokens"] = usage.cached_tokens if usage else 0

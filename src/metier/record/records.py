@@ -50,6 +50,8 @@ class Line:
     operation: str
     outcome: str
     error_code: str | None
+    error_cause: str | None
+    """Why it failed: `http_401`, `ECONNREFUSED`, `connect_timeout`; None where nothing is known."""
     input_tokens: int
     output_tokens: int
     cached_tokens: int

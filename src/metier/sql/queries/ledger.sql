@@ -3,13 +3,13 @@
 WITH new AS (
     INSERT INTO calls (
         id, at, key, organisation, project, system, end_user, model, deployment, operation, outcome, error_code,
-        input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, estimated,
+        error_cause, input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens, estimated,
         cost_eur, priced, reserved_eur, lease, cache, saved_eur, saved_kwh, tries, shadow_of,
         energy_low_kwh, energy_high_kwh, carbon_low_g, carbon_high_g, method, zone,
         duration_s, first_token_s, masked, run, path, attempt, conversation, route)
     SELECT
         id, to_timestamp(at), key, organisation, project, system, end_user, model, deployment, operation, outcome,
-        error_code, input_tokens, output_tokens, cached_tokens, coalesce(cache_write_tokens, 0),
+        error_code, error_cause, input_tokens, output_tokens, cached_tokens, coalesce(cache_write_tokens, 0),
         coalesce(reasoning_tokens, 0), estimated,
         cost_eur, priced, reserved_eur, nullif(lease, ''), cache, coalesce(saved_eur, 0), saved_kwh,
         coalesce(tries, 1), shadow_of,
@@ -17,7 +17,7 @@ WITH new AS (
         duration_s, first_token_s, masked, run, path, attempt, conversation, route
     FROM jsonb_to_recordset(%(rows)s::text::jsonb) AS r (
         id text, at double precision, key text, organisation text, project text, system text, end_user text,
-        model text, deployment text, operation text, outcome text, error_code text,
+        model text, deployment text, operation text, outcome text, error_code text, error_cause text,
         input_tokens bigint, output_tokens bigint, cached_tokens bigint, cache_write_tokens bigint,
         reasoning_tokens bigint, estimated boolean,
         cost_eur numeric, priced boolean, reserved_eur numeric, lease text,
@@ -188,7 +188,7 @@ FROM calls WHERE run = %(run)s ORDER BY at, id;
 
 -- calls_page --
 -- Recorded calls, latest first, after the last one of the page before.
-SELECT id, at, organisation, project, system, key, model, deployment, operation, outcome, error_code,
+SELECT id, at, organisation, project, system, key, model, deployment, operation, outcome, error_code, error_cause,
     input_tokens, output_tokens, cached_tokens, reasoning_tokens, cost_eur, duration_s, first_token_s, tries, cache,
     end_user IS NOT NULL AS for_end_user, EXISTS (SELECT FROM contents WHERE contents.call = calls.id) AS contents
 FROM calls
