@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
 
 from metier.api import multipart
-from metier.api.form_body import Held, Taking
+from metier.api.form_body import Held, Taking, read_files
 from metier.api.server import application
 from metier.api.starting import starts
 from metier.calls import JSON
@@ -276,6 +277,22 @@ FORM = Form("T", "", (Field("f", "F", "", "file", True), Field("t", "T", "", "te
 
 def opened(name: str, filename: str | None = None) -> multipart.Opened:
     return multipart.Opened(name, filename)
+
+
+async def test_a_form_that_stops_on_its_way_holds_nothing_for_long() -> None:
+    whole = body(good())
+    coming = iter([{"type": "http.request", "body": whole[:-20], "more_body": True}])
+
+    async def receive() -> dict[str, object]:
+        for part in coming:
+            return part
+        await asyncio.Event().wait()
+        return {}
+
+    head = [(b"content-type", b"multipart/form-data; boundary=b")]
+    request = Request({"type": "http", "method": "POST", "headers": head}, receive)
+    with pytest.raises(Mistaken, match="stopped on its way"):
+        await read_files(request, FORM, Taking(FORM, Held(5000)), is_json=False, stalls_s=0.05)
 
 
 def test_bytes_of_files_are_held_within_a_bound_and_given_back() -> None:

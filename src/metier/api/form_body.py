@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl
@@ -24,6 +26,8 @@ _FIELDS_MOST = 200
 _READ_MOST: Final = 256 * 1024 * 1024
 """Bytes read of a form whose files are too large, so that what follows them is not lost to whoever typed it."""
 _WAIT_S = 30.0
+_STALLS_S = 30.0
+_ARRIVES_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,12 @@ class Held:
 async def read(request: Request, *, is_json: bool) -> Sent:
     """Read a form without files, or JSON in its place."""
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > BODY_LIMIT:
-            raise Mistaken(f"the form has over {BODY_LIMIT} bytes: send less")
+    async with _arriving(_STALLS_S) as heard:
+        async for part in request.stream():
+            heard()
+            body += part
+            if len(body) > BODY_LIMIT:
+                raise Mistaken(f"the form has over {BODY_LIMIT} bytes: send less")
     try:
         if request.headers.get("content-type", "").startswith("application/json"):
             raw = orjson.loads(body)
@@ -78,17 +84,35 @@ async def read(request: Request, *, is_json: bool) -> Sent:
     return _sent(request, fields, {}, is_json=is_json)
 
 
-async def read_files(request: Request, form: Form, taking: Taking, *, is_json: bool) -> Sent:
+async def read_files(
+    request: Request, form: Form, taking: Taking, *, is_json: bool, stalls_s: float = _STALLS_S
+) -> Sent:
     """Read a form with files; of files that are too large, too many or not asked for, only the size is kept."""
     cutter = multipart.Cutter(request.headers.get("content-type", "").encode("latin-1"))
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        taking.take(cutter.feed(part))
-        if size > _READ_MOST:
-            taking.stop(form.file_bytes)
-            break
+    async with _arriving(stalls_s) as heard:
+        async for part in request.stream():
+            heard()
+            size += len(part)
+            taking.take(cutter.feed(part))
+            if size > _READ_MOST:
+                taking.stop(form.file_bytes)
+                break
     return _sent(request, *taking.ended(), is_json=is_json)
+
+
+@contextlib.asynccontextmanager
+async def _arriving(stalls_s: float) -> AsyncIterator[Callable[[], None]]:
+    """Bound how long nothing of a form comes and how long all of it takes: what it holds, others wait for."""
+    clock = asyncio.get_running_loop().time
+    last = clock() + _ARRIVES_S
+    try:
+        async with asyncio.timeout(stalls_s) as limit:
+            yield lambda: None if limit.expired() else limit.reschedule(min(clock() + stalls_s, last))
+    except TimeoutError:
+        raise Mistaken(
+            f"the form stopped on its way for {stalls_s:g} s, or took over {_ARRIVES_S:g} s: send it again"
+        ) from None
 
 
 class Taking:
