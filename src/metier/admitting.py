@@ -26,6 +26,9 @@ def admitting(
     """Make the admission of one worker; `mail` is a transport and a sender in place of those of the settings."""
     alerts = notices.alerts(store, settings.config.get("alerts"), *sections.mail(settings, mail), settings.lang)
     around = Surroundings(
-        footprint=impact, digest=lambda organisation, name: member(vault, organisation, name), alerts=alerts
+        footprint=impact,
+        digest=lambda organisation, name: member(vault, organisation, name),
+        names=register.names,
+        alerts=alerts,
     )
     return Admission(store, worker, register.statuses, frozenset(ADMITTED), around=around)

@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 import random
 import sys
+from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
 
@@ -14,7 +15,7 @@ from metier.calls import Call, Impact, Message, Usage
 from metier.catalog import Catalog
 from metier.errors import BudgetExceeded, Invalid, NotAllowed, SystemNotApproved, Unavailable
 from metier.governance.register import ADMITTED
-from metier.policy.admission import Admission, Hold, Period
+from metier.policy.admission import Admission, Hold, Period, Surroundings
 from metier.policy.leases import Leases
 from metier.policy.limits import Limit
 from metier.store import Row, Store
@@ -109,6 +110,24 @@ async def test_a_suspended_system_is_refused_as_soon_as_the_mirror_is_a_second_o
     await world.register.approve(world.principal.system, "Claire")
     await admission.tick()
     await admission.admit(world.call(), world.model, Held())
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+async def test_a_refused_system_is_named_as_people_do(store: Store, tmp_path: pathlib.Path, reachable: bool) -> None:
+    world = await build(store, tmp_path)
+    system = world.principal.system
+
+    async def away(_: Sequence[str]) -> dict[str, str]:
+        raise TimeoutError
+
+    around = Surroundings(names=world.register.names if reachable else away)
+    admission = Admission(store, "w", world.register.statuses, ADMITTED, around=around)
+    await world.register.suspend(system, "Sécurité")
+    with pytest.raises(SystemNotApproved) as refused:
+        await admission.approved(world.principal)
+    named = (await world.register.get(system)).name if reachable else system
+    assert named != system or not reachable
+    assert refused.value.message.startswith(f"the system {named!r} is 'suspended' in the register")
 
 
 async def test_a_key_is_kept_to_its_models_and_a_model_to_its_operation(store: Store, tmp_path: pathlib.Path) -> None:

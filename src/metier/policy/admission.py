@@ -15,7 +15,7 @@ import psycopg
 
 from metier.calls import Call, Principal, ProjectId
 from metier.catalog import Model
-from metier.errors import BudgetExceeded, Invalid, MetierError, NotAllowed, RateLimited, SystemNotApproved
+from metier.errors import BudgetExceeded, Invalid, MetierError, NotAllowed, RateLimited, SystemNotApproved, Unavailable
 from metier.policy.alerts import Alerts
 from metier.policy.estimate import Expected, Footprint, Outputs, expected
 from metier.policy.hold import Entry, Hold, Meter
@@ -93,6 +93,8 @@ class Surroundings:
     """Makes of an organisation and its end user's name what limits know that person by."""
     now: Callable[[], float] | None = None
     """Seconds since 1970 for rates; None takes the clock of PostgreSQL."""
+    names: Callable[[Sequence[str]], Awaitable[Mapping[str, str]]] | None = None
+    """Reads what people call systems, by id; without it a refusal has the id."""
     alerts: Alerts | None = None
     """Who is told; None writes alerts down for the console and sends them nowhere."""
 
@@ -125,6 +127,8 @@ class Admission:
         self._around = around or Surroundings()
         self._worker = worker
         self._systems: Mirror[str] = Mirror(statuses, clock=clock)
+        names = self._around.names
+        self._names: Mirror[str] | None = None if names is None else Mirror(names, clock=clock, max_age_s=60.0)
         self.limits = Limits(store, clock=clock)
         """Sets, lists and removes limits."""
         self._leases = Leases(store, worker, clock=clock, today=today)
@@ -170,9 +174,16 @@ class Admission:
         status = await self._systems.get(principal.system)
         if status not in self._admitted:
             raise SystemNotApproved(
-                f"the system {principal.system!r} is {status or 'unknown'!r} in the register: calls pass once it is "
-                f"approved ({' or '.join(sorted(self._admitted))})"
+                f"the system {await self._name(principal)!r} is {status or 'unknown'!r} in the register: calls pass "
+                f"once it is approved ({' or '.join(sorted(self._admitted))})"
             )
+
+    async def _name(self, principal: Principal) -> str:
+        """Name the system behind a key as people do; by its id while nobody can say."""
+        try:
+            return (self._names and await self._names.get(principal.system)) or principal.system
+        except Unavailable:
+            return principal.system
 
     async def remaining(self, call: Call) -> Mapping[Measure, Remaining]:
         """Tell the tightest limit of requests and of tokens for a caller, from memory, as far as they are known."""
