@@ -174,16 +174,9 @@ class Admission:
         status = await self._systems.get(principal.system)
         if status not in self._admitted:
             raise SystemNotApproved(
-                f"the system {await self._name(principal)!r} is {status or 'unknown'!r} in the register: calls pass "
+                f"the system {await _called(principal.system, self._names)!r} is {status or 'unknown'!r} in the register: calls pass "
                 f"once it is approved ({' or '.join(sorted(self._admitted))})"
             )
-
-    async def _name(self, principal: Principal) -> str:
-        """Name the system behind a key as people do; by its id while nobody can say."""
-        try:
-            return (self._names and await self._names.get(principal.system)) or principal.system
-        except Unavailable:
-            return principal.system
 
     async def remaining(self, call: Call) -> Mapping[Measure, Remaining]:
         """Tell the tightest limit of requests and of tokens for a caller, from memory, as far as they are known."""
@@ -346,6 +339,14 @@ class Admission:
             f"{rounded(limit.amount)} {unit} per {limit.period}{standing}: have the limit raised, ask for fewer output "
             f"tokens{wait}"
         )
+
+
+async def _called(system: str, names: Mirror[str] | None) -> str:
+    """Name a system as people do; by its id while nobody can say."""
+    try:
+        return (names and await names.get(system)) or system
+    except Unavailable:
+        return system
 
 
 def _rights(call: Call) -> None:
