@@ -173,9 +173,10 @@ class Admission:
         """Let the system behind a key pass, or say in which state the register has it."""
         status = await self._systems.get(principal.system)
         if status not in self._admitted:
+            name = await _called(principal.system, self._names)
             raise SystemNotApproved(
-                f"the system {await _called(principal.system, self._names)!r} is {status or 'unknown'!r} in the register: calls pass "
-                f"once it is approved ({' or '.join(sorted(self._admitted))})"
+                f"the system {name!r} is {status or 'unknown'!r} in the register: calls pass once it is "
+                f"approved ({' or '.join(sorted(self._admitted))})"
             )
 
     async def remaining(self, call: Call) -> Mapping[Measure, Remaining]:
