@@ -215,6 +215,7 @@ def _answered() -> dict[tuple[str, str], tuple[str, Schema]]:
         ("GET", "/v1/absences"): (json_type, _list(absence)),
         ("POST", "/v1/absences"): (json_type, absence),
         ("DELETE", "/v1/absences/{id}"): (json_type, deleted),
+        ("GET", "/"): (json_type, _object(None, **dict.fromkeys(("name", "api", "ready", "documentation"), "string"))),
         ("GET", "/healthz"): (json_type, status),
         ("GET", "/readyz"): (json_type, status),
         ("GET", "/metrics"): ("text/plain; version=0.0.4; charset=utf-8", {"type": "string"}),
@@ -261,7 +262,7 @@ _QUERIES: dict[tuple[str, str], dict[str, Schema]] = {
     ("GET", "/v1/runs/{id}/moment"): {"line": {"type": "integer", "minimum": 1}},
     ("GET", "/v1/runs/{id}/differences"): {"with": {"type": "string"}},
 }
-_OPEN = frozenset({"/healthz", "/readyz"})
+_OPEN = frozenset({"/", "/healthz", "/readyz"})
 
 
 def _operation(method: str, path: str, summary: str, asked: Any, answered: tuple[str, Schema]) -> Schema:

@@ -67,7 +67,7 @@ def announced(size: int) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("method", "path", "body", "headers", "status", "code", "kind"),
     [
-        ("GET", "/", None, {}, 404, "not_found", "invalid_request_error"),
+        ("GET", "/nowhere", None, {}, 404, "not_found", "invalid_request_error"),
         ("GET", "/v1/nothing", None, {}, 404, "not_found", "invalid_request_error"),
         ("POST", "/v1/completions", GOOD, {}, 404, "not_found", "invalid_request_error"),
         ("DELETE", "/V1/models", None, {}, 404, "not_found", "invalid_request_error"),

@@ -34,6 +34,7 @@ from metier.api.tasks import task_routes
 from metier.api.traced import Traced
 from metier.api.transcription import Transcriptions
 from metier.api.transfer import Transfer
+from metier.api.welcome import Welcome
 from metier.batches import Batches
 from metier.connectors.deliveries import Deliveries
 from metier.gateway import Gateway
@@ -99,6 +100,8 @@ class Watch:
     """Requests come through a proxy: that one comes from this machine says nothing."""
     traced: bool = False
     """Keep the header `traceparent` of requests."""
+    pages: str | None = None
+    """Where the pages for people begin; None where there are none."""
 
 
 def routes(app: AppServices, watch: Watch | None = None) -> list[BaseRoute]:
@@ -126,6 +129,7 @@ def routes(app: AppServices, watch: Watch | None = None) -> list[BaseRoute]:
         *run_routes(app),
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{name:path}", models, methods=["GET"]),
+        Route("/", Welcome(Surface(app.keys, "models"), watch.pages), methods=["GET"]),
         Route("/healthz", Alive(), methods=["GET"]),
         Route("/readyz", Ready(app.ready, watch.remarks), methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),

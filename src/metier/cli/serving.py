@@ -41,6 +41,7 @@ IDLE_S = 75
 """Seconds an idle connection stays open: longer than proxies and clients keep theirs, usually 60 at most, for a request
 that crosses our end of a connection gets no answer, and one that costs money is not sent again by itself."""
 
+_PAGES = "/review"
 _COLLECTED = (10_000, 20, 20)
 """When the collector of cycles looks: objects made, then rounds of each generation."""
 
@@ -135,9 +136,9 @@ async def _serve(service: Service, place: _Place | None, app: App, terminal: Ter
     node = Node(None if place is None else place.folder, 1 if place is None else place.number, app.metrics.families)
     watch = Watch(
         exposition=node.exposition, remarks=app.remarks, everybody=app.settings.metrics == "open",
-        behind_proxy=service.behind_proxy, traced=app.spans is not None,
+        behind_proxy=service.behind_proxy, traced=app.spans is not None, pages=_PAGES,
     )  # fmt: skip
-    pages = Later("/review", lambda: console.pages(app))
+    pages = Later(_PAGES, lambda: console.pages(app))
     duty = Duty(application(app, more=[pages, *starts(app)], watch=watch))
     server = _Server(_config(service, duty))
     stop = _Stop()
