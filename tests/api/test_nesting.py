@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from metier.api.server import application
+from metier.console.fields import Problem, fields_of, read
 from metier.nesting import DEEPEST, is_deeper, read_deeper
 from metier.providers.scripted import ScriptedProvider, says
 from metier.store import Store
@@ -47,3 +48,9 @@ def test_levels_are_counted_whatever_they_are_made_of(levels: int) -> None:
     assert is_deeper(value, DEEPEST) is (levels >= DEEPEST)  # type: ignore[arg-type]  # JSON made step by step
     assert read_deeper(b"{" * (DEEPEST + 1), value) is (levels >= DEEPEST)  # type: ignore[arg-type]  # the same
     assert not read_deeper(b'{"a": "[[["}' * 10, value)  # type: ignore[arg-type]  # bytes of which nothing is deep
+
+
+def test_a_person_who_writes_json_into_a_page_is_told_too() -> None:
+    (field,) = fields_of("given", "given", {}, None, required=False)
+    assert read(field, {}, "[" * 300 + "]" * 300) == Problem("json")
+    assert read(field, {}, '{"a": [[1]]}') == {"a": [[1]]}

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import orjson
 
 from metier.calls import JSON
+from metier.nesting import is_deeper
 
 __all__ = ["Field", "FieldKind", "Problem", "Schema", "fields_of", "is_long", "plain", "read", "write"]
 
@@ -151,7 +152,7 @@ def read(field: Field, schema: Schema, text: str) -> JSON | Problem:
         value: JSON = orjson.loads(text)
     except orjson.JSONDecodeError:
         return Problem("json")
-    return value
+    return Problem("json") if is_deeper(value) else value
 
 
 def _kind(schema: Schema, key: str, value: JSON) -> FieldKind:
