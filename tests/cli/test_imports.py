@@ -229,6 +229,10 @@ def test_keys_are_listed_first_and_issued_when_told(house: House, tmp_path: path
         {"key_alias": "old", "models": [], "expires": "2001-01-01T00:00:00"},
         {"key_alias": "bad", "models": [], "blocked": True},
         {"key_name": "sk-...abcd", "models": [], "max_budget": 3, "budget_duration": "7d"},
+        {"key_alias": "per model", "model_max_budget": {"gpt-4o": {"budget_limit": 1, "time_period": "1d"}}},
+        {"key_alias": "apart", "budget_id": "b1"},
+        {"key_alias": "odd", "max_budget": "3"},
+        {"key_alias": "odder", "max_budget": 3, "budget_duration": ["30d"]},
         {"key_alias": "poor", "max_budget": 0},
         {"key_alias": "mate", "models": ["all-team-models"], "team_id": "t"},
         {"key_alias": "wide", "models": ["all-proxy-models"], "team_id": "t", "soft_budget": 2.0},
@@ -241,14 +245,20 @@ def test_keys_are_listed_first_and_issued_when_told(house: House, tmp_path: path
     arguments = ("import", "litellm-keys", str(listing), "--system", "Boutique", "--project", "boutique")
     before = {key["id"] for key in house.data("key", "list")["keys"]}
     listed = house.data(*arguments)
-    assert [key["name"] for key in listed["keys"]] == ["shop", "sk-...abcd", "wide"] and not listed["applied"]
-    assert {one["name"] for one in listed["left_behind"]} == {"old", "bad", "poor", "mate"}
-    assert listed["keys"][0]["left_out"] == ["no model 'gpt-4o' here"] and listed["keys"][2]["models"] is None
-    assert "team 't'" in str(listed["keys"][2]["left_out"]) and "soft budget" in str(listed["keys"][2]["left_out"])
+    assert [key["name"] for key in listed["keys"]] == ["shop", "wide"] and not listed["applied"]
+    unbounded = {"sk-...abcd", "per model", "apart", "odd", "odder"}
+    behind = {one["name"]: one["why"] for one in listed["left_behind"]}
+    assert set(behind) == {"old", "bad", "poor", "mate"} | unbounded
+    assert "every '7d'" in behind["sk-...abcd"]
+    assert all("no bound" in behind[name] and "--without-budget" in behind[name] for name in unbounded)
+    assert listed["keys"][0]["left_out"] == ["no model 'gpt-4o' here"] and listed["keys"][1]["models"] is None
+    assert "team 't'" in str(listed["keys"][1]["left_out"]) and "soft budget" in str(listed["keys"][1]["left_out"])
     assert {key["id"] for key in house.data("key", "list")["keys"]} == before
-    issued = house.data(*arguments, "--apply")
+    issued = house.data(*arguments, "--apply", "--without-budget")
+    assert {key["name"] for key in issued["keys"]} == {"shop", "wide"} | unbounded
     assert all(key["secret"].startswith("sk-mt-") for key in issued["keys"])
     assert "has no counterpart" in issued["keys"][1]["left_out"][0]
+    assert "not brought over" in str([key["left_out"] for key in issued["keys"] if key["name"] == "apart"])
     limited = house.data("budget", "list")
     made = {key["id"] for key in house.data("key", "list")["keys"]} - before
     set_here = {(one["limit"]["measure"], one["limit"]["period"], one["limit"]["subject"]) for one in limited["limits"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 import pathlib
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -32,6 +33,8 @@ _RATES: tuple[tuple[str, Measure, LimitPeriod], ...] = (
 _PERIODS: dict[str | None, LimitPeriod] = {
     None: "total", "1d": "day", "24h": "day", "daily": "day", "30d": "month", "1mo": "month", "monthly": "month",
 }  # fmt: skip
+_NO_BOUND = 1e9
+"""What nobody spends: written where a budget means none."""
 
 
 @click.group()
@@ -84,20 +87,23 @@ def _litellm(file: pathlib.Path, output: pathlib.Path | None, force: bool, as_js
 @click.option("--system", required=True, help="Id or name of the registered system the new keys are for.")
 @click.option("--project", default="default", show_default=True, help="Project that pays for the new keys.")
 @click.option("--apply", is_flag=True, help="Really issue the keys; without it they are only listed.")
+@click.option("--without-budget", is_flag=True, help="Bring keys whose budget has no counterpart too, without it.")
 @as_json_option
-def _litellm_keys(file: pathlib.Path, system: str, project: str, apply: bool, as_json: bool) -> None:
+def _litellm_keys(
+    file: pathlib.Path, system: str, project: str, apply: bool, without_budget: bool, as_json: bool
+) -> None:
     """Issue a key of ours for each key in the JSON of LiteLLM's /key/list?return_full_object=true.
 
     Only the digest of a key is known over there, so none can be copied: new ones are issued and shown this once.
-    Models, expiry, rates, concurrency and budgets per day or month are kept. Keys that may do nothing there are left
-    behind, and named.
+    Models, expiry, rates, concurrency and budgets per day or month are kept. Keys that may do nothing there, or
+    whose budget has another period, such as a week, are left behind, and named.
 
     Example: metier import litellm-keys keys.json --system support-reply --apply
     """
 
     async def work(app: App, terminal: Terminal) -> None:
         owner, use = await app.keys.project(project), await preparation.system_id(app, system)
-        found, behind = _wanted(file)
+        found, behind = _wanted(file, without_budget)
         for key in found:
             unknown = sorted({*(key["models"] or ())} - {*app.catalog.names()})
             key["left_out"] += [f"no model {name!r} here" for name in unknown]
@@ -154,7 +160,7 @@ async def _issue(app: App, key: dict[str, Any], project: str, system: str) -> No
             key["left_out"].append(f"{measure} not limited: {error.message}")
 
 
-def _wanted(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+def _wanted(path: pathlib.Path, without_budget: bool) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Read which keys exist over there, and which of them are left behind, and why."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -170,7 +176,8 @@ def _wanted(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[dict[str, st
         name = str(entry.get("key_alias") or entry.get("key_name") or "imported")
         expires = _moment(entry.get("expires"), path)
         models = entry.get("models") or None
-        if (why := _why_not(entry, expires)) is not None:
+        why = _why_not(entry, expires) or (None if without_budget else _unfit(entry))
+        if why is not None:
             behind.append({"name": name, "why": why})
             continue
         if isinstance(models, list) and "all-proxy-models" in models:
@@ -201,8 +208,31 @@ def _why_not(entry: dict[str, Any], expires: datetime | None) -> str | None:
     return None
 
 
+def _unfit(entry: dict[str, Any]) -> str | None:
+    """Say why the budget of a key cannot be kept: issued all the same, it would spend without bound."""
+    budget, duration = entry.get("max_budget"), entry.get("budget_duration")
+    if entry.get("model_max_budget"):
+        found = "its budgets per model have no counterpart"
+    elif budget is None and entry.get("budget_id"):
+        found = f"its budget is that of {str(entry['budget_id'])[:40]!r}, which is not in this file"
+    elif budget is None or (_is_number(budget) and (budget >= _NO_BOUND or _period(duration) is not None)):
+        return None
+    elif not _is_number(budget):
+        found = f"its budget {str(budget)[:20]!r} is no number"
+    else:
+        found = f"its budget of {budget} every {str(duration)[:20]!r} has no counterpart: periods are day, month, total"
+    return (
+        f"{found}; without it the key would have no bound: issue it with one that fits (metier key issue, then metier "
+        "budget set money AMOUNT --per month --key KEY), or bring it as it is with --without-budget"
+    )
+
+
+def _period(duration: Any) -> LimitPeriod | None:
+    return _PERIODS.get(duration) if duration is None or isinstance(duration, str) else None
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
 
 
 def _limits(entry: dict[str, Any]) -> tuple[list[tuple[Measure, LimitPeriod, Decimal]], list[str]]:
@@ -218,12 +248,15 @@ def _limits(entry: dict[str, Any]) -> tuple[list[tuple[Measure, LimitPeriod, Dec
     if _is_number(entry.get("soft_budget")):
         left_out.append("its soft budget is not brought over: metier budget set --alert-only")
     budget, duration = entry.get("max_budget"), entry.get("budget_duration")
-    if budget is None or not _is_number(budget) or not 0 < budget < 1e9:
+    every = _period(duration)
+    if entry.get("model_max_budget") or (budget is None and entry.get("budget_id")):
+        left_out.append("budgets per model or kept apart are not brought over: metier budget set")
+    if budget is None or not _is_number(budget) or not 0 < budget < _NO_BOUND:
         return found, left_out
-    if duration not in _PERIODS:
+    if every is None:
         told = f"a budget of {budget} every {str(duration)[:20]!r} has no counterpart: metier budget set"
         return found, [*left_out, told]
-    found.append(("money", _PERIODS[duration], Decimal(str(budget))))
+    found.append(("money", every, Decimal(str(budget))))
     return found, left_out
 
 
