@@ -59,7 +59,8 @@ class Site:
                 process.wait(30)
 
     def log(self, word: str) -> Counter[str]:
-        lines = (self.folder / "log").read_text().splitlines()
+        path = self.folder / "log"
+        lines = path.read_text().splitlines() if path.exists() else []
         return Counter(line.partition(" ")[2] for line in lines if line.startswith(word))
 
     async def until_over(self, batches: Sequence[Batch]) -> list[Batch]:
@@ -111,10 +112,10 @@ async def test_batches_end_while_workers_are_killed_at_random(site: Site) -> Non
         ended, killed = asyncio.Event(), list[int]()
 
         async def kill() -> None:
-            for _ in range(8):
-                await asyncio.sleep(chance.uniform(0.1, 0.8))
-                if ended.is_set():
-                    return
+            # By what was bought, not by the clock: however fast the machine, there is somebody to kill.
+            for goal in sorted(chance.sample(range(20, 560), 5)):
+                while not ended.is_set() and sum(site.log("bought").values()) < goal:  # noqa: ASYNC110  # another process
+                    await asyncio.sleep(0.01)
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
                     victim = int((site.folder / f"worker {chance.choice(supervisors)}").read_text())
                     os.kill(victim, signal.SIGKILL)
@@ -124,7 +125,7 @@ async def test_batches_end_while_workers_are_killed_at_random(site: Site) -> Non
             group.create_task(kill())
             over = await site.until_over(made)
             ended.set()
-    assert killed
+    assert len(killed) >= 2
     bought = site.log("bought")
     for batch, name in zip(over, "abcd", strict=True):
         assert (batch.status, batch.total, batch.endpoint) == ("completed", 150, CHAT)
