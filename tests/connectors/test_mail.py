@@ -122,3 +122,17 @@ def test_parts_nested_beyond_reason_do_not_bring_the_reader_down() -> None:
         read(raw + b"\r\nbonjour", plain)
     except Invalid as error:
         assert "nests" in error.message
+
+
+def test_senders_in_comments_without_end_do_not_bring_the_reader_down() -> None:
+    found = read(b"From: " + b"(" * 50_000 + b"\r\nTo: " + b"(" * 900 + b"\r\n\r\nBonjour", plain)
+    assert (found.text, found.sender) == ("Bonjour", "") and "From" in found.problems[0]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"Subject: =?punycode?q?-", b"Content-Type: application/pdf; name*=punycode''-", b"Subject: " + b"=?utf-8?q?a?= "],
+)
+def test_a_header_cannot_choose_how_long_it_takes(header: bytes) -> None:
+    found = read(b"From: a@exemple.fr\r\n" + header + b"kajbc" * 500_000 + b"?=\r\n\r\nBonjour", plain)
+    assert found.sender == "a@exemple.fr"

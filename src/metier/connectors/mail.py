@@ -25,6 +25,7 @@ ToText = Callable[[str, bytes], str]
 _LIMIT_BYTES = 40 * 1024 * 1024
 _LIMIT_PARTS = 500
 _LIMIT_TEXT = 400_000
+_LIMIT_HEADER = 8_192
 _NO_CHARSETS = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"})
 """What Python also calls encodings: some take the square of the length, and no mail is written in them."""
 _ON_WROTE = re.compile(
@@ -37,6 +38,14 @@ _ORIGINAL = re.compile(
 )
 _HEADER_BLOCK = re.compile(r"^\s*\**(?:de|from)\s?:\**\s+\S", re.IGNORECASE)
 _HEADER_NEXT = re.compile(r"^\s*\**(?:envoyé|sent|date|à|to|objet|subject)\s?:\**", re.IGNORECASE)
+
+
+class _Bounded(email.policy.Compat32):
+    """Keeps no more of a header than anybody writes: some take the square of their length to be read."""
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        name, value = super().header_source_parse(sourcelines)
+        return name, value[:_LIMIT_HEADER]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,7 @@ def read(data: bytes, to_text: ToText) -> Email:
     if not data.strip():
         raise Invalid("the e-mail file is empty: nothing was received")
     try:
-        message = email.message_from_bytes(data, policy=email.policy.compat32)
+        message = email.message_from_bytes(data, policy=_Bounded())
     except RecursionError:
         raise Invalid("the e-mail nests parts inside parts beyond reason: it is refused, and kept as it came") from None
     if not message.keys():
@@ -255,7 +264,10 @@ def _one_line(text: str) -> str:
 
 
 def _address(message: email.message.Message, name: str, problems: list[str]) -> tuple[str, str]:
-    found = [pair for pair in email.utils.getaddresses([_one_line(_header(message, name))]) if "@" in pair[1]]
+    try:
+        found = [pair for pair in email.utils.getaddresses([_one_line(_header(message, name))]) if "@" in pair[1]]
+    except RecursionError:  # comments inside comments
+        found = []
     if not found:
         problems.append(f"the {name} header has no usable address")
         return "", ""
