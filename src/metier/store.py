@@ -199,7 +199,13 @@ class Store:
                 raise
             finally:
                 # Cancelled on its way back, it would be lost for good, and so would the turn of whoever waits for it.
-                await asyncio.shield(self._pool.putconn(connection))
+                back = asyncio.ensure_future(self._pool.putconn(connection))
+                try:
+                    await asyncio.shield(back)
+                except asyncio.CancelledError:
+                    # It is back in a moment; a database that is away is not waited for.
+                    await asyncio.wait([back], timeout=1.0)
+                    raise
         except PoolTimeout as error:
             raise Unavailable(f"no connection to the database at {self.where()} within 20 s: try again") from error
 
