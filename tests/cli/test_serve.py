@@ -49,6 +49,8 @@ async def test_an_empty_house_answers_and_refuses_properly(house: House, secret:
         assert (await ask(served.url, None))[0] == 401
         assert (await ask(served.url, "sk-mt-nobody-nothing"))[0] == 401
         assert (await get(f"{served.url}/review"))[0] in (200, 302, 303)
+        status, told = await get(f"{served.url}/")
+        assert (status, json.loads(told)["pages"]) == (200, "/review")
 
 
 async def test_a_declared_model_is_ready_and_answers_until_the_key_is_revoked(

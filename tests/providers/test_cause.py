@@ -75,3 +75,10 @@ async def test_a_server_that_is_not_there_is_told_by_its_errno() -> None:
     finally:
         await provider.close()
     assert cause(failed.value) == "ECONNREFUSED"
+
+
+async def test_a_deployment_without_an_address_is_told_so() -> None:
+    with pytest.raises(MetierError) as failed:
+        async for _ in OpenAIProvider().stream(CALL, deployment("d", provider="openai")):
+            pass
+    assert cause(failed.value) == "no_address"

@@ -149,7 +149,7 @@ def _say_calls(calls: Sequence[Mapping[str, Any]], terminal: Terminal) -> None:
         ["step", "model", "outcome", "in/out", "€", "Wh", "gCO2e", "masked", "s"],
         [
             [
-                row["path"], row["model"], row["error_code"] or row["outcome"],
+                row["path"], row["model"], row["error_cause"] or row["error_code"] or row["outcome"],
                 f"{row['input_tokens']}/{row['output_tokens']}", f"{row['cost_eur']:.4f}",
                 _range(row["energy_low_kwh"], row["energy_high_kwh"], 1000),
                 _range(row["carbon_low_g"], row["carbon_high_g"], 1),

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from metier.calls import Operation
 from metier.catalog import Deployment
 from metier.errors import ProviderUnavailable
+from metier.providers.cause import caused
 from metier.providers.entra import Entra
 from metier.providers.exchange import Exchange
 from metier.providers.openai import Dialect
@@ -38,10 +39,11 @@ class AzureDialect(Dialect):
     def url(self, operation: Operation, deployment: Deployment) -> str:
         """Give the address of an operation: by dated version, or the v1 address where no version is declared."""
         if deployment.base_url is None:
-            raise ProviderUnavailable(
+            homeless = ProviderUnavailable(
                 f"deployment {deployment.id!r} has no address: give it the `base_url` of its resource, such as "
                 "https://NAME.openai.azure.com"
             )
+            raise caused(homeless, "no_address")
         if operation not in _PATHS:
             raise cannot(deployment, f"a {operation}", "model", "Azure OpenAI has no such operation")
         base = deployment.base_url.rstrip("/").removesuffix("/v1").removesuffix("/openai")

@@ -18,6 +18,7 @@ from metier.catalog import Deployment
 from metier.deferred import deferred
 from metier.errors import ConfigError, Invalid, ProviderTimeout, ProviderUnavailable
 from metier.providers.base import texts_of
+from metier.providers.cause import caused
 from metier.providers.embedder_frames import LENGTH, VECTORS
 
 if TYPE_CHECKING:
@@ -58,10 +59,11 @@ class Embedder:
                     parts.append(vectors)
                     tokens += read
         except TimeoutError as error:
-            raise ProviderTimeout(
+            late = ProviderTimeout(
                 f"embedding {len(call.inputs)} texts with {deployment.model_id!r} took over "
                 f"{deployment.timeout_s:g} s; send fewer at once, or raise the time the deployment is given"
-            ) from error
+            )
+            raise caused(late, "answer_timeout") from error
         found = tuple(tuple(row) for part in parts for row in part.tolist())
         yield Chunk(vectors=found, usage=Usage(input_tokens=tokens))
 
@@ -81,9 +83,8 @@ class Embedder:
         if name not in self._children:
             source = weights.find(self._home, name)
             if source is None:
-                raise ProviderUnavailable(
-                    f"embedding with {name!r} failed: its weights are not on this machine; fetch them once"
-                )
+                absent = f"embedding with {name!r} failed: its weights are not on this machine; fetch them once"
+                raise caused(ProviderUnavailable(absent), "no_weights")
             pinned = next(w for w in weights.known() if w.name == name)
             arguments = (str(source), pinned.sha256, str(weights.folder(self._home) / name))
             log = self._home / "logs" / "embedder.log"
@@ -116,9 +117,8 @@ class _Child:
                 except (asyncio.IncompleteReadError, ConnectionError) as error:
                     await self._end()
                     if attempt == _RESTARTS:
-                        raise ProviderUnavailable(
-                            f"embedding with {self._name!r} failed: its process ended; {str(self._log)!r} says why"
-                        ) from error
+                        ended = f"embedding with {self._name!r} failed: its process ended; {str(self._log)!r} says why"
+                        raise caused(ProviderUnavailable(ended), "local_server") from error
         rows, tokens = VECTORS.unpack_from(answer)
         if not rows:
             raise ProviderUnavailable(f"embedding with {self._name!r} failed: {answer[VECTORS.size :].decode()}")

@@ -14,6 +14,7 @@ import orjson
 from metier.calls import JSON, Call, Chunk, Operation
 from metier.catalog import Deployment
 from metier.errors import ProviderUnavailable
+from metier.providers.cause import caused
 from metier.providers.exchange import Exchange, wait_s
 from metier.providers.mistral import MISTRAL, mistral_body
 from metier.providers.openai_answer import Reading, refusal, whole
@@ -56,7 +57,8 @@ class Dialect:
     def url(self, operation: Operation, deployment: Deployment) -> str:
         """Give the address an operation is sent to."""
         if deployment.base_url is None:
-            raise ProviderUnavailable(f"deployment {deployment.id!r} has no address: give it a `base_url`")
+            homeless = ProviderUnavailable(f"deployment {deployment.id!r} has no address: give it a `base_url`")
+            raise caused(homeless, "no_address")
         return deployment.base_url.rstrip("/") + _PATHS[operation]
 
     async def headers(self, deployment: Deployment) -> dict[str, str]:

@@ -182,7 +182,7 @@ GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
 
 -- calls_of_run --
 -- The calls of one run of a workflow, in order.
-SELECT id, at, model, deployment, outcome, error_code, path, attempt, input_tokens, output_tokens,
+SELECT id, at, model, deployment, outcome, error_code, error_cause, path, attempt, input_tokens, output_tokens,
        cost_eur, energy_low_kwh, energy_high_kwh, carbon_low_g, carbon_high_g, duration_s, masked
 FROM calls WHERE run = %(run)s ORDER BY at, id;
 
