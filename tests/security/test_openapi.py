@@ -105,15 +105,23 @@ class Attack:
             told: dict[str, list[str]] = {}
             for name, value in answer.headers:
                 told.setdefault(name.decode(), []).append(value.decode("latin-1"))
-            case.validate_response(Response(answer.status, told, answer.body, request, 0.0, False), checks=CHECKS)
+            try:
+                case.validate_response(Response(answer.status, told, answer.body, request, 0.0, False), checks=CHECKS)
+            except Exception:
+                # Hypothesis tries again, and says no more than that it is different then.
+                answered.append(f"{answer.status} {answer.body[:500]!r} to {request.body!r:.500}")
+                raise
 
+        answered: list[str] = []
         try:
             strike()
         except Unsatisfiable:
             # Nothing can be wrong with a request that has neither body nor parameters.
             return
         except Exception as error:  # noqa: BLE001  # told together with those of the other operations
-            self.wrong.append(f"{operation.method.upper()} {operation.path} ({mode.value}): {error}")
+            self.wrong.append(
+                f"{operation.method.upper()} {operation.path} ({mode.value}): {error}\nanswered {answered}"
+            )
 
     def _send(self, case: Any) -> tuple[Answer, requests.PreparedRequest]:
         given = case.as_transport_kwargs(base_url="http://metier.test")
