@@ -239,3 +239,39 @@ def test_a_sheet_the_library_skips_is_not_lost_in_silence() -> None:
             broken.writestr(part, content[:300] if "sheet1" in part else content)
     with pytest.raises(Invalid, match="'Tarifs'"):
         read("a.xlsx", held.getvalue())
+
+
+W = "xmlns:w='http://schemas.openxmlformats.org/wordprocessingml/2006/main'"
+CELL = "<w:tc><w:tcPr><w:gridSpan w:val='{}'/></w:tcPr><w:p/></w:tc>"
+
+
+@pytest.mark.parametrize(
+    ("inside", "why"),
+    [
+        (f"<w:tbl><w:tr>{CELL.format(999999999)}</w:tr></w:tbl>", "gridSpan is 999999999"),
+        (f"<w:tbl><w:tr>{CELL.format('&#57;99999999')}</w:tr></w:tbl>", "gridSpan is 999999999"),
+        ("<w:tbl>" + f"<w:tr>{CELL.format(900)}</w:tr>" * 1_200 + "</w:tbl>", "spreads over"),
+        ("<w:p><w:pPr><w:numPr><w:ilvl w:val=' +0999999999'/></w:numPr></w:pPr></w:p>", "ilvl is 999999999"),
+        ("<w:p/><w:p>", "is broken"),
+    ],
+)
+def test_a_document_cannot_ask_for_more_memory_than_there_is(inside: str, why: str) -> None:
+    held = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(word())) as source, zipfile.ZipFile(held, "w") as made:
+        for part in source.namelist():
+            body = f"<w:document {W}><w:body>{inside}</w:body></w:document>"
+            made.writestr(part, body if part == "word/document.xml" else source.read(part))
+    with pytest.raises(Invalid, match=why):
+        read("a.docx", held.getvalue())
+
+
+@pytest.mark.parametrize("place", ["ZZ20000", "A2000000", "xfd1048576"])
+def test_a_sheet_cannot_ask_for_more_memory_than_there_is(place: str) -> None:
+    held = io.BytesIO()
+    far = f"<row><c r='{place}'><v>1</v></c></row></sheetData>".encode()
+    with zipfile.ZipFile(io.BytesIO(workbook())) as source, zipfile.ZipFile(held, "w") as made:
+        for part in source.namelist():
+            content = source.read(part)
+            made.writestr(part, content.replace(b"</sheetData>", far) if "sheet1" in part else content)
+    with pytest.raises(Invalid, match="spreads over"):
+        read("a.xlsx", held.getvalue())

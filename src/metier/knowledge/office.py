@@ -14,6 +14,7 @@ from typing import Any
 
 from metier.errors import ConfigError, Invalid
 from metier.knowledge.blocks import Outline, Parsed
+from metier.knowledge.office_bounds import check_bounds
 from metier.knowledge.parse import Limits
 
 __all__ = ["Office"]
@@ -45,7 +46,13 @@ class Office:
         if suffix == ".pdf":
             return self._pdf(name, data)
         with _unpacked(name, data, self._limits) as archive:
-            return self._docx(name, data, archive) if suffix == ".docx" else self._xlsx(name, data, archive)
+            if suffix == ".docx":
+                check_bounds(name, archive, {})
+                return self._docx(name, data, archive)
+            check_bounds(
+                name, archive, {part: f"sheet {sheet!r}" for sheet, (part, _) in _sheets(name, archive).items()}
+            )
+            return self._xlsx(name, data, archive)
 
     def _docx(self, name: str, data: bytes, archive: zipfile.ZipFile) -> Parsed:
         outline = Outline()
