@@ -184,6 +184,7 @@ TABLE: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/v1/absences"): Rule("admin", suspended=200),
     ("POST", "/v1/absences"): Rule("admin", AWAY, suspended=200),
     ("DELETE", "/v1/absences/{id}"): Rule("admin", None, 200, 404, 404, away),
+    ("GET", "/"): Rule(),
     ("GET", "/healthz"): Rule(),
     ("GET", "/readyz"): Rule(),
     # A key without a list of surfaces is one for models: figures of every project are asked for by name.
