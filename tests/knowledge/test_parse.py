@@ -253,6 +253,7 @@ CELL = "<w:tc><w:tcPr><w:gridSpan w:val='{}'/></w:tcPr><w:p/></w:tc>"
         ("<w:tbl>" + f"<w:tr>{CELL.format(900)}</w:tr>" * 1_200 + "</w:tbl>", "spreads over"),
         ("<w:p><w:pPr><w:numPr><w:ilvl w:val=' +0999999999'/></w:numPr></w:pPr></w:p>", "ilvl is 999999999"),
         ("<w:p/><w:p>", "is broken"),
+        ("<w:sdt>" * 150_000 + "</w:sdt>" * 150_000, "inside one another"),
     ],
 )
 def test_a_document_cannot_ask_for_more_memory_than_there_is(inside: str, why: str) -> None:

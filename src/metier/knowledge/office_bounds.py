@@ -14,6 +14,8 @@ __all__ = ["check_bounds"]
 _CELLS = 1_000_000
 """Cells of one table or sheet, the empty ones between others included."""
 _MOST = {"gridSpan": 1_000, "gridBefore": 1_000, "gridAfter": 1_000, "ilvl": 100, "outlineLvl": 100}
+_DEEPEST = 1_000
+"""Elements inside one another; readers go down into them by recursion."""
 _NUMBER = re.compile(r"\s*\+?0*([0-9]+)\s*")
 _PLACE = re.compile(r"([A-Z]{1,4})([0-9]{1,9})")
 
@@ -41,6 +43,7 @@ class _Part:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._deep = 0
         self._rows = 0
         self._widest = 0
         self._wide: list[int] = []
@@ -57,6 +60,9 @@ class _Part:
         parser.Parse(data, True)
 
     def _start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        self._deep += 1
+        if self._deep > _DEEPEST:
+            raise self._beyond(f"{_DEEPEST} elements stand inside one another")
         element = tag.rpartition(":")[2]
         if element in _MOST:
             number = max((self._number(value) for value in attributes.values()), default=0)
@@ -73,6 +79,7 @@ class _Part:
             self._cell(int(found[2]), found[1])
 
     def _end(self, tag: str) -> None:
+        self._deep -= 1
         if tag.rpartition(":")[2] == "tr" and self._wide:
             self._widest = max(self._widest, self._wide.pop())
             self._within(self._rows * self._widest)
