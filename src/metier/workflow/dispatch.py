@@ -211,7 +211,8 @@ class Dispatch:
 
     def _pool(self, **how: Any) -> AsyncConnectionPool[Any]:
         """Make the pool of a worker, which looks at connections as the store does."""
-        return AsyncConnectionPool(**{**how, "check": self._store.usable})
+        # What the queue library does there is one statement each: a transaction around it is two more round trips.
+        return AsyncConnectionPool(**{**how, "check": self._store.usable, "configure": _one_by_one})
 
     @contextlib.asynccontextmanager
     async def _app(self, segment: RunSegment, stop: asyncio.Event) -> AsyncIterator[App]:
@@ -324,6 +325,10 @@ class Steadfast(JobManager):
                 _log.warning("the worker has lost its database (%s): it tries again in %.1f s", error, pause)
             await _unless(self._stop, pause)
             pause = min(pause * 2, longest_s)
+
+
+async def _one_by_one(connection: psycopg.AsyncConnection[Any]) -> None:
+    await connection.set_autocommit(True)
 
 
 @contextlib.contextmanager
