@@ -100,7 +100,9 @@ async def test_those_who_may_decide_hear_of_a_task_in_their_language_with_a_link
         letters = await at.news()
         # Who started the run may not decide it; another group and another organisation hear nothing.
         assert set(letters) == {"zoe", "max"}
-        assert letters["zoe"]["Subject"] == "[Métier] Une tâche vous attend : Valider la réponse à M. Petit"
+        # Python 3.13.0 writes the space twice where it folds a line before an encoded word.
+        subject = letters["zoe"]["Subject"].replace("  ", " ")
+        assert subject == "[Métier] Une tâche vous attend : Valider la réponse à M. Petit"
         assert letters["max"]["Subject"] == "[Métier] A task waits for you: Valider la réponse à M. Petit"
         assert letters["zoe"]["Auto-Submitted"] == "auto-generated"
         assert "Pour le groupe sav." in text(letters["zoe"])
