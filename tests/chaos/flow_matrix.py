@@ -26,7 +26,7 @@ from metier.calls import JSON, Principal, RunId
 from metier.errors import MetierError
 from metier.postgres import Embedded
 from metier.settings import Settings
-from metier.store import Store, create_database
+from metier.store import Store, away, create_database
 from metier.testing import caller
 from metier.triggers import Triggers
 from metier.vault import Vault
@@ -181,7 +181,7 @@ async def run_cell(cell: Cell, lane: Lane, zygote: Zygote, mailserver: Dovecot |
             try:
                 async with asyncio.timeout(cell.most_s):
                     await case.through(zygote)
-                told.wrong += await case.judged()
+                told.wrong += await case.verdict()
             except TimeoutError:
                 told.wrong.append(f"not over after {cell.most_s} s: {await case.standing()}")
             finally:
@@ -316,6 +316,16 @@ class _Case:
     async def standing(self) -> list[str]:
         """Say where every run stands."""
         return [f"{run.id} {run.workflow} {run.status} {run.parked_on} {run.failure}" for run in await self._runs()]
+
+    async def verdict(self) -> list[str]:
+        """Judge, again where the database dies meanwhile: a worker may have one death left after the last run."""
+        while True:
+            try:
+                return await self.judged()
+            except (MetierError, psycopg.Error) as error:
+                if not away(error):
+                    raise
+            await asyncio.sleep(0.05)
 
     async def judged(self) -> list[str]:
         """Say everything that is wrong with the state at the end, the journal, what was paid and what was done."""
