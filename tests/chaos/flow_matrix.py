@@ -196,6 +196,7 @@ async def run_cell(cell: Cell, lane: Lane, zygote: Zygote, mailserver: Dovecot |
                            if not cell.database or (folder / file.name.replace("broke", "ready")).exists()]  # fmt: skip
     finally:
         if keeping is not None:
+            await _at_rest(lane, deaths)
             keeping.cancel()
         told.places, told.died = deaths.count("seen"), deaths.count("died")
         told.seconds = time.monotonic() - began
@@ -205,6 +206,19 @@ async def run_cell(cell: Cell, lane: Lane, zygote: Zygote, mailserver: Dovecot |
         else:
             told.wrong.append(f"left in {folder}")
     return told
+
+
+async def _at_rest(lane: Lane, deaths: Deaths) -> None:
+    """Wait until nobody of a cell is left who could kill the database, and until it is up for the next one."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(60):
+            while any(_lives(int(pid)) for pid, _ in deaths.lines("workers")):  # noqa: ASYNC110  # other processes
+                await asyncio.sleep(0.02)
+            while True:
+                with contextlib.suppress(psycopg.OperationalError):
+                    await (await psycopg.AsyncConnection.connect(lane.server.url("postgres"))).close()
+                    return
+                await asyncio.sleep(0.05)
 
 
 class _Case:
