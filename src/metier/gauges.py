@@ -37,7 +37,7 @@ def records(ledger: Ledger) -> Callable[[], Sequence[Family]]:
     def look() -> Sequence[Family]:
         return [
             _gauge("metier_spool_waiting_calls", "Ended calls that PostgreSQL does not have yet.", ledger.waiting),
-            _gauge("metier_spool_bytes", "Bytes of records on the disk of this worker.", ledger.spool_bytes),
+            _gauge("metier_spool_bytes", "Bytes of records on the disk of this worker.", ledger.spool.size),
             Family("metier_calls_unrecorded_total", "counter", "Refused calls that found no room for a record.", [
                 Sample({}, ledger.unrecorded)
             ]),

@@ -301,8 +301,8 @@ class House:
         wrong += [f"drift: {row}" for row in await self.app.admission.drift()]
         if self.server.midway:
             wrong.append(f"{self.server.midway} connections to the provider are left open in the middle of an answer")
-        if self.app.ledger.spool_bytes or self.app.ledger.waiting:
-            wrong.append(f"{self.app.ledger.spool_bytes} bytes stay in the spool")
+        if self.app.ledger.spool.size or self.app.ledger.waiting:
+            wrong.append(f"{self.app.ledger.spool.size} bytes stay in the spool")
         wrong += [
             f"a credential in the log: {line[:200]}" for line in self.logged if _SECRET in line or self.secret in line
         ]

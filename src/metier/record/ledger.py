@@ -140,11 +140,6 @@ class Ledger:
         return len(self._waiting)
 
     @property
-    def spool_bytes(self) -> int:
-        """Bytes of records that this process keeps on disk."""
-        return self.spool.size
-
-    @property
     def late_s(self) -> float:
         """Seconds for which PostgreSQL has refused records or been away; 0 while it takes them."""
         return 0.0 if self._late_since is None else time.monotonic() - self._late_since

@@ -31,8 +31,7 @@ class Pulse:
             try:
                 await self._queries.run("beat", {"worker": worker}, self._line)
             except BaseException:
-                line, self._line = self._line, None
-                await line.close()
+                await self.close()
                 raise
 
     async def close(self) -> None:

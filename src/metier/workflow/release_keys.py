@@ -48,9 +48,12 @@ def bucket(project: str, flow: str, version: int, key: str) -> float:
 def per_person(workflow: Workflow) -> str:
     """Say by what the runs of a flow keep to one side per person: the input that says whom they are for, if any."""
     properties = workflow.inputs.get("properties")
-    for name in _INPUTS if isinstance(properties, dict) else ():
-        schema = properties.get(name) if isinstance(properties, dict) else None
-        if isinstance(schema, dict) and types_of(schema) - {"null"} and types_of(schema) - {"null"} <= _SIMPLE:
+    if not isinstance(properties, dict):
+        return PERSON
+    for name in _INPUTS:
+        schema = properties.get(name)
+        types = types_of(schema) - {"null"} if isinstance(schema, dict) else frozenset[str]()
+        if types and types <= _SIMPLE:
             return f"inputs.{name}"
     return PERSON
 
