@@ -19,6 +19,7 @@ from metier.errors import (
 )
 from metier.store import Store
 from metier.vault import Vault
+from metier.workflow.dispatch import Pace
 from tests.batches.house import CHAT, WHO, House, chat, jsonl, line, waits
 
 
@@ -419,3 +420,21 @@ async def test_a_batch_whose_turn_was_lost_is_found(house: House) -> None:
     assert (await house.batches.get(made.id)).status == "completed"
     assert await house.runner.recover() == 0
     assert (await house.batches.list(WHO.project))[0].endpoint == CHAT
+
+
+async def test_the_turn_of_a_dead_worker_is_due_again_unless_another_is_at_the_batch(house: House) -> None:
+    house.batches.dispatch.pace = Pace(stall_s=0.0)
+    made = await house.batch(line())
+    count = "SELECT status FROM procrastinate_jobs ORDER BY id"
+    async with house.store.connection() as connection:
+        await connection.execute("UPDATE procrastinate_jobs SET status = 'doing'")
+        assert await house.runner.recover() == 1
+        assert [row["status"] for row in await (await connection.execute(count)).fetchall()] == ["todo"]
+        await connection.execute(
+            "INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, args, status)"
+            " SELECT queue_name, task_name, queueing_lock, args, 'doing' FROM procrastinate_jobs"
+        )
+        assert await house.runner.recover() == 0
+        assert [row["status"] for row in await (await connection.execute(count)).fetchall()] == ["todo"]
+    await house.runner.drain()
+    assert (await house.batches.get(made.id)).status == "completed"

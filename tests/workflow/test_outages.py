@@ -144,6 +144,43 @@ async def test_a_segment_that_was_given_out_and_never_came_is_made_due_again(sto
     assert {row["queueing_lock"]: row["status"] for row in found} == {lost: "todo", mine: "doing"}
 
 
+@pytest.mark.parametrize("unfetched", [False, True])
+async def test_a_living_worker_keeps_its_run_when_the_segment_of_a_dead_one_is_taken_away(
+    store: Store, vault: Vault, unfetched: bool
+) -> None:
+    think = Thinking(1)
+    engine = Engine(store, vault, {"code": think}, pace=QUICK)
+    run = await engine.start(flow(step("a")), {}, WHO)
+    async with working(engine):
+        await think.all_asked.wait()
+        async with store.connection() as connection:  # what a worker leaves that died, and was not missed so far
+            row = await (await connection.execute("SELECT * FROM procrastinate_register_worker_v1()")).fetchone()
+            assert row is not None
+            await connection.execute(
+                "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 hour' WHERE id = %s",
+                (row["worker_id"],),
+            )
+            dead = await (
+                await connection.execute(
+                    "INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, args, status, worker_id)"
+                    " SELECT queue_name, task_name, queueing_lock, args, 'doing', %s FROM procrastinate_jobs"
+                    " RETURNING id",
+                    (row["worker_id"],),
+                )
+            ).fetchone()
+        assert dead is not None
+        if unfetched:
+            await engine._dispatch._unfetched(row["worker_id"], [])
+        else:
+            await engine.recover()
+        async with store.connection() as connection:
+            found = await (await connection.execute("SELECT id, status FROM procrastinate_jobs")).fetchall()
+        assert [job["status"] for job in found] == ["doing"] and found[0]["id"] != dead["id"]
+        think.go.set()
+        assert await over(engine, run) == "done"
+    assert (think.asked, await epoch(store, run)) == (["a"], 1)
+
+
 class Line(PsycopgConnector):
     """A line to a database that breaks now and then, in place of one."""
 

@@ -101,7 +101,7 @@ class Batches:
         self.store = store
         self.vault = vault
         self.clock = clock
-        self.dispatch = Dispatch(store, pace, queue="batches", task="metier.batch")
+        self.dispatch = Dispatch(store, pace, queue="batches", task="metier.batch", hold="hold_batch")
         self._queries = store.queries("batches")
 
     @property

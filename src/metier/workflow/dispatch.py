@@ -79,10 +79,13 @@ def migrations() -> tuple[Migration, ...]:
 class Dispatch:
     """Defers segments and runs the workers that take them; batches have a queue of their own, beside that of runs."""
 
-    def __init__(self, store: Store, pace: Pace | None = None, *, queue: str = _QUEUE, task: str = _TASK) -> None:
+    def __init__(
+        self, store: Store, pace: Pace | None = None, *, queue: str = _QUEUE, task: str = _TASK, hold: str = "hold_run"
+    ) -> None:
         self.pace = pace or Pace()
         self._queue = queue
         self._task = task
+        self._hold = hold
         self._store = store
         self._queries = store.queries("dispatch")
         self._deferrer = App(connector=PsycopgConnector())
@@ -126,9 +129,20 @@ class Dispatch:
         rows = await self._queries.all("stalled", {"queue": self._queue, "stall_s": self.pace.stall_s})
         return [Stalled(row["id"], RunId(row["run"])) for row in rows]
 
-    async def drop(self, tx: Tx, stalled: Stalled) -> bool:
-        """Take a stalled segment away, or say that it ended in the meantime."""
-        return bool(await self._queries.all("drop", {"id": stalled.job}, tx))
+    async def revive(self, stalled: Stalled) -> bool:
+        """Put a segment that is due in the place of a stalled one; say no where that ended in the meantime.
+
+        Where another segment of the run waits or is under way, that one moves it: one more would rob a living worker.
+        """
+        async with self._store.transaction() as tx:
+            # The row first, as everybody does who makes a run due: so nobody does in between.
+            await self._queries.one(self._hold, {"run": stalled.run}, tx)
+            if not await self._queries.all("drop", {"id": stalled.job}, tx):
+                return False
+            if await self._queries.one("under_way", {"run": stalled.run, "queue": self._queue}, tx) is not None:
+                return False
+            await self.defer(tx, stalled.run)
+        return True
 
     async def rerank(self) -> None:
         """Let the segments of a project that came behind many others move forward as those are done."""
@@ -181,9 +195,7 @@ class Dispatch:
         """Make due again what was given to a worker of this process and never came: its connection broke."""
         given = {"queue": self._queue, "worker": worker, "known": list(known)}
         for row in await self._queries.all("unfetched", given):
-            async with self._store.transaction() as tx:
-                if await self.drop(tx, Stalled(row["id"], RunId(row["run"]))):
-                    await self.defer(tx, RunId(row["run"]))
+            await self.revive(Stalled(row["id"], RunId(row["run"])))
 
     async def _repeat(self, chores: Sequence[Chore], stop: asyncio.Event) -> None:
         while not stop.is_set():

@@ -234,10 +234,7 @@ class Engine(Looking):
         """Make the runs of dead workers due again, and say how many; any worker may do it at any time."""
         found = 0
         for stalled in await self._dispatch.stalled():
-            async with self._store.transaction() as tx:
-                if await self._dispatch.drop(tx, stalled):
-                    await self._dispatch.defer(tx, stalled.run)
-                    found += 1
+            found += await self._dispatch.revive(stalled)
         for run in await self._dispatch.idle():
             async with self._store.transaction() as tx:
                 await self._queries.one("lock", {"id": run}, tx)

@@ -23,6 +23,21 @@ SELECT job.id, job.queueing_lock AS run
  WHERE job.queue_name = %(queue)s AND job.status = 'doing' AND job.worker_id = %(worker)s
    AND job.id <> ALL(%(known)s::bigint[])
 
+-- hold_run --
+-- Holds the row of a run for the rest of the transaction.
+SELECT id FROM runs WHERE id = %(run)s FOR UPDATE OF runs
+
+-- hold_batch --
+-- Holds the row of a batch for the rest of the transaction.
+SELECT id FROM batches WHERE id = %(run)s FOR UPDATE OF batches
+
+-- under_way --
+-- Says whether a segment of a run waits or is with a worker.
+SELECT 1 AS found
+  FROM procrastinate_jobs
+ WHERE queueing_lock = %(run)s AND queue_name = %(queue)s AND status IN ('todo', 'doing')
+ LIMIT 1
+
 -- drop --
 -- Takes away a stalled segment; nothing is touched when it ended in the meantime, or another worker is at it.
 WITH held AS MATERIALIZED (
