@@ -19,6 +19,7 @@ from metier.workflow.commands import ASK_BUDGET
 from metier.workflow.definition import OnError, Retry
 from metier.workflow.dispatch import Dispatch, Pace, migrations
 from metier.workflow.engine import Engine, Event, StepContext
+from metier.workflow.limits import Limit, Limits
 from metier.workflow.review import Review, Reviewer, TaskDesk
 from tests.workflow.engines import working
 from tests.workflow.flows import WHO, Counting, Ticking, branch, flow, step
@@ -357,6 +358,28 @@ async def test_a_segment_is_deferred_with_the_transaction_or_not_at_all(store: S
         await dispatch.defer(tx, RunId("run_1"))  # due twice is due once, and the transaction goes on
         await tx.execute("SELECT 1")
     assert await count(store, "procrastinate_jobs") == 1
+
+
+async def test_runs_let_in_together_are_due_once_each_though_one_of_them_was_due_already(store: Store) -> None:
+    dispatch, ranks = Dispatch(store), {"run_0": 0, "run_1": -1, "run_2": -2}
+    async with store.transaction() as tx:
+        await dispatch.defer(tx, RunId("run_1"), rank=-7)
+        await dispatch.defer_all(tx, {RunId(run): rank for run, rank in ranks.items()})
+    async with store.connection() as connection:
+        found = await (await connection.execute("SELECT queueing_lock, priority FROM procrastinate_jobs")).fetchall()
+    assert {row["queueing_lock"]: row["priority"] for row in found} == {**ranks, "run_1": -7}
+    assert len(found) == 3
+
+
+async def test_a_run_put_in_line_by_a_cause_seen_before_is_the_one_it_started(store: Store, vault: Vault) -> None:
+    engine = Engine(store, vault, {"code": Counting()})
+    engine.limit(Limits(projects={WHO.project: Limit(concurrency=1)}))
+    first, again = [await engine.start(flow(step("a")), {}, WHO, dedupe="mail 7") for _ in range(2)]
+    other = await engine.start(flow(step("a")), {}, WHO, dedupe="mail 8")
+    assert (first == again, first == other) == (True, False)
+    assert (await count(store, "runs"), await count(store, "procrastinate_jobs")) == (2, 1)
+    await engine.drain()
+    assert {(await engine.get(run)).status for run in (first, other)} == {"done"}
 
 
 async def test_no_connection_is_held_while_steps_run(store: Store, vault: Vault) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 
 import click
+import uvloop
 
 from metier.api import starting
 from metier.api.batches import runner
@@ -33,7 +34,7 @@ def command(as_json: bool) -> None:
         await app.engine.recover()
         await working(app, stop)
 
-    run(work, as_json=as_json)
+    run(work, as_json=as_json, loop=uvloop.new_event_loop)
 
 
 async def working(app: App, stop: asyncio.Event) -> None:

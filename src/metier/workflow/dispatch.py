@@ -7,7 +7,7 @@ import contextlib
 import logging
 import pathlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
@@ -114,6 +114,22 @@ class Dispatch:
             async with tx.transaction():
                 with _plainly():
                     await task.defer_async(run=run)
+
+    async def defer_all(self, tx: Tx, ranks: Mapping[RunId, int]) -> None:
+        """Make a segment of each run due with this transaction, at its rank: all of them in one statement."""
+        jobs = [
+            self._deferrer.configure_task(self._task, queue=self._queue, queueing_lock=run, priority=rank).make_new_job(
+                run=run
+            )
+            for run, rank in ranks.items()
+        ]
+        try:
+            async with tx.transaction():
+                with _plainly():
+                    await self._deferrer.job_manager.batch_defer_jobs_async(jobs, connection=tx)
+        except AlreadyEnqueued:
+            for run, rank in ranks.items():
+                await self.defer(tx, run, rank=rank)
 
     async def hasten(self, tx: Tx, run: RunId) -> None:
         """Make a segment of the run due now, also where one is due later."""

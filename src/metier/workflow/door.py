@@ -83,9 +83,9 @@ class Door:
                     break
                 counted = now if limit.rate is not None or flows else None
                 await self._runs.run("let_in", {"ids": [*chosen], "counted": counted}, tx)
-                for run in chosen:
-                    await self._dispatch.defer(tx, run, rank=-min(active + len(let_in), 100))
-                    let_in.append(run)
+                first = active + len(let_in)
+                await self._dispatch.defer_all(tx, {run: -min(first + n, 100) for n, run in enumerate(chosen)})
+                let_in.extend(chosen)
             return len(let_in)
 
     async def left(self, project: ProjectId) -> None:

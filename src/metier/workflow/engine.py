@@ -100,21 +100,25 @@ class Engine(Looking):
             "inputs": sealed(self._vault, run, "inputs", clear),
             "priority": priority,
         }
-        async with self._store.transaction() as tx:
-            if workflow.hash not in self._pinned:
-                await pin(self._queries.run, tx, workflow)
+        people = people_in(self._vault, principal.organisation, clear, whole=True)
+        pinned = workflow.hash in self._pinned
+        async with self._store.connection() as tx:
             entrance = await self._door.ask(tx, principal.project, workflow.name, window)
             row |= {
                 "status": "queued" if entrance.queued else "pending",
                 "hours": entrance.hours,
                 "opens_at": entrance.opens_at,
             }
-            made = await self._queries.one("create", row, tx) is not None
-            people = people_in(self._vault, principal.organisation, clear, whole=True) if made else ()
-            if people:
-                await self._queries.run("add_people", {"run": run, "people": sorted(people)}, tx)
-            if made and not entrance.queued:
-                await self._dispatch.defer(tx, run, rank=entrance.rank, first=True)
+            # A run in line is one row: nothing else has to be true together with it.
+            alone = entrance.queued and pinned and not people
+            async with contextlib.nullcontext() if alone else tx.transaction():
+                if not pinned:
+                    await pin(self._queries.run, tx, workflow)
+                made = await self._queries.one("create", row, tx) is not None
+                if made and people:
+                    await self._queries.run("add_people", {"run": run, "people": sorted(people)}, tx)
+                if made and not entrance.queued:
+                    await self._dispatch.defer(tx, run, rank=entrance.rank, first=True)
             cause = {"project": principal.project, "workflow": workflow.name, "dedupe": dedupe}
             known = None if made else await self._queries.one("by_dedupe", cause, tx)
         self._pinned.add(workflow.hash)
