@@ -13,8 +13,10 @@ from metier.workflow.cel import parse
 from metier.workflow.evaluator import Evaluation
 from metier.workflow.files import rules_paths
 from metier.workflow.forms import condition, needs
+from metier.workflow.functions import type_name
 from metier.workflow.shape import Mark, Workflow
 from metier.workflow.shorthand import conform, expand_fields
+from metier.workflow.syntax import Node as Condition
 from metier.workflow.yaml_source import Node
 from metier.workflow.yaml_source import read as read_yaml
 
@@ -41,9 +43,13 @@ class Row:
         """Decide whether this row applies to what is asked."""
         if self.when is None:
             return True
-        value = Evaluation(self.when, known).run(parse(self.when))
+        return self.true(parse(self.when), known)
+
+    def true(self, condition: Condition, known: Mapping[str, JSON]) -> bool:
+        """Evaluate the condition as it was read; anything but true or false is Invalid."""
+        value = Evaluation(str(self.when), known).run(condition)
         if not isinstance(value, bool):
-            raise Invalid(f"{self.when!r} must give true or false, not {type(value).__name__}")
+            raise Invalid(f"{self.when!r} must give true or false, not {type_name(value)}")
         return value
 
 
@@ -115,6 +121,9 @@ def decide(table: Table, asked: JSON) -> dict[str, JSON]:
     known = conform(asked, table.inputs, f"the inputs of {table.reference}")
     if not isinstance(known, dict):
         raise Invalid(f"cannot decide by {table.reference!r}: the inputs must be named values, not {asked!r}")
+    properties = table.inputs.get("properties")
+    # A condition can ask `x == null`, but not whether x was given: what was not is null.
+    known = {**dict.fromkeys(properties if isinstance(properties, dict) else ()), **known}
     taken: int | None = None
     for number, row in enumerate(table.rows, 1):
         try:

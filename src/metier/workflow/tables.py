@@ -1,24 +1,21 @@
-"""What a decision table leaves out or decides twice, found by trying every case its conditions can tell apart."""
+"""What a decision table leaves out or decides twice, found by trying the cases its conditions can tell apart."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from metier.calls import JSON
 from metier.errors import Invalid
 from metier.workflow.cel import parse
-from metier.workflow.evaluator import Evaluation
-from metier.workflow.rules import Row, Table
+from metier.workflow.rules import Table
 from metier.workflow.shape import Mark
-from metier.workflow.syntax import Binary, Constant, Function, ListOf, Name, Node, inside
+from metier.workflow.syntax import Node
+from metier.workflow.table_cases import CASES_MAX, Cases, cases_of
 
 __all__ = ["CASES_MAX", "Gap", "gaps"]
 
-CASES_MAX = 20_000
-"""Cases tried at most; a table with more is not looked through."""
 _SAID_MAX = 10
 _ALWAYS = (None, "true")
 
@@ -28,7 +25,7 @@ class Gap:
     """One thing a table leaves open, with a case that shows it."""
 
     code: str
-    """`missing-case`, `overlap`, `never-reached`, `failing-row` or `too-many-cases`."""
+    """`missing-case`, `overlap`, `never-reached`, `failing-row`, `too-many-cases` or `no-case`."""
     message: str
     mark: Mark
     witness: Mapping[str, JSON]
@@ -36,129 +33,88 @@ class Gap:
 
 def gaps(table: Table) -> tuple[Gap, ...]:
     """Try every combination of values that conditions can tell apart; each finding shows one of them."""
-    values = _values(table)
-    count = math.prod(len(found) for found in values.values())
+    cases = cases_of(table)
     first = table.rows[0].mark
-    if count > CASES_MAX:
-        return (Gap("too-many-cases", f"{count} cases are more than {CASES_MAX}, so none was tried", first, {}),)
-    found: dict[str, Gap] = {}
-    reached: set[int] = set()
-    read = [None if row.when is None else parse(row.when) for row in table.rows]
-    for chosen in itertools.product(*values.values()):
-        case = dict(zip(values, chosen, strict=True))
-        holding = []
-        for number, (row, node) in enumerate(zip(table.rows, read, strict=True)):
+    if cases.without is not None:
+        return (Gap("no-case", f"no value for {cases.without!r} fits its schema, so no case was tried", first, {}),)
+    looked = _Looked(table, cases)
+    for case in cases:
+        looked.look(case)
+    if cases.tried < cases.count:
+        message = f"there are {cases.count} cases; {cases.tried} spread among them were tried, and not the others"
+        looked.found["many"] = Gap("too-many-cases", message, first, {})
+    found = [*looked.found.values(), *looked.never()]
+    return tuple(sorted(found, key=lambda gap: gap.code == "too-many-cases", reverse=True))[:_SAID_MAX]
+
+
+@dataclass(slots=True)
+class _Looked:
+    """What the cases have shown so far."""
+
+    table: Table
+    cases: Cases
+    found: dict[str, Gap] = field(default_factory=dict)
+    reached: set[int] = field(default_factory=set)
+    read: list[Node | None] = field(init=False)
+    told: list[bool] = field(init=False)
+    """For each row, whether the cases hold every way its condition can come out."""
+
+    def __post_init__(self) -> None:
+        self.read = [None if row.when is None else parse(row.when) for row in self.table.rows]
+        self.told = [node is None or self.cases.tells(node) for node in self.read]
+
+    def look(self, case: Mapping[str, JSON]) -> None:
+        """Ask the rows as a decision does: `first` stops at the first that holds, and any at one that fails."""
+        holding: list[int] = []
+        deciding = failed = False
+        open_ = True
+        for number, row in enumerate(self.table.rows):
+            if not open_ and (deciding or failed):
+                break
             try:
-                if node is None or Evaluation(str(row.when), case).run(node) is True:
-                    holding.append(number)
+                condition = self.read[number]
+                holds = condition is None or row.true(condition, case)
             except Invalid as wrong:
-                message = f"row {number + 1} fails for {_shown(case)}: {wrong.message}"
-                found.setdefault(f"failing {number}", Gap("failing-row", message, row.mark, case))
-        reached.update(holding[:1])
+                if not (deciding or failed):
+                    message = f"row {number + 1} fails for {_shown(case)}: {wrong.message}"
+                    self.found.setdefault(f"failing {number}", Gap("failing-row", message, row.mark, case))
+                failed = True
+                # Another case of the same kind may pass, where the condition is more than a comparison.
+                open_ = open_ and not self.told[number]
+                continue
+            if holds:
+                if open_:
+                    self.reached.add(number)
+                    open_ = not self.told[number]
+                if not (deciding or failed):
+                    holding.append(number)
+                    deciding = self.table.hit == "first"
+        if failed:
+            return
         if not holding:
-            found.setdefault("missing", Gap("missing-case", f"no row holds for {_shown(case)}", first, case))
-        if table.hit == "unique":
-            found.update((key, gap) for key, gap in _overlaps(table, holding, case) if key not in found)
-    free = _free(table)
-    for number, (row, node) in enumerate(zip(table.rows, read, strict=True)):
-        if node is not None and _searches(node, free):
-            continue  # no text that a pattern finds is among the cases
-        # A last row that always holds is a safety net: that it catches nothing is no mistake.
-        if number not in reached and f"failing {number}" not in found and row.when not in _ALWAYS:
-            found[f"never {number}"] = _never(number, row)
-    return tuple(found.values())[:_SAID_MAX]
+            gap = Gap("missing-case", f"no row holds for {_shown(case)}", self.table.rows[0].mark, case)
+            self.found.setdefault("missing", gap)
+        if self.table.hit == "unique":
+            for key, gap in self._overlaps(holding, case):
+                self.found.setdefault(key, gap)
 
+    def never(self) -> Iterator[Gap]:
+        """Give the rows that decide nothing, of those the cases tell everything about."""
+        for number, row in enumerate(self.table.rows):
+            # A last row that always holds is a safety net: that it catches nothing is no mistake.
+            known = self.told[number] and f"failing {number}" not in self.found and row.when not in _ALWAYS
+            if number not in self.reached and known and self.cases.tried == self.cases.count:
+                message = f"row {number + 1} never decides: rows before it hold whenever it does, or it holds for nothing"
+                yield Gap("never-reached", message, row.mark, {})
 
-def _free(table: Table) -> set[str]:
-    """Inputs that may be any text."""
-    properties = table.inputs.get("properties")
-    schemas = properties.items() if isinstance(properties, dict) else ()
-    return {name for name, schema in schemas if isinstance(schema, dict) and "enum" not in schema}
-
-
-def _searches(node: Node, free: set[str]) -> bool:
-    if isinstance(node, Function) and free.intersection(_names(node)):
-        return True
-    return any(_searches(part, free) for part in inside(node))
-
-
-def _never(number: int, row: Row) -> Gap:
-    message = f"row {number + 1} never decides: rows before it hold whenever it does, or it holds for nothing"
-    return Gap("never-reached", message, row.mark, {})
-
-
-def _overlaps(table: Table, holding: list[int], case: Mapping[str, JSON]) -> Iterator[tuple[str, Gap]]:
-    named = [number for number in holding if table.rows[number].when not in _ALWAYS]
-    for one, two in itertools.combinations(named, 2):
-        message = f"rows {one + 1} and {two + 1} both hold for {_shown(case)}"
-        yield f"overlap {one} {two}", Gap("overlap", message, table.rows[two].mark, case)
-
-
-def _values(table: Table) -> dict[str, list[JSON]]:
-    """Choose values of each input: every choice, both truths, and each side of every number it is compared with."""
-    properties = table.inputs.get("properties")
-    schemas = properties if isinstance(properties, dict) else {}
-    compared: dict[str, list[JSON]] = {name: [] for name in schemas}
-    used: set[str] = set()
-    for row in table.rows:
-        if row.when is not None:
-            _compared(parse(row.when), compared)
-            used.update(_names(parse(row.when)))
-    found = {name: _of(schema if isinstance(schema, dict) else {}, compared[name]) for name, schema in schemas.items()}
-    return {name: values if name in used else values[:1] for name, values in found.items()}
-
-
-def _names(node: Node) -> Iterator[str]:
-    if isinstance(node, Name):
-        yield node.name
-    for part in inside(node):
-        yield from _names(part)
-
-
-def _compared(node: Node, found: dict[str, list[JSON]]) -> None:
-    if isinstance(node, Binary):
-        for side, other in ((node.left, node.right), (node.right, node.left)):
-            if isinstance(side, Name) and side.name in found:
-                constants = other.items if isinstance(other, ListOf) else (other,)
-                found[side.name].extend(one.value for one in constants if isinstance(one, Constant))
-    for part in inside(node):
-        _compared(part, found)
-
-
-def _of(schema: Mapping[str, JSON], compared: list[JSON]) -> list[JSON]:
-    choices = schema.get("enum")
-    if isinstance(choices, list):
-        return [*choices]
-    kind = schema.get("type")
-    kinds = kind if isinstance(kind, list) else [kind]
-    found: list[JSON] = []
-    if "boolean" in kinds:
-        found.extend((True, False))
-    if "integer" in kinds or "number" in kinds:
-        found.extend(_numbers(schema, compared, whole="number" not in kinds))
-    if "string" in kinds:
-        found.extend((*(text for text in compared if isinstance(text, str)), "another text"))
-    if "null" in kinds:
-        found.append(None)
-    return list({repr(value): value for value in found}.values()) or [*compared, None]
-
-
-def _numbers(schema: Mapping[str, JSON], compared: list[JSON], *, whole: bool) -> list[JSON]:
-    limits = [schema.get(key) for key in ("minimum", "maximum")]
-    points = sorted(
-        {number for number in (*compared, *limits) if isinstance(number, int | float) and not isinstance(number, bool)}
-    )
-    if not points:
-        return [0]
-    between = [(one + two) // 2 if whole else (one + two) / 2 for one, two in itertools.pairwise(points)]
-    least, most = (limit if isinstance(limit, int | float) else None for limit in limits)
-    around = dict.fromkeys((points[0] - 1, *points, *between, points[-1] + 1))
-    return [
-        number
-        for number in sorted(around)
-        if (least is None or number >= least) and (most is None or number <= most)
-        if not whole or float(number).is_integer()
-    ]
+    def _overlaps(self, holding: list[int], case: Mapping[str, JSON]) -> Iterator[tuple[str, Gap]]:
+        rows = self.table.rows
+        named = [number for number in holding if rows[number].when not in _ALWAYS]
+        for one, two in itertools.combinations(named, 2):
+            key = f"overlap {one} {two}"
+            if key not in self.found:
+                message = f"rows {one + 1} and {two + 1} both hold for {_shown(case)}"
+                yield key, Gap("overlap", message, rows[two].mark, case)
 
 
 def _shown(case: Mapping[str, JSON]) -> str:
