@@ -245,8 +245,9 @@ _MEND: Mapping[str, str] = {
     "never-reached": "remove it, or move it up",
     "failing-row": "guard it, such as x != null && x > 1",
     "too-many-cases": "split the table",
+    "no-case": "widen that schema",
 }
-_HARM: Mapping[str, Severity] = {"missing-case": "warning", "never-reached": "warning", "too-many-cases": "warning"}
+_DOUBTFUL = ("missing-case", "never-reached", "too-many-cases", "no-case")
 
 
 def check_rules(report: Report, step: Step, view: View) -> None:
@@ -262,9 +263,8 @@ def check_rules(report: Report, step: Step, view: View) -> None:
         return
     check_given(report, step.with_, table.inputs, view, step.marks, mark, str(step.config))
     for gap in gaps(table):
-        report.say(
-            gap.mark, gap.code, f"{table.reference}: {gap.message}", _MEND[gap.code], _HARM.get(gap.code, "error")
-        )
+        severity: Severity = "warning" if gap.code in _DOUBTFUL else "error"
+        report.say(gap.mark, gap.code, f"{table.reference}: {gap.message}", _MEND[gap.code], severity)
     for test in table.tests:
         for failure in rules.rehearse(table, test):
             report.say(test.mark, "failing-test", f"test {test.name!r} of {table.reference}: {failure}")

@@ -104,7 +104,9 @@ class _Looked:
             # A last row that always holds is a safety net: that it catches nothing is no mistake.
             known = self.told[number] and f"failing {number}" not in self.found and row.when not in _ALWAYS
             if number not in self.reached and known and self.cases.tried == self.cases.count:
-                message = f"row {number + 1} never decides: rows before it hold whenever it does, or it holds for nothing"
+                message = (
+                    f"row {number + 1} never decides: rows before it hold whenever it does, or it holds for nothing"
+                )
                 yield Gap("never-reached", message, row.mark, {})
 
     def _overlaps(self, holding: list[int], case: Mapping[str, JSON]) -> Iterator[tuple[str, Gap]]:
