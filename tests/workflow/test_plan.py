@@ -20,7 +20,7 @@ from metier.workflow.commands import Entry, Finish, RunStep, WaitUntil
 from metier.workflow.definition import Branch, OnError, Retry, RunBudget, Step, Workflow, parse
 from metier.workflow.engine import Engine, StepContext
 from metier.workflow.interpreter import Walk
-from metier.workflow.plan import Attempt, plan
+from metier.workflow.plan import Attempt, Seen, plan
 from metier.workflow.plan_amount import NOTHING, Amount
 from metier.workflow.plan_costs import ModelCosts
 from metier.workflow.plan_history import History
@@ -141,6 +141,22 @@ def test_the_cases_of_loops_switches_lists_and_retries_are_told_apart() -> None:
     assert (found.most.calls, found.most.seconds, found.at_once) == (4, 1, 2)
 
 
+def test_time_is_that_of_what_goes_on_side_by_side_and_so_many_at_once_as_the_engine_lets() -> None:
+    many = step("many", "foreach", {"over": "{{ inputs.x }}", "max": 40}, steps=(step("v", "llm"),))
+    found = plan(flow(many), costs)
+    assert found.at_once == 10, "where the definition says nothing"
+    assert (found.most.seconds, found.expected.seconds) == (4, 2)
+    assert "seconds" not in found.most.unknown
+    as_runs = replace(many, config={"over": "{{ inputs.x }}", "max": 40, "concurrency": 5, "as": "runs"})
+    assert "seconds" in plan(flow(as_runs), costs).most.unknown, "they wait in line for workers"
+    both = (Branch(None, (step("l", "llm"),), HERE, "l"), Branch(None, (step("r", "llm"), step("s", "llm")), HERE, "r"))
+    inner = step("both", "parallel", {"concurrency": None}, branches=both)
+    found = plan(flow(step("a", "llm"), inner), costs)
+    assert (found.expected.calls, found.expected.seconds, found.most.seconds) == (4, 3, 3)
+    seen = {"v": Seen(Amount(2, 2, seconds=6), 9, "9 earlier runs")}
+    assert plan(flow(many), costs, seen).expected.seconds == 3, "two items were seen, and so two at once"
+
+
 def test_what_a_flow_calls_is_counted_and_what_is_not_known_is_said() -> None:
     parent = flow(step("sub", "call", {"flow": "flows/refund.yaml"}))
     child = flow(step("a", "llm"), step("b", "llm"), name="refund")
@@ -220,3 +236,21 @@ async def test_history_replaces_what_would_be_guessed(store: Store, vault: Vault
     seen = await History(store).of(changed, "sales")
     assert seen.runs == 0 and seen.steps["a"].source == "6 earlier runs of this flow" and "c" not in seen.steps
     assert not (await History(store).of(workflow, "another")).steps
+
+
+async def test_what_items_took_that_were_runs_of_their_own_is_history_of_their_step(store: Store, vault: Vault) -> None:
+    async def ask(context: StepContext, with_: dict[str, JSON]) -> JSON:
+        context.spend(Decimal("0.5"), 3)
+        return {"ok": True}
+
+    engine = Engine(store, vault, {"llm": ask})
+    items = {"over": "{{ range(4) }}", "max": 60, "as": "runs", "on_item_error": "fail"}
+    workflow = flow(step("many", "foreach", items, steps=(step("v", "llm"),)))
+    for _ in range(5):
+        await engine.start(workflow, {}, WHO)
+    await engine.drain()
+    past = await History(store).of(workflow, "sales")
+    assert past.runs == 5 and past.steps["v"].per_run.eur == pytest.approx(2)
+    found = plan(workflow, costs, past.steps, history_runs=past.runs)
+    assert (found.expected.eur, found.expected.calls) == (pytest.approx(2), pytest.approx(12))
+    assert verdict(found, 1, Decimal(1), None).level == "refuse"

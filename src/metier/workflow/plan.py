@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_UP, Decimal
 from typing import TypeAlias
 
 from metier.errors import MetierError
+from metier.workflow.branches import WIDTH
 from metier.workflow.plan_amount import NOTHING, Amount
+from metier.workflow.plan_bounds import as_runs, items, lanes, pauses, sections, tries, turns
 from metier.workflow.shape import Step, Workflow
 
 __all__ = ["Attempt", "Child", "Costs", "Plan", "Seen", "StepPlan", "plan"]
 
 _DEEPEST = 8
-_LONGEST_WAIT_S = 3600.0
-_TURNS, _LIST = 8, 20
 _NANO = Decimal("0.000000001")
 _INNER = ("switch", "loop", "parallel", "foreach", "call")
 
@@ -120,7 +120,11 @@ def plan(
     planner.weigh(workflow, workflow.steps, 1.0, 1.0)
     steps = tuple(planner.steps)
     expected = sum((step.expected for step in steps), NOTHING)
+    expected = expected.lasting(max(0.0, planner.lasts(0, 0.0)))
     at_once = planner.at_once(workflow, workflow.steps)
+    if planner.waits or at_once > WIDTH:
+        # A run has so many steps under way at once, and no more; items that are runs wait for free workers.
+        most = replace(most, unknown=most.unknown | {"seconds"})
     return Plan(
         workflow=workflow.name,
         definition=workflow.hash,
@@ -147,6 +151,10 @@ class _Planner:
     dearest: float = 0.0
     """The dearest single try, in euros."""
     depth: int = 0
+    beside: float = 0.0
+    """Seconds of expected work that pass while other work does."""
+    waits: bool = False
+    """Whether items may be runs of their own, which wait in line."""
 
     def sequence(self, workflow: Workflow, steps: Sequence[Step]) -> _Way:
         way = _NOWHERE
@@ -174,10 +182,9 @@ class _Planner:
 
     def leaf(self, workflow: Workflow, step: Step) -> tuple[Amount, Amount]:
         one = self.costs(workflow, step)
-        tries = _tries(step)
         self.dearest = max(self.dearest, one.most.eur)
-        most = one.most.times(tries)
-        most = most.wait(_pauses(step))
+        most = one.most.times(tries(step))
+        most = most.wait(pauses(step))
         return one.least, most
 
     def switch(self, workflow: Workflow, step: Step) -> _Way:
@@ -187,16 +194,16 @@ class _Planner:
         return _Way(_each([way.go for way in ways]), _each([way.end for way in ways]))
 
     def loop(self, workflow: Workflow, step: Step) -> _Way:
-        body, (least, most) = self.sequence(workflow, step.steps), _turns(step)
+        body, (least, most) = self.sequence(workflow, step.steps), turns(step)
         return _repeated(body, least, most)
 
     def foreach(self, workflow: Workflow, step: Step) -> _Way:
-        body, (least, most) = self.sequence(workflow, step.steps), _items(step)
+        body, (least, most) = self.sequence(workflow, step.steps), items(step)
         way = _repeated(body, least, most)
         if way.go is None:
             return way
-        lanes = _lanes(step, most)
-        rounds = math.ceil(most / lanes) if lanes else 0
+        self.waits |= as_runs(step, most)
+        rounds = math.ceil(most / lanes(step, most))
         seconds = body.go[1].seconds * rounds if body.go else 0.0
         # Items that are collected may fail at their first step, and the run goes on.
         collects = isinstance(step.config, dict) and step.config.get("on_item_error") == "collect"
@@ -205,9 +212,7 @@ class _Planner:
 
     def parallel(self, workflow: Workflow, step: Step) -> _Way:
         ways = [self.sequence(workflow, branch.steps) for branch in step.branches]
-        config = step.config if isinstance(step.config, dict) else {}
-        lanes = config.get("concurrency") or len(ways)
-        rounds = math.ceil(len(ways) / max(1, lanes)) if isinstance(lanes, int) else len(ways)
+        rounds = math.ceil(len(ways) / sections(step)) if ways else 0
         go, inside = (NOTHING, NOTHING), [edge for way in ways for edge in (way.go, way.end) if edge]
         for way in ways:
             least, most = _all([edge for edge in (way.go, way.end) if edge])
@@ -225,7 +230,7 @@ class _Planner:
         whole = self.sequence(found, found.steps)
         self.depth -= 1
         least, most = _all([edge for edge in (whole.go, whole.end) if edge])
-        return _Way((least, most.times(_tries(step)).wait(_pauses(step))))
+        return _Way((least, most.times(tries(step)).wait(pauses(step))))
 
     def called(self, workflow: Workflow, step: Step) -> Workflow | None:
         config = step.config if isinstance(step.config, dict) else {}
@@ -249,7 +254,7 @@ class _Planner:
                 gone = self.inner(workflow, step, reached, most)
                 expected = max(0.0, expected - gone)
                 continue
-            self.steps.append(self.line(workflow, step, reached, most * _tries(step)))
+            self.steps.append(self.line(workflow, step, reached, most * tries(step)))
         return expected
 
     def inner(self, workflow: Workflow, step: Step, reached: float, most: float) -> float:
@@ -259,19 +264,31 @@ class _Planner:
             part = reached / max(1, ways)
             return sum(part - self.weigh(workflow, branch.steps, part, most) for branch in step.branches)
         if step.kind == "parallel":
+            spans = []
             for branch in step.branches:
+                first, before = len(self.steps), self.beside
                 self.weigh(workflow, branch.steps, reached, most)
+                spans.append(self.lasts(first, before))
+            self.beside += sum(spans) - max([sum(spans) / sections(step), *spans])
             return 0.0
         if step.kind == "call":
             found = self.called(workflow, step)
             if found is not None:
                 self.depth += 1
-                self.weigh(found, found.steps, reached, most * _tries(step))
+                self.weigh(found, found.steps, reached, most * tries(step))
                 self.depth -= 1
             return 0.0
-        least, highest = _turns(step) if step.kind == "loop" else _items(step)
+        least, highest = turns(step) if step.kind == "loop" else items(step)
+        first, before = len(self.steps), self.beside
         self.weigh(workflow, step.steps, reached * (least + highest) / 2, most * highest)
+        if step.kind == "foreach" and reached and len(self.steps) > first:
+            number = max(1.0, self.steps[first].expected_tries / reached)
+            self.beside += self.lasts(first, before) * (1 - 1 / min(number, lanes(step, highest)))
         return 0.0
+
+    def lasts(self, first: int, before: float) -> float:
+        """Say how long steps are expected to take, from the one listed as `first` on."""
+        return sum(one.expected.seconds for one in self.steps[first:]) - (self.beside - before)
 
     def line(self, workflow: Workflow, step: Step, expected: float, most: float) -> StepPlan:
         one = self.costs(workflow, step)
@@ -295,8 +312,7 @@ class _Planner:
             if step.kind == "parallel":
                 most = max(most, sum(branches))
             elif step.kind == "foreach":
-                _, items = _items(step)
-                most = max(most, _lanes(step, items) * self.at_once(workflow, step.steps))
+                most = max(most, lanes(step, items(step)[1]) * self.at_once(workflow, step.steps))
             else:
                 most = max(most, *branches, self.at_once(workflow, step.steps) if step.steps else 1)
         return most
@@ -334,39 +350,6 @@ def _repeated(body: _Way, least: int, most: int) -> _Way:
 def _may_be_left_out(step: Step) -> bool:
     """Skipped by its condition, or given up with a value instead, even before its first try."""
     return step.when is not None or (step.on_error is not None and step.on_error.then != "fail")
-
-
-def _tries(step: Step) -> int:
-    return 1 + (step.retry.max if step.retry is not None else 0)
-
-
-def _pauses(step: Step) -> float:
-    retry = step.retry
-    if retry is None:
-        return 0.0
-    grows = retry.backoff == "exponential"
-    return sum(min(retry.first_s * (2.0**turn if grows else 1), _LONGEST_WAIT_S) for turn in range(retry.max))
-
-
-def _turns(step: Step) -> tuple[int, int]:
-    config = step.config if isinstance(step.config, dict) else {}
-    most = config.get("max")
-    highest = most if isinstance(most, int) else _TURNS
-    return (1 if config.get("until") is not None else highest), highest
-
-
-def _items(step: Step) -> tuple[int, int]:
-    config = step.config if isinstance(step.config, dict) else {}
-    times, most = config.get("times"), config.get("max")
-    if isinstance(times, int):
-        return times, times
-    return 0, most if isinstance(most, int) else _LIST
-
-
-def _lanes(step: Step, items: int) -> int:
-    config = step.config if isinstance(step.config, dict) else {}
-    lanes = config.get("concurrency")
-    return min(items, lanes) if isinstance(lanes, int) and lanes > 0 else max(1, items)
 
 
 def _held(workflow: Workflow, most: Amount, at_once: int, dearest: float) -> Decimal:

@@ -13,6 +13,8 @@ from metier.workflow.shape import Workflow
 __all__ = ["History", "Past"]
 
 _LATEST = 500
+_LATEST_WIDE = 20
+"""Where items may be runs of their own: of each of them every item is looked at."""
 _FEWEST = 5
 """Runs of the same definition below which those of other definitions of the flow are looked at too."""
 
@@ -43,7 +45,9 @@ class History:
     async def _seen(
         self, workflow: Workflow, definition: str | None, project: str | None, whose: str
     ) -> tuple[dict[str, Seen], int]:
-        asked = {"workflow": workflow.name, "definition": definition, "project": project, "limit": _LATEST}
+        wide = any(step.kind == "foreach" for step in workflow.walk())
+        limit = _LATEST_WIDE if wide else _LATEST
+        asked = {"workflow": workflow.name, "definition": definition, "project": project, "limit": limit}
         row = await self._queries.one("seen_runs", asked)
         runs = int(row["runs"]) if row else 0
         if runs == 0:

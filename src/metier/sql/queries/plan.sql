@@ -7,17 +7,23 @@ SELECT count(*) AS runs
          ORDER BY id DESC LIMIT %(limit)s) latest;
 
 -- seen_steps --
--- Gives by step what those runs took in tries, money and time, and what its calls took in tokens and energy.
-WITH latest AS MATERIALIZED (
+-- Gives by step what those runs, and their items that are runs, took in tries, money and time, and what the calls of the
+-- step took in tokens and energy.
+WITH RECURSIVE latest AS MATERIALIZED (
     SELECT id FROM runs
      WHERE workflow = %(workflow)s AND (%(project)s::text IS NULL OR project = %(project)s)
        AND (%(definition)s::text IS NULL OR definition = %(definition)s) AND status IN ('done', 'failed')
      ORDER BY id DESC LIMIT %(limit)s
+), family AS (
+    SELECT id FROM latest
+    UNION ALL
+    SELECT runs.id FROM runs JOIN family ON runs.parent = family.id
+     WHERE runs.item IS NOT NULL AND runs.parent_path NOT LIKE '%% ~%%'
 ), tried AS (
     SELECT regexp_replace(j.path, '^.*\.', '') AS step, count(*) FILTER (WHERE j.kind IN ('result', 'error')) AS tries,
            count(*) FILTER (WHERE j.kind = 'decision') AS tasks, sum(j.cost_eur) AS cost_eur, sum(j.calls) AS calls,
            sum(j.duration_s) AS seconds
-      FROM latest JOIN journal j ON j.run = latest.id
+      FROM family JOIN journal j ON j.run = family.id
      WHERE j.name = '' AND j.kind IN ('result', 'error', 'decision')
      GROUP BY 1
 ), called AS (
@@ -26,7 +32,7 @@ WITH latest AS MATERIALIZED (
            sum((c.energy_low_kwh + c.energy_high_kwh) / 2) * 1000 AS wh,
            sum((c.carbon_low_g + c.carbon_high_g) / 2) AS carbon_g,
            count(*) FILTER (WHERE c.energy_low_kwh IS NULL) AS not_estimated, count(*) FILTER (WHERE NOT c.priced) AS unpriced
-      FROM latest JOIN calls c ON c.run = latest.id
+      FROM family JOIN calls c ON c.run = family.id
      WHERE c.path IS NOT NULL
      GROUP BY 1
 )
