@@ -136,3 +136,30 @@ def test_senders_in_comments_without_end_do_not_bring_the_reader_down() -> None:
 def test_a_header_cannot_choose_how_long_it_takes(header: bytes) -> None:
     found = read(b"From: a@exemple.fr\r\n" + header + b"kajbc" * 500_000 + b"?=\r\n\r\nBonjour", plain)
     assert found.sender == "a@exemple.fr"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Content-Type: text/plain; charset*=utf-8''%ff",
+        b"Content-Type: text/plain; charset=\xffV\x00",
+        b"Content-Type: text/plain; charset*=utf\x00-8''%f\xe5",
+        b"Content-Type: text/plain; charset*0=a; charset*=b''c",
+        b"Subject: =?utf\xc88?b?////?=",
+        b"From: =?utf\xc88?b?////?= <a@exemple.fr>",
+    ],
+)
+def test_headers_that_break_the_reader_of_python_cost_no_text(header: bytes) -> None:
+    found = read(b"From: a@exemple.fr\r\n" + header + b"\r\n\r\nBonjour \xe9t\xe9", plain)
+    assert found.text == "Bonjour été" and found.sender == "a@exemple.fr"
+    assert found.subject.encode() is not None
+
+
+def test_a_file_whose_name_cannot_be_read_is_still_a_file() -> None:
+    part = (
+        b"--b\r\nContent-Type: text/plain\r\nContent-Disposition: attachment; filename*0=a; filename*=b''c\r\n\r\nx\r\n"
+    )
+    found = read(
+        b"From: a@exemple.fr\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n" + part + b"--b--\r\n", plain
+    )
+    assert [(one.name, one.text) for one in found.attachments] == [("part-1", "x")]

@@ -26,6 +26,8 @@ _LIMIT_BYTES = 40 * 1024 * 1024
 _LIMIT_PARTS = 500
 _LIMIT_TEXT = 400_000
 _LIMIT_HEADER = 8_192
+_BROKEN = (ValueError, LookupError, TypeError, AttributeError, AssertionError, email.errors.MessageError)
+"""What Python's own reader raises on headers that are broken in ways it does not expect."""
 _NO_CHARSETS = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"})
 """What Python also calls encodings: some take the square of the length, and no mail is written in them."""
 _ON_WROTE = re.compile(
@@ -190,7 +192,8 @@ def _leaves(message: email.message.Message) -> Iterator[email.message.Message]:
     stack: list[email.message.Message] = [message]
     while stack:
         part = stack.pop()
-        payload = part.get_payload()
+        # Not asked of other parts: their text would be decoded on the way, as whatever they say it is.
+        payload = part.get_payload() if part.is_multipart() else None
         if isinstance(payload, list):
             stack.extend(p for p in reversed(payload) if isinstance(p, email.message.Message))
         else:
@@ -200,16 +203,25 @@ def _leaves(message: email.message.Message) -> Iterator[email.message.Message]:
 def _payload(part: email.message.Message, label: str, problems: list[str]) -> bytes:
     try:
         content = part.get_payload(decode=True)
-    except (ValueError, LookupError, AssertionError) as error:
-        problems.append(f"the part {label!r} could not be decoded: {error}")
-        return b""
+    except _BROKEN:
+        # What it says of its characters cannot be read; its bytes may be.
+        del part["Content-Type"]
+        try:
+            content = part.get_payload(decode=True)
+        except _BROKEN as error:
+            problems.append(f"the part {label!r} could not be decoded: {error}")
+            return b""
+        problems.append(f"the part {label!r} says in a broken way what it is made of; it was read as it looks")
     if any(isinstance(d, email.errors.InvalidBase64CharactersDefect) for d in part.defects):
         problems.append(f"the part {label!r} has damaged base64; what could be decoded is used")
     return content if isinstance(content, bytes) else b""
 
 
 def _decode(content: bytes, part: email.message.Message, problems: list[str]) -> str:
-    declared = part.get_content_charset()
+    try:
+        declared = part.get_content_charset()
+    except _BROKEN:
+        declared = None
     for charset in (declared, "utf-8", "cp1252"):
         if charset is None or charset.replace("-", "_") in _NO_CHARSETS:
             continue
@@ -254,7 +266,7 @@ def _header(message: email.message.Message, name: str) -> str:
         return ""
     try:
         text = str(email.header.make_header(email.header.decode_header(str(raw))))
-    except (ValueError, LookupError, email.errors.HeaderParseError):
+    except _BROKEN:
         text = str(raw)
     return clean(text.encode("utf-8", "replace").decode("utf-8")).strip()
 
@@ -287,6 +299,6 @@ def _date(message: email.message.Message) -> str | None:
 def _file_name(part: email.message.Message) -> str:
     try:
         name = part.get_filename()
-    except (ValueError, LookupError, TypeError):
-        return "attachment"
+    except _BROKEN:
+        return ""
     return _one_line(clean(str(name))).replace("/", "_").replace("\\", "_") if name else ""
