@@ -41,28 +41,34 @@ class FolderSource:
     def __init__(self, mount: Mount) -> None:
         self._mount = mount
         self._rules = _read(mount.config)
-        self._places: dict[str, pathlib.Path] = {}
+        self._places: dict[str, tuple[pathlib.Path, _Look]] = {}
 
     async def events(self, state: JSON) -> AsyncGenerator[Event | Mark, None]:
-        """Give each file whose size and time stood still between two looks, oldest name first."""
+        """Give each file whose size and time stood still between two looks, by name; a closed one stops no other."""
         seen: dict[str, _Look] = {}
         while True:
-            found = await asyncio.to_thread(self._look)
+            found, closed = await asyncio.to_thread(self._look), list[Unavailable]()
             for name in sorted(name for name, look in found.items() if seen.get(name) == look):
-                event = await asyncio.to_thread(self._read, name, found[name])
+                try:
+                    event = await asyncio.to_thread(self._read, name, found[name])
+                except Unavailable as error:
+                    closed.append(error)
+                    continue
                 if event is not None:
-                    self._places[event.id] = self._rules.path / name
+                    self._places[event.id] = self._rules.path / name, found[name]
                     yield event
                     found.pop(name)
+            if closed:
+                raise closed[0]
             seen = found
             yield Mark()
             await self._mount.sleep(self._rules.poll_s)
 
     async def settle(self, event: Event, taken: Taken) -> None:
-        """Move the file to where it went; one moved before the crash is not there any more."""
-        place = self._places.pop(event.id, None)
+        """Move the file to where it went; one moved before the crash is not there any more, a newer one stays."""
+        place, look = self._places.pop(event.id, (None, None))
         bad = taken.outcome == "failed" or (taken.outcome == "known" and bool(taken.error))
-        if place is not None:
+        if place is not None and await asyncio.to_thread(_looked, place) == look:
             await asyncio.to_thread(_move, place, self._rules.failed if bad else self._rules.done, event.id)
 
     def _look(self) -> dict[str, _Look]:
@@ -73,7 +79,7 @@ class FolderSource:
                     if _wanted(entry.name, self._rules.pattern):
                         told = entry.stat(follow_symlinks=False)
                         if stat.S_ISREG(told.st_mode):
-                            found[entry.name] = (told.st_size, told.st_mtime_ns, told.st_ino)
+                            found[entry.name] = _look_of(told)
         except FileNotFoundError:
             if not self._rules.path.is_dir():
                 raise Unavailable(f"there is no folder {str(self._rules.path)!r}: make it, or deploy another") from None
@@ -83,6 +89,8 @@ class FolderSource:
 
     def _read(self, name: str, look: _Look) -> Event | None:
         path, size = self._rules.path / name, look[0]
+        # A name may be any bytes; what runs get is text.
+        name = os.fsencode(name).decode("utf-8", "replace")
         data: dict[str, JSON] = {"name": name, "size": size, "text": None, "problem": None}
         if size > self._rules.limit:
             told = (
@@ -90,15 +98,15 @@ class FolderSource:
             )
             return Event(f"huge:{name}:{size}:{look[1]}", {**data, "sha256": None, "problem": told}, fault=told)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             with os.fdopen(descriptor, "rb") as file:
                 content = file.read(self._rules.limit + 1)
-                after = os.fstat(file.fileno())
+                after = _look_of(os.fstat(file.fileno()))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise Unavailable(f"cannot read {str(path)!r}: {error.strerror}; give access to it") from None
-        if (after.st_size, after.st_mtime_ns, after.st_ino) != look or len(content) != size:
+        if after != look or len(content) != size:
             return None
         digest = hashlib.sha256(content).hexdigest()
         data["sha256"] = digest
@@ -121,6 +129,18 @@ class FolderSource:
 def _wanted(name: str, pattern: str) -> bool:
     hidden = name.startswith((".", "~"))
     return not hidden and not name.lower().endswith(_UNFINISHED) and fnmatch.fnmatchcase(name, pattern)
+
+
+def _look_of(told: os.stat_result) -> _Look:
+    return told.st_size, told.st_mtime_ns, told.st_ino
+
+
+def _looked(place: pathlib.Path) -> _Look | None:
+    """What a file looks like now; None where there is none."""
+    try:
+        return _look_of(place.lstat())
+    except OSError:
+        return None
 
 
 def _move(place: pathlib.Path, folder: pathlib.Path, id: str) -> None:
