@@ -202,6 +202,26 @@ async def test_a_transaction_that_ends_late_is_not_overlooked_and_a_batch_is_rea
     assert sorted(int(str(run["id"])) for run in await house.runs()) == list(range(1, 451))
 
 
+async def test_values_no_program_holds_in_64_bits_stop_nothing(store: Store, vault: Vault) -> None:
+    house = House(store, vault)
+    house.secrets.values["erp"] = store.url
+    other = await table(store)
+    await other.execute("ALTER TABLE orders ADD total numeric, ADD share float8")
+    await other.execute(
+        "INSERT INTO orders VALUES (1, 'x', DEFAULT, 1e25, 'NaN'), (2, 'y', DEFAULT, 2::numeric ^ 64, 1)"
+    )
+    await other.execute("INSERT INTO orders VALUES (3, 'z', DEFAULT, 12.5, 'Infinity')")
+    await other.close()
+    config: dict[str, JSON] = {
+        "secret": "erp", "table": "orders", "watermark": "changed", "key": "id", "poll": "100ms", "existing": True
+    }  # fmt: skip
+    await house.deploy(triggered(trigger("row", config, {"total": "{{ event.total }}", "share": "{{ event.share }}"})))
+    async with house.working():
+        await house.until(3)
+    runs = [(run["total"], run["share"]) for run in await house.runs()]
+    assert runs == [(1e25, "NaN"), (2.0**64, 1), (12.5, "Infinity")]
+
+
 async def test_a_database_that_refuses_is_told_without_its_password(store: Store, vault: Vault) -> None:
     house = House(store, vault)
     house.secrets.values["erp"] = store.url.replace("/test_", "/no_test_") + "?password=canari-31"

@@ -13,6 +13,7 @@ import orjson
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
 
 from metier.calls import JSON
 from metier.errors import Invalid, Unavailable
@@ -175,9 +176,12 @@ _ALL_PAST: LiteralString = "({watermark}, {key}::text) > (%(watermark)s, %(key)s
 
 
 async def _connected(url: str) -> _Connection:
-    return await psycopg.AsyncConnection.connect(
+    connection: _Connection = await psycopg.AsyncConnection.connect(
         url, autocommit=True, connect_timeout=15, options=_OPTIONS, row_factory=dict_row
     )
+    # Numbers beyond 64 bits become what JSON can hold everywhere else in this house.
+    set_json_loads(orjson.loads, connection)
+    return connection
 
 
 def _read(config: Mapping[str, JSON]) -> _Rules:
