@@ -180,6 +180,27 @@ async def test_what_steps_keep_and_events_about_a_person_go_too(store: Store, va
     assert (await count(store, "kept_results"), await count(store, "events")) == (1, 1)
 
 
+async def test_a_person_in_what_a_run_under_way_has_found_is_found_too(store: Store, vault: Vault) -> None:
+    async def finds(context: StepContext, given: dict[str, JSON]) -> JSON:
+        return {"contact": WHOM}
+
+    engine = Engine(store, vault, {"code": finds}, desk=TaskDesk(store, vault))
+    people = Operations(store, vault, engine, TaskDesk(store, vault)).people
+    asks = step("ask", "human", {"assign": "group:sav", "title": "?"})
+    parked = await engine.start(flow(step("look"), asks), {}, WHO)
+    await engine.drain()
+    assert (await engine.get(parked)).status == "parked", "it may wait for months"
+    hold = "INSERT INTO legal_holds (id, scope, target, reason, by_whom) VALUES ('h', 'subject', %s, 'suit', 'zoe')"
+    await told(store, hold, member(vault, "main", WHOM))
+    with pytest.raises(Conflict, match="legal hold"):
+        await people.erase(target(vault, WHOM), "zoe", False)
+    await told(store, "DELETE FROM legal_holds")
+    assert await people.erase(target(vault, WHOM), "zoe", True) == 1
+    assert await people.erase(target(vault, WHOM), "zoe", False) == 1
+    with pytest.raises(NotFound):
+        await engine.get(parked)
+
+
 async def test_a_run_of_a_run_leads_to_the_one_that_started_it(store: Store, vault: Vault) -> None:
     async def finds(context: StepContext, given: dict[str, JSON]) -> JSON:
         return {"contact": WHOM}

@@ -40,7 +40,7 @@ class Written(Protocol):
 
 
 class RunPeople:
-    """Notes who is in runs that are over, and erases the runs of a person; those under way are cancelled first."""
+    """Notes who is in runs, and erases the runs of a person; those under way are cancelled first."""
 
     def __init__(self, store: Store, vault: Vault, engine: Engine) -> None:
         self._store = store
@@ -57,14 +57,14 @@ class RunPeople:
         looked = 0
         while rows := await self._queries.all("not_looked_at", {"most": _BATCH}):
             for row in rows:
-                try:
-                    await self._note(row)
-                except Broken as error:
-                    # What nobody can read must not keep the others from being erased or deleted in their time.
-                    _log.warning(
-                        "run %s cannot be read, so nobody is noted as being in it: %s", row["id"], error.message
-                    )
+                found = await self._found(row)
+                if found is None:
                     await self._queries.run("looked_at", {"id": row["id"]})
+                    continue
+                async with self._store.transaction() as tx:
+                    # A run that was taken up again meanwhile is gone through at its next end.
+                    if await self._queries.run("looked_at", {"id": row["id"]}, tx):
+                        await self._queries.run("add_people", {"run": row["id"], "people": sorted(found)}, tx)
             looked += len(rows)
         return looked
 
@@ -78,6 +78,7 @@ class RunPeople:
         if person is None:
             return 0
         await self.look()
+        await self._look_at_standing()
         rows = await self._queries.all("of_person", {"person": person, "project": project})
         held = next((row for row in rows if row["hold"] is not None), None)
         if held is not None:
@@ -122,18 +123,30 @@ class RunPeople:
     def _names(self, organisation: str, person: str, value: JSON) -> bool:
         return person in people_in(self._vault, organisation, value, whole=True)
 
-    async def _note(self, row: Row) -> None:
+    async def _look_at_standing(self) -> None:
+        """Go through what runs hold that are not over: one that is parked may hold for months what it has found."""
+        after = ""
+        while rows := await self._queries.all("standing", {"after": after, "most": _BATCH}):
+            for row in rows:
+                if found := await self._found(row):
+                    await self._queries.run("add_people", {"run": row["id"], "people": sorted(found)})
+            after = rows[-1]["id"]
+
+    async def _found(self, row: Row) -> set[str] | None:
+        """Give who is in a run; None where nobody can read it."""
         run = RunId(row["id"])
-        organisation = str(opened(self._vault, run, "rights", row["rights"]).get("organisation") or "main")
-        found = set(people_in(self._vault, organisation, *self._held(run, row), whole=True))
-        for entry in (await self._journal.load(run)).values():
-            found.update(people_in(self._vault, organisation, entry.value))
-        for _, entry in await self._journal.aside(run):
-            found.update(people_in(self._vault, organisation, entry.value))
-        async with self._store.transaction() as tx:
-            # A run that was taken up again meanwhile is gone through at its next end.
-            if await self._queries.run("looked_at", {"id": run}, tx):
-                await self._queries.run("add_people", {"run": run, "people": sorted(found)}, tx)
+        try:
+            organisation = str(opened(self._vault, run, "rights", row["rights"]).get("organisation") or "main")
+            found = set(people_in(self._vault, organisation, *self._held(run, row), whole=True))
+            for entry in (await self._journal.load(run)).values():
+                found.update(people_in(self._vault, organisation, entry.value))
+            for _, entry in await self._journal.aside(run):
+                found.update(people_in(self._vault, organisation, entry.value))
+        except Broken as error:
+            # What nobody can read must not keep the others from being erased or deleted in their time.
+            _log.warning("run %s cannot be read, so nobody is noted as being in it: %s", run, error.message)
+            return None
+        return found
 
     def _held(self, run: RunId, row: Row) -> Iterator[JSON]:
         yield unsealed(self._vault, run, "inputs", row["inputs"])

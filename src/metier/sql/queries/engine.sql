@@ -547,7 +547,8 @@ SELECT %(run)s, person FROM run_people WHERE run = %(from)s ON CONFLICT DO NOTHI
 -- add_people --
 -- Notes who is in a run.
 INSERT INTO run_people (run, person)
-SELECT %(run)s, line.person FROM unnest(%(people)s::text[]) AS line (person) ON CONFLICT DO NOTHING
+SELECT runs.id, line.person FROM runs, unnest(%(people)s::text[]) AS line (person)
+ WHERE runs.id = %(run)s ON CONFLICT DO NOTHING
 
 -- not_looked_at --
 -- Gives runs that are over and were not gone through for people since.
@@ -556,6 +557,14 @@ SELECT id, rights, inputs, output, error, around,
   FROM runs
  WHERE finished_at IS NOT NULL AND looked_at IS NULL
  ORDER BY finished_at, id LIMIT %(most)s
+
+-- standing --
+-- Gives runs that are not over, a page at a time, to be gone through for people.
+SELECT id, rights, inputs, output, error, around,
+       (SELECT blobs.sealed FROM blobs WHERE blobs.digest = around) AS around_sealed
+  FROM runs
+ WHERE finished_at IS NULL AND id > %(after)s
+ ORDER BY id LIMIT %(most)s
 
 -- looked_at --
 -- Notes that a run that is over was gone through for people.
