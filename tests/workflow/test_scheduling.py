@@ -116,6 +116,20 @@ async def test_starts_of_a_project_are_spread_over_minutes(store: Store, vault: 
         clock.forward(61)
 
 
+async def test_a_clock_that_was_an_hour_fast_stops_no_run_once_it_is_right_again(store: Store, vault: Vault) -> None:
+    clock = Ticking()
+    engine = Engine(store, vault, {"code": Counting()}, clock=clock)
+    engine.limit(Limits(projects={"a": Limit(rate=2)}, flows={"flow": Limit(rate=2)}))
+    right = clock.now
+    clock.forward(3600)
+    early = [await engine.start(flow(step("a")), {}, of("a")) for _ in range(3)]
+    await engine.drain()
+    assert (await statuses(engine, early)).count("done") == 2
+    clock.now = right
+    await engine.drain()
+    assert await statuses(engine, early) == ["done"] * 3
+
+
 async def test_priority_goes_first_and_ages(store: Store, vault: Vault) -> None:
     order = Order()
     engine = Engine(store, vault, {"code": order}, pace=ALONE)

@@ -40,9 +40,11 @@ SELECT pg_advisory_xact_lock(hashtextextended(%(door)s, 78)) IS NULL AS held
 SELECT name FROM projects WHERE id = %(project)s
 
 -- let_in_lately --
--- Counts the runs of a project that were let in during the last minute.
+-- Counts the runs of a project that were let in during the last minute; clocks of machines may be so far apart, and what
+-- was let in later than that was by a clock that was wrong.
 SELECT count(*) AS started FROM runs
  WHERE admitted_at > %(now)s::timestamptz - interval '1 minute' AND project = %(project)s
+   AND admitted_at < %(now)s::timestamptz + interval '1 minute'
 
 -- flows --
 -- Gives of each of these flows how many runs are under way, and how many were let in during the last minute.
@@ -50,5 +52,5 @@ SELECT flow.name,
        (SELECT count(*) FROM runs WHERE status IN ('pending', 'running') AND split_part(workflow, '/', 1) = flow.name)
            AS active,
        (SELECT count(*) FROM runs WHERE admitted_at > %(now)s::timestamptz - interval '1 minute'
-           AND split_part(workflow, '/', 1) = flow.name) AS started
+           AND admitted_at < %(now)s::timestamptz + interval '1 minute' AND split_part(workflow, '/', 1) = flow.name) AS started
   FROM unnest(%(flows)s::text[]) AS flow (name)
