@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -15,7 +16,7 @@ from metier.workflow.commands import RunStep
 from metier.workflow.context import StepContext, StepFunction, utc
 from metier.workflow.engine import Engine
 from metier.workflow.interpreter import Walk
-from metier.workflow.journal import Hold, Line
+from metier.workflow.journal import Hold, Line, LostRun
 from tests.workflow.engines import QUICK, working
 from tests.workflow.flows import WHO, flow, step
 from tests.workflow.test_outages import Thinking, epoch, outage, over
@@ -129,6 +130,37 @@ async def test_what_is_written_behind_a_step_that_has_ended_bounds_nothing() -> 
     line = await tried(journal, work)
     assert (line.kind, line.value) == ("result", "done")
     assert await behind[0] == "answer"
+
+
+async def test_a_step_stopped_as_its_answer_came_leaves_no_error_that_nobody_hears() -> None:
+    class Lost(Away):
+        async def append(self, hold: Hold, lines: Sequence[Line]) -> object:
+            await super().append(hold, lines)
+            if lines:
+                raise LostRun("somebody cancelled the run")
+            return None
+
+    async def pays(context: StepContext, given: dict[str, JSON]) -> JSON:
+        return await context.once("answer", lambda: asyncio.sleep(0, 1))
+
+    unheard: list[object] = []
+    loop, journal = asyncio.get_running_loop(), Lost()
+    loop.set_exception_handler(lambda _, told: unheard.append(told))
+    made = flow(step("a"))
+    walk = Walk(made, {}, {}, {"id": "run_1"})
+    (command,) = walk.frontier()
+    assert isinstance(command, RunStep)
+    held = Held(Hold(RunId("run_1"), 1), made, {}, WHO, walk, {}, 0)
+    task = asyncio.ensure_future(Calling(journal, journal, {"code": pays}, utc).attempt(held, command))
+    await journal.writing.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    journal.back_.set()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    gc.collect()
+    loop.set_exception_handler(None)
+    assert not unheard
 
 
 async def test_a_step_with_little_time_outlives_an_outage(store: Store, vault: Vault) -> None:

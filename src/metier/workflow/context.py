@@ -128,7 +128,10 @@ class StepContext:
             calls=meter.calls,
         )
         # Shielded: a step that is cancelled or out of time has still paid for this answer.
-        await asyncio.shield(self._journal.append(self._hold, [line]))
+        keeping = asyncio.ensure_future(self._journal.append(self._hold, [line]))
+        # Where the run was taken from its worker too, nobody is left to hear that it could not be kept.
+        keeping.add_done_callback(lambda kept: kept.cancelled() or kept.exception())
+        await asyncio.shield(keeping)
         self._entries[line.entry().key] = line.entry()
         return value
 
