@@ -175,3 +175,14 @@ def test_the_url_of_the_mail_server_is_read_and_credentials_outside_loopback_dem
     assert account_from_url("smtps://mail.exemple.fr").tls
     with pytest.raises(ConfigError, match="METIER_SMTP_URL"):
         account_from_url("https://mail.exemple.fr")
+
+
+async def test_an_address_no_server_takes_is_told_and_nothing_is_claimed(
+    store: Store, vault: Vault, sink: Sink
+) -> None:
+    outbox = Outbox(store, vault, Smtp(await sink.start()), sink.confirm, domain="exemple.fr")
+    odd = letter()
+    odd.replace_header("To", "léa@exemple.fr")
+    with pytest.raises(Invalid, match="address that mail servers do not take"):
+        await outbox.send("run_1/send", odd)
+    assert await outbox.state("run_1/send") == "prepared"

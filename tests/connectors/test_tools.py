@@ -86,3 +86,31 @@ def test_very_long_lines_and_odd_characters_survive() -> None:
     message: Any = compose(SENDER, "a@b.example", "x" * 900, body)
     assert message.get_content().replace("\r\n", "\n") == body
     assert message["Subject"] == "x" * 900
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\x0b", "\x85", "\x1c", "\x00", "\ud800", "\t"])
+def test_what_ends_a_line_in_python_alone_is_a_space_in_a_subject_and_refused_in_an_address(odd: str) -> None:
+    message = compose(SENDER, "a@b.example", f"Votre{odd}commande 👨‍👩‍👧", f"Texte{odd}")
+    assert message["Subject"] == "Votre commande 👨‍👩‍👧"
+    assert message.as_bytes()
+    with pytest.raises(Invalid):
+        compose(SENDER, f"a{odd}@b.example", "Bonjour", "Texte")
+
+
+@pytest.mark.parametrize(
+    ("to", "written"),
+    [
+        ("lea@exemplé.example", "lea@xn--exempl-gva.example"),
+        ("Léa\u00a0M <lea@exemplé.example>", "lea@xn--exempl-gva.example"),
+        ("léa@b.example", None),
+        ("a@" + "é" * 300 + ".example", None),
+        ("=?utf-8?q?x=0Ay?= <a@b.example>", None),
+    ],
+)
+def test_an_address_is_written_as_servers_take_it_or_refused(to: str, written: str | None) -> None:
+    if written is None:
+        with pytest.raises(Invalid, match="no address that mail servers take"):
+            compose(SENDER, to, "Bonjour", "Texte")
+        return
+    message: Any = compose(SENDER, to, "Bonjour", "Texte")
+    assert message["To"].addresses[0].addr_spec == written

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import email.errors
 import email.message
 import email.policy
 import email.utils
+import unicodedata
 
 from metier.errors import Invalid
 
 __all__ = ["compose"]
+
+_NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def compose(sender: str, to: str, subject: str, body: str) -> email.message.EmailMessage:
@@ -16,11 +20,25 @@ def compose(sender: str, to: str, subject: str, body: str) -> email.message.Emai
     for name, value in (("recipient", to), ("subject", subject)):
         if "\n" in value or "\r" in value:
             raise Invalid(f"the {name} {value!r} has a line break: it is not sent")
-    if len(email.utils.getaddresses([to])) != 1 or ";" in to or "@" not in email.utils.parseaddr(to)[1]:
+    name, address = email.utils.parseaddr(to)
+    if len(email.utils.getaddresses([to])) != 1 or ";" in to or "@" not in address or to != _shown(to):
         raise Invalid(f"{to!r} is not one e-mail address: correct the recipient")
     message = email.message.EmailMessage(policy=email.policy.SMTP)
-    message["From"], message["To"], message["Subject"] = sender, to, subject
+    message["From"], message["Subject"] = sender, _shown(subject)
+    try:
+        # Written as servers write it: few take letters beyond ASCII in an address, and each takes its domain in ASCII.
+        local, _, domain = address.rpartition("@")
+        ascii_only = f"{local}@{domain if domain.isascii() else domain.encode('idna').decode()}"
+        ascii_only.encode("ascii")
+        message["To"] = email.utils.formataddr((name, ascii_only)) if name else ascii_only
+    except (ValueError, email.errors.MessageError):
+        raise Invalid(f"{to!r} is no address that mail servers take: write it in letters without accents") from None
     message["Date"] = email.utils.formatdate(localtime=True)
     message["Auto-Submitted"] = "auto-replied"
-    message.set_content(body)
+    message.set_content(body.encode("utf-8", "replace").decode())
     return message
+
+
+def _shown(subject: str) -> str:
+    """What Python takes for the end of a line, and no mail does, is a space; so are control characters."""
+    return "".join(" " if unicodedata.category(letter) in _NO_TEXT else letter for letter in subject)

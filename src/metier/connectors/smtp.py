@@ -95,6 +95,10 @@ class Smtp:
             raise Unavailable(
                 f"the mail server {account.host!r} cannot be reached: {error}; it is tried again"
             ) from error
+        except ValueError:
+            # An address it cannot write; nothing of it is repeated, since a header may hold anything.
+            await _leave(client)
+            raise Invalid("the e-mail has an address that mail servers do not take: correct the recipient") from None
         try:
             await commit()
         except BaseException:
