@@ -214,6 +214,22 @@ async def test_a_refused_effect_may_be_tried_again(store: Store, vault: Vault, a
         assert len(server.asked) == 2
 
 
+async def test_a_redirected_effect_is_done_in_doubt_or_not_done_as_http_says(store: Store, vault: Vault) -> None:
+    elsewhere = {"Location": "/contacts/7"}
+    async with serving((303, None, elsewhere), (302, None, elsewhere), (307, None, elsewhere), (200, {"id": 7})) as one:
+        made = crm(store, vault, one.url)
+        for _ in range(2):
+            assert await call(made, "crm.create", {"name": "Ada"}, "seen") is None
+        with pytest.raises(Unavailable, match="before and after"):
+            await call(made, "crm.create", {"name": "Ada"}, "moved")
+        with pytest.raises(StepFailed, match="may or may not"):
+            await call(made, "crm.create", {"name": "Ada"}, "moved")
+        with pytest.raises(Invalid, match="307"):
+            await call(made, "crm.create", {"name": "Ada"}, "kept")
+        assert await call(made, "crm.create", {"name": "Ada"}, "kept") == {"id": 7}
+        assert len(one.asked) == 4
+
+
 async def test_a_server_that_is_not_there_leaves_no_doubt(store: Store, vault: Vault) -> None:
     made = crm(store, vault, "http://127.0.0.1:9")
     for _ in range(2):
@@ -258,7 +274,7 @@ async def test_an_address_inside_a_network_is_refused_unless_it_is_listed(store:
     "host",
     [
         "10.0.0.1", "169.254.169.254", "[::1]", "[::ffff:127.0.0.1]", "[fd00::1]", "[64:ff9b::7f00:1]", "0.0.0.0",
-        "100.64.0.1", "[2002:7f00:1::]", "224.0.0.1", "192.168.1.1", "[fe80::1]",
+        "100.64.0.1", "[2002:7f00:1::]", "224.0.0.1", "192.168.1.1", "[fe80::1]", "[::127.0.0.1]", "[::]",
     ],
 )  # fmt: skip
 async def test_addresses_inside_networks_are_known_however_they_are_written(host: str) -> None:

@@ -18,7 +18,8 @@ __all__ = ["Reach"]
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+_HOLDING = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+"""Addresses of the sixth version that end with one of the fourth."""
 
 
 class Reach(aiohttp.abc.AbstractResolver):
@@ -95,6 +96,6 @@ def _meant(address: _Address) -> _Address:
         return address.ipv4_mapped
     if address.sixtofour is not None:
         return address.sixtofour
-    if address in _TRANSLATED:
+    if any(address in one for one in _HOLDING) and int(address) > 1:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address

@@ -31,6 +31,9 @@ Sleep = Callable[[float], Awaitable[None]]
 _BUSY = frozenset({429, 503})
 _ODD = frozenset({408, 425, 500, 502, 504, 520, 522, 524})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_SEE_OTHER = 303
+_MOVED = frozenset({300, 301, 302})
+"""What many servers answer to a form they have taken; 307 and 308 alone say that nothing was done."""
 _MOST_REDIRECTS = 3
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,59}", re.ASCII)
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
@@ -120,6 +123,13 @@ class Web:
             raise Unavailable(f"{error.message} (the request had left)") from error
         if reply.status in _ODD:
             raise self._away(reply.status)
+        if reply.status == _SEE_OTHER:
+            # It was done, and is shown elsewhere; what this page says is for people.
+            return Reply(reply.status, "", b"")
+        if reply.status in _MOVED and not repeats:
+            raise Unavailable(
+                f"{self._given.name!r} answered {reply.status}: servers say so before and after having done it"
+            )
         try:
             return self._good(reply)
         except (Invalid, NotFound, ConfigError, RateLimited, Unavailable) as error:
