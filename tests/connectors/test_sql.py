@@ -112,6 +112,10 @@ async def test_what_would_be_done_is_shown(shop: Toolbox) -> None:
         "SELECT nextval('numbers')",
         "COMMIT",
         "SELECT lo_create(4711)",
+        "SELECT 1; COMMIT; DELETE FROM orders; BEGIN",
+        "SELECT 1; COPY orders TO PROGRAM 'true'",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+        "SELECT query_to_xml('DELETE FROM orders', true, true, '')",
     ],
 )
 async def test_postgresql_itself_keeps_a_read_from_writing(store: Store, vault: Vault, statement: str) -> None:
@@ -204,6 +208,29 @@ async def test_a_worker_that_died_while_writing_asks_the_server_how_it_ended(
     again = await call(made, "shop.add", {"id": 1, "customer": "ada"})
     # Committed: it is believed to have been done, and nobody knows its answer. Rolled back: it is done now.
     assert again == (None if committed else {"rows": [], "truncated": False, "touched": 1})
+
+
+async def test_a_write_in_doubt_is_asked_about_where_it_was_written(store: Store, vault: Vault) -> None:
+    async with store.connection() as connection:
+        await connection.execute(TABLE.encode())
+    secrets = Secrets.built(store, vault)
+    # The house has another database under this name: there, the transaction of that number was something else.
+    await secrets.set("shop-url", store.url.replace("/test_", "/no_test_"), scope=["shop"], by="ada")
+    await secrets.set("shop-url", store.url, scope=["shop"], by="ada", project="sales")
+    made = box(store, vault, shop={"kind": "sql", "url": "shop-url", "queries": QUERIES})
+    await call(made, "shop.add", {"id": 1, "customer": "ada"})
+    async with store.connection() as connection:
+        await connection.execute(b"UPDATE outbox SET state = 'sending', result = NULL")
+    assert await call(made, "shop.add", {"id": 1, "customer": "ada"}) is None
+
+
+async def test_a_number_too_large_for_sqlite_is_told(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
+    sqlite3.connect(tmp_path / "shop.db").execute(TABLE).connection.close()
+    made = box(store, vault, shop={"kind": "sql", "file": str(tmp_path / "shop.db"), "queries": QUERIES})
+    with pytest.raises(Invalid, match="64 bits"):
+        await call(made, "shop.add", {"id": 2**63, "customer": "ada"})
+    found = await call(made, "shop.add", {"id": 1, "customer": "ada"}, "run_2/q")
+    assert isinstance(found, dict) and found["touched"] == 1
 
 
 @pytest.mark.parametrize(

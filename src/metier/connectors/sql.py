@@ -60,7 +60,12 @@ class _Bounds:
 
 
 class _Database(Protocol):
-    confirm: Confirm | None
+    asked: bool
+    """Whether it can say how a write in doubt has ended."""
+
+    def confirm(self, who: Principal) -> Confirm:
+        """Give what asks, in the name of who wrote, how a write has ended."""
+        ...
 
     async def read(self, query: Query, values: Mapping[str, Any], who: Principal | None) -> tuple[list[str], list[Any]]:
         """Give names of columns and rows, one more than allowed where there are more."""
@@ -126,7 +131,7 @@ class Sql:
         found = self._queries.get(operation)
         if found is None:
             raise NotFound(f"{self._given.name!r} has no query {operation!r}: it has {sorted(self._queries)}")
-        doubt = "the database is asked, else a person" if self._database.confirm else "a person"
+        doubt = "the database is asked, else a person" if self._database.asked else "a person"
         shown: dict[str, JSON] = {"sql": found.statement, "parameters": dict(with_), "effect": found.write}
         return shown | {"rows": self._bounds.rows, "seconds": self._bounds.seconds, "doubt": doubt}
 
@@ -153,7 +158,7 @@ class Sql:
                 return self._answer(columns, rows) | {"touched": touched}
 
             content = orjson.dumps({"sql": query.statement, "parameters": _values(query, with_)})
-            confirm = self._database.confirm or unknowable
+            confirm = self._database.confirm(effect.principal)
             return await self._given.effects.once(effect.key, Deed(name, self._given.name, content, transmit, confirm))
 
         return ToolSpec(name, query.description, query.schema, query.write, write if query.write else read)
@@ -175,7 +180,14 @@ class _Postgres:
         self._url = url
         self._role = role
         self._bounds = bounds
-        self.confirm: Confirm | None = self._committed
+        self.asked = True
+
+    def confirm(self, who: Principal) -> Confirm:
+        async def committed(doubt: Doubt) -> bool | None:
+            # Where it was written: another project may have another database under the same name of a secret.
+            return None if doubt.mark is None else await self._status(doubt.mark, who)
+
+        return committed
 
     async def read(self, query: Query, values: Mapping[str, Any], who: Principal | None) -> tuple[list[str], list[Any]]:
         async with await self._connected(who) as connection:
@@ -217,9 +229,6 @@ class _Postgres:
                 # Constraints that are checked at the end: the server says that nothing was done.
                 raise NotTaken(self._told(query, error), error.sqlstate or "") from error
         return columns, rows, touched
-
-    async def _committed(self, doubt: Doubt) -> bool | None:
-        return None if doubt.mark is None else await self._status(doubt.mark, None)
 
     async def _status(self, number: str, who: Principal | None) -> bool | None:
         """Ask the server how a transaction ended; None where it is still open or too old to be known."""
@@ -273,7 +282,10 @@ class _Sqlite:
         self._name = name
         self._file = file
         self._bounds = bounds
-        self.confirm: Confirm | None = None
+        self.asked = False
+
+    def confirm(self, who: Principal) -> Confirm:
+        return unknowable
 
     async def read(self, query: Query, values: Mapping[str, Any], who: Principal | None) -> tuple[list[str], list[Any]]:
         return await asyncio.to_thread(self._read, query, values)
@@ -328,6 +340,8 @@ class _Sqlite:
             cursor = connection.execute(query.statement, values)
             rows = cursor.fetchmany(self._bounds.rows + 1) if cursor.description else []
             return [column[0] for column in cursor.description or ()], rows, cursor.rowcount
+        except OverflowError:
+            raise Invalid(f"the query {query.name!r} of {self._name!r} was given a number beyond 64 bits") from None
         except sqlite3.Error as error:
             raise self._told(query, error) from error
 
