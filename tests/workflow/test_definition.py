@@ -210,7 +210,7 @@ def test_every_mistake_is_said_at_once() -> None:
         ("a: {<<: {b: 1}}", "merge keys"),
         ("a: 1\n---\nb: 2", "one document"),
         ("", "it is empty"),
-        ("a: [1", "flow.yaml:2:1: cannot read the YAML"),
+        ("a: [1", "flow.yaml:1:6: cannot read the YAML"),
         ("a: \x01", "cannot read the YAML"),
         ("a: 99999999999999999999", "64 bits"),
         ("a: 1e999", "too large"),
@@ -218,11 +218,20 @@ def test_every_mistake_is_said_at_once() -> None:
         ("- a\n" * 21_000, "more than 20000 values"),
         ("x" * 300_000, "more than 262144"),
         ("- a", "a workflow must be a mapping"),
-        ("a: \ud800", "half of a pair"),
+        ("a: \ud800", "the character U+D800 cannot be in YAML"),
     ],
 )
 def test_yaml_that_could_surprise_is_refused(text: str, message: str) -> None:
     assert message in refused(text)
+
+
+def test_a_place_is_the_one_an_editor_shows() -> None:
+    # YAML counts these two as ends of lines; editors do not.
+    odd = 'flow: x\r\nschema: 1\r\ntitle: "a\u2028b\u0085c"\r\nsteps: [{id: a, cod: reply}]\r\n'
+    with pytest.raises(Invalid, match=r"^flow\.yaml:4:17: unknown kind 'cod'"):
+        parse(odd, {})
+    with pytest.raises(Invalid, match=r"^flow\.yaml:2:4: cannot read the YAML: the character U\+D800 "):
+        parse("flow: x\n# \u00e9\ud800\n", {})
 
 
 def test_words_and_dates_stay_what_people_wrote() -> None:
@@ -248,6 +257,9 @@ def test_a_file_that_is_not_utf8_is_refused_at_its_byte(tmp_path: Path) -> None:
     path = tmp_path / "flow.yaml"
     path.write_bytes("flow: x\ntitle: é".encode("latin-1"))
     with pytest.raises(Invalid, match=r"flow\.yaml:2:8: .*0xe9 is not UTF-8"):
+        load(path)
+    path.write_bytes(b"\xef\xbb\xbftitle: " + "é".encode() + b"\xe9")
+    with pytest.raises(Invalid, match=r"flow\.yaml:1:9: .*0xe9 is not UTF-8"):
         load(path)
     path.write_bytes("flow: x".encode("utf-16"))
     with pytest.raises(Invalid, match="UTF-16"):

@@ -73,6 +73,14 @@ def test_what_cannot_be_read_is_found_like_anything_else() -> None:
     assert unread(Invalid("cannot read it at all")) == ()
 
 
+def test_a_semicolon_that_is_quoted_begins_no_suggestion() -> None:
+    with pytest.raises(Invalid) as caught:
+        load(WRONG / "single_equals.yaml")
+    (finding,) = unread(caught.value)
+    assert finding.message.endswith("\"split(inputs.text, '; ') = 3\" at character 26: not CEL")
+    assert finding.suggestion == "write == to compare"
+
+
 def test_the_published_schema_is_that_of_this_version() -> None:
     published = Path(__file__).parents[2] / "docs" / "reference" / "workflow.schema.json"
     assert json.loads(published.read_text(encoding="utf-8")) == json.loads(json.dumps(editor.schema()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from metier.calls import JSON
 from metier.deferred import deferred
 from metier.errors import Invalid
+from metier.workflow.cel_meant import meant, nearest, shown
 from metier.workflow.functions import FUNCTIONS, INT_MAX, INT_MIN
 from metier.workflow.syntax import (
     Binary,
@@ -87,12 +87,15 @@ def parse(expr: str) -> Node:
             f"more than {EXPRESSION_MAX}; move the computation to a code step"
         )
     try:
-        return _Builder().node(celparser.CELParser().parse(_guarded(expr)), 0)
+        guarded = _guarded(expr)
+        return _Builder(guarded).node(celparser.CELParser().parse(guarded), 0)
     except celparser.CELParseError as wrong:
         at = _offset(expr, wrong.line, wrong.column)
-        raise Invalid(f"cannot read the expression {expr!r} at character {at + 1}: not CEL") from None
+        said = f"not CEL{meant(expr, at)}"
+        raise Invalid(f"cannot read the expression {shown(expr, at)} at character {at + 1}: {said}") from None
     except _Wrong as wrong:
-        raise Invalid(f"cannot read the expression {expr!r} at character {wrong.at + 1}: {wrong.message}") from None
+        said = f"{shown(expr, wrong.at)} at character {wrong.at + 1}: {wrong.message}"
+        raise Invalid(f"cannot read the expression {said}") from None
 
 
 def pieces(template: str) -> tuple[Piece, ...]:
@@ -199,6 +202,9 @@ def _offset(expr: str, line: object, column: object) -> int:
 class _Builder:
     """Turns the tree of the grammar into ours: one node per operation, none for empty levels."""
 
+    def __init__(self, text: str) -> None:
+        self._text = text
+
     def node(self, tree: Any, depth: int) -> Node:
         """Build the node of one grammar tree; levels that only hold another one are passed through."""
         if depth > 2 * _NESTING_MAX:
@@ -214,6 +220,10 @@ class _Builder:
             )
         if kind in ("relation", "addition", "multiplication"):
             operator = _OPERATORS[str(parts[0].data)]
+            # The grammar takes `not inputs.n` for `not in puts.n`.
+            right = _start(parts[1])
+            if operator == "in" and re.match(r"in\w", self._text[right - 2 : right + 1]):
+                raise _Wrong(f"not CEL{meant(self._text, right - 2)}", right - 2)
             return Binary(operator, self.node(_operand(parts[0]), depth + 1), self.node(parts[1], depth + 1), at)
         if kind == "expr":
             condition, then, otherwise = (self.node(part, depth + 1) for part in parts)
@@ -254,7 +264,7 @@ class _Builder:
         if name in _MACROS and target is not None:
             return _comprehension(name, target, arguments, place)
         if name not in FUNCTIONS:
-            raise _Wrong(f"there is no function {name!r}{_nearest(name)}", place)
+            raise _Wrong(f"there is no function {name!r}{nearest(name, _MACROS)}", place)
         given = arguments if target is None else (target, *arguments)
         function = FUNCTIONS[name]
         if not function.least <= len(given) <= function.most:
@@ -293,13 +303,6 @@ def _comprehension(name: Any, target: Node, arguments: tuple[Node, ...], at: int
         raise _Wrong(f"{name} is written list.{name}(x, expression over x)", at)
     condition = arguments[1] if len(arguments) == 3 else None
     return Comprehension(name, target, arguments[0].name, condition, arguments[-1], at)
-
-
-def _nearest(name: str) -> str:
-    close = difflib.get_close_matches(name[:60], FUNCTIONS, 1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; {name} is written list.{name}(x, …)" if name in _MACROS else "; the reference lists those there are"
 
 
 def _literal(token: Any) -> bool | int | float | str | None:

@@ -27,6 +27,8 @@ from metier.workflow.yaml_source import suggest
 
 __all__ = ["Remark", "alike", "give", "types_of", "words"]
 
+_WORDS = {"None": "null", "nil": "null", "undefined": "null", "NULL": "null", "True": "true", "False": "false"}
+"""What other languages call null and the truths."""
 _NUMBERS = frozenset({"integer", "number"})
 
 
@@ -92,7 +94,8 @@ class _Reading:
         if name == "steps":
             return {"type": "object"}
         if name not in view.variables:
-            self.say("unknown-name", f"there is no {name!r} here", suggest(name, [*view.variables, "steps"]))
+            mend = f"did you mean {_WORDS[name]}?" if name in _WORDS else suggest(name, [*view.variables, "steps"])
+            self.say("unknown-name", f"there is no {name!r} here", mend)
             return {}
         return view.variables[name]
 

@@ -39,8 +39,14 @@ from metier.workflow.view import Reason, Schema, Seen, View, known_after
 __all__ = ["Finding", "Known", "lint", "unread"]
 
 _PLACE = re.compile(r"(?P<file>[^:]{1,300}):(?P<line>[0-9]+):(?P<column>[0-9]+): (?P<text>.+)")
+_QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 
-_RUN: Schema = {"type": "object"}
+_RUN: Schema = {
+    "type": "object",
+    "properties": {"id": {"type": "string"}},
+    "required": ["id"],
+    "additionalProperties": False,
+}
 _INDEX: Schema = {"type": "integer"}
 _TURN: Schema = {
     "type": "object",
@@ -68,8 +74,9 @@ def unread(wrong: Invalid) -> tuple[Finding, ...]:
 
 
 def _parted(text: str) -> tuple[str, str]:
-    message, _, suggestion = text.partition("; ")
-    return message, suggestion
+    """Cut the suggestion off a message; a semicolon in what the message quotes does not begin one."""
+    cut = _QUOTED.sub(lambda found: "." * len(found[0]), text).find("; ")
+    return (text, "") if cut < 0 else (text[:cut], text[cut + 2 :])
 
 
 @dataclass(slots=True)

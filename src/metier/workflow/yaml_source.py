@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import codecs
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +28,23 @@ DEPTH_MAX = 40
 
 _INT = re.compile(r"[-+]?[0-9]+\Z", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,4})?\Z", re.ASCII)
+_STRANGE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_WORD = re.compile(r"[\w?. -]+\Z")
+_LINE_END = re.compile(r"\r\n?|\n")
+_MENDS = (
+    ("cannot start any token", "put the text in quotes"),
+    ("mapping values are not allowed", "indent it like the lines around it, or put a text that holds ': ' in quotes"),
+    ("expected ',' or", "close what is opened at {opened}"),
+    ("unexpected end of stream", "close the quotes that are opened at {opened}"),
+    ("unknown escape", "write a backslash twice, or take single quotes"),
+    ("expected '-' indicator", "indent it like the items of the list at {opened}"),
+    ("did not find expected key", "put the whole text in quotes, or indent it like the keys at {opened}"),
+    ("block sequence entries", "begin the list on a line of its own"),
+    ("expected alphabetic or numeric", "put the text in quotes"),
+    ("document start", "remove what stands here; a file holds one workflow"),
+    ("expected comment or line break", "begin the text on the next line"),
+)
+"""What to do about what the YAML parser says, by words of its message."""
 _NULLS, _TRUES, _FALSES = ("", "~", "null", "Null", "NULL"), ("true", "True", "TRUE"), ("false", "False", "FALSE")
 
 
@@ -107,9 +126,10 @@ class Node:
         names = sorted(known)
         for key in self.mapping(what):
             if key not in names:
+                torn = self.entries[key].scalar is None and self.entries[key].shape == "scalar" and not _WORD.match(key)
+                mend = "; put the text before it in quotes: a comma ends it" if torn else suggest(key, names)
                 raise Invalid(
-                    f"{self.key_marks[key]}: unknown key {key[:80]!r} in {what}{suggest(key, names)}",
-                    param=str(self.key_marks[key]),
+                    f"{self.key_marks[key]}: unknown key {key[:80]!r} in {what}{mend}", param=str(self.key_marks[key])
                 )
 
     def _kind(self) -> str:
@@ -138,49 +158,73 @@ def decode(data: bytes, file: str) -> str:
     """Decode a file that must be UTF-8 (a byte order mark is allowed), or say at which byte it is not."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise Invalid(f"{file}:1:1: cannot read the file: it is UTF-16; save it as UTF-8")
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
-        return data.decode("utf-8-sig")
+        return data.decode()
     except UnicodeDecodeError as wrong:
-        line = data.count(b"\n", 0, wrong.start) + 1
-        column = wrong.start - (data.rfind(b"\n", 0, wrong.start) + 1) + 1
+        before = data[: wrong.start].decode()
+        at = _Places(before, file).at(len(before))
         raise Invalid(
-            f"{file}:{line}:{column}: cannot read the file: byte {data[wrong.start]:#04x} is not UTF-8; "
-            "save it as UTF-8"
+            f"{at}: cannot read the file: byte {data[wrong.start]:#04x} is not UTF-8; save it as UTF-8"
         ) from None
 
 
 def read(text: str, file: str) -> Node:
     """Read one YAML document: no aliases, no tags, no double keys, bounded size and depth."""
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError as wrong:
-        raise Invalid(f"{file}: cannot read the file: character {wrong.start} is half of a pair") from None
-    if size > SOURCE_MAX:
-        raise Invalid(f"{file}: cannot read the file: {size} bytes, more than {SOURCE_MAX}; split the workflow")
+    places = _Places(text, file)
+    if strange := _STRANGE.search(text):
+        raise Invalid(
+            f"{places.at(strange.start())}: cannot read the YAML: the character U+{ord(strange[0]):04X} cannot be in "
+            "YAML; remove it, or write it as an escape in double quotes"
+        )
+    if (size := len(text.encode())) > SOURCE_MAX:
+        raise Invalid(f"{file}:1:1: cannot read the file: {size} bytes, more than {SOURCE_MAX}; split the workflow")
     events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     try:
-        return _Composer(file, events).document()
+        return _Composer(places, events).document()
     except yaml.MarkedYAMLError as wrong:
         place = wrong.problem_mark or wrong.context_mark
-        at = f"{file}:{place.line + 1}:{place.column + 1}" if place else file
-        if place and _tab(text, place.line, place.column):
+        at = places.at(place.index) if place else Mark(file, 1, 1)
+        if _tab(text, place.index if place else 0):
             raise Invalid(f"{at}: cannot read the YAML: there is a tab here; indent with spaces") from None
-        raise Invalid(f"{at}: cannot read the YAML: {wrong.problem or wrong.context}") from None
+        opened = places.at(wrong.context_mark.index) if wrong.context_mark else at
+        problem = str(wrong.problem or wrong.context)
+        raise Invalid(f"{at}: cannot read the YAML: {problem}{_mend(problem, opened)}") from None
     except yaml.YAMLError as wrong:
-        raise Invalid(f"{file}: cannot read the YAML: {str(wrong).splitlines()[0]}") from None
+        raise Invalid(f"{file}:1:1: cannot read the YAML: {str(wrong).splitlines()[0]}") from None
 
 
-def _tab(text: str, line: int, column: int) -> bool:
+def _tab(text: str, at: int) -> bool:
     """Tell whether what cannot be read is a tab before the words of a line."""
-    here = text.split("\n")[line : line + 1]
-    return bool(here) and here[0][column : column + 1] == "\t" and not here[0][:column].strip(" \t-?")
+    return text[at : at + 1] == "\t" and not text[text.rfind("\n", 0, at) + 1 : at].strip(" \t-?")
+
+
+def _mend(problem: str, opened: Mark) -> str:
+    """Write the end of the message on YAML that cannot be read: what people most often meant."""
+    for part, mend in _MENDS:
+        if part in problem:
+            return "; " + mend.format(opened=opened)
+    return ""
+
+
+class _Places:
+    """Lines and columns as editors count them: only line feeds and carriage returns begin a line."""
+
+    def __init__(self, text: str, file: str) -> None:
+        self.file = file
+        self._starts = [0, *(found.end() for found in _LINE_END.finditer(text))]
+
+    def at(self, index: int) -> Mark:
+        """Give the place of a character, counted from the beginning of the text."""
+        line = bisect.bisect_right(self._starts, index)
+        return Mark(self.file, line, index - self._starts[line - 1] + 1)
 
 
 class _Composer:
     """Builds nodes from the events of the YAML parser, so that nothing is expanded before it is checked."""
 
-    def __init__(self, file: str, events: Iterable[Any]) -> None:
-        self._file = file
+    def __init__(self, places: _Places, events: Iterable[Any]) -> None:
+        self._places = places
         self._events = iter(events)
         self._left = NODES_MAX
 
@@ -189,7 +233,7 @@ class _Composer:
         self._next()
         opened = self._next()
         if isinstance(opened, yaml.StreamEndEvent):
-            raise Invalid(f"{self._file}:1:1: cannot read the file: it is empty")
+            raise Invalid(f"{self._places.at(0)}: cannot read the file: it is empty")
         node = self._node(self._next(), 0)
         self._next()
         closing = self._next()
@@ -201,7 +245,7 @@ class _Composer:
         return next(self._events)
 
     def _mark(self, event: Any) -> Mark:
-        return Mark(self._file, event.start_mark.line + 1, event.start_mark.column + 1)
+        return self._places.at(event.start_mark.index)
 
     def _node(self, event: Any, depth: int) -> Node:
         mark = self._mark(event)
@@ -233,6 +277,8 @@ class _Composer:
         key_marks: dict[str, Mark] = {}
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             key = self._node(event, depth + 1)
+            if key.shape == "mapping":
+                key.fail('a key must be a text; if this is an expression, put it in quotes: "{{ … }}"')
             if key.shape != "scalar":
                 key.fail("a key must be a text")
             # `on:` and `2026:` are names to whoever writes them, whatever type the plain text would have.
