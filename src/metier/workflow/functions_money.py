@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 
-from metier.workflow.builtin import Builtin, Unfit, Value, items_in, number_in, type_name, whole_in
+from metier.workflow.builtin import INT_MIN, Builtin, Unfit, Value, items_in, number_in, type_name, whole_in
 
 __all__ = ["MONEY"]
 
@@ -116,6 +116,8 @@ def _spread(name: str, pick: Callable[[list[int | float]], int | float]) -> Call
 def _absolute(value: Value) -> int | float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Unfit(f"abs needs a number, not {type_name(value)}")
+    if value == INT_MIN:
+        raise Unfit("abs leaves the whole numbers of 64 bits")
     return abs(value)
 
 

@@ -15,7 +15,8 @@ _DURATION = re.compile(r"([+-]?)((?:\d+(?:\.\d+)?(?:ms|us|ns|h|m|s))+)\Z", re.AS
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|us|ns|h|m|s)", re.ASCII)
 _SECONDS: Mapping[str, float] = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]{0,30}(?:/[A-Za-z0-9_+-]{1,30}){0,2}\Z", re.ASCII)
-_TOKEN = re.compile(r"yyyy|MMMM|MM|M|dd|d|EEEE|HH|mm|ss|'[^']*'")
+_TOKEN = re.compile(r"yyyy|MMMM|MM|M|dd|d|EEEE|HH|H|mm|ss|'[^']*'")
+_RUN = re.compile(r"'[^']*'|([yMdEHhms])\1*")
 _FORMAT_MAX, _DAYS_MAX, _HOLIDAYS_MAX = 100, 4_000, 1_000
 _MONTHS: Mapping[str, str] = {
     "fr": "janvier février mars avril mai juin juillet août septembre octobre novembre décembre",
@@ -32,6 +33,7 @@ _READ: Mapping[str, str] = {
     "dd": r"(?P<day>\d{2})",
     "d": r"(?P<day>\d{1,2})",
     "HH": r"(?P<hour>\d{2})",
+    "H": r"(?P<hour>\d{1,2})",
     "mm": r"(?P<minute>\d{2})",
     "ss": r"(?P<second>\d{2})",
 }
@@ -55,7 +57,8 @@ def duration_in(value: Value) -> datetime.timedelta:
 def _zone(name: Value, what: str) -> zoneinfo.ZoneInfo:
     written = text_in(name, what)
     try:
-        if not _ZONE.match(written):
+        # These are the zone of the machine, or none: an expression gives the same everywhere.
+        if not _ZONE.match(written) or written in ("localtime", "posixrules", "Factory"):
             raise ValueError(written)
         return zoneinfo.ZoneInfo(written)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError) as wrong:
@@ -81,6 +84,7 @@ def _format(value: Value, pattern: Value, language: Value = "fr") -> str:
     moment, written = _local(value, "format_date"), text_in(pattern, "format_date")
     if len(written) > _FORMAT_MAX:
         raise Unfit(f"format_date takes a pattern of at most {_FORMAT_MAX} characters")
+    _known(written, "format_date")
     if language not in ("fr", "en"):
         raise Unfit(f"format_date writes 'fr' or 'en', not {str(language)[:20]!r}")
     assert isinstance(language, str)
@@ -93,10 +97,22 @@ def _format(value: Value, pattern: Value, language: Value = "fr") -> str:
         "d": lambda: "1er" if moment.day == 1 and language == "fr" and "MMMM" in written else str(moment.day),
         "EEEE": lambda: _DAYS[language].split()[moment.weekday()],
         "HH": lambda: f"{moment.hour:02}",
+        "H": lambda: str(moment.hour),
         "mm": lambda: f"{moment.minute:02}",
         "ss": lambda: f"{moment.second:02}",
     }
     return _TOKEN.sub(lambda found: parts[found[0]]() if found[0] in parts else found[0][1:-1], written)
+
+
+def _known(pattern: str, what: str) -> None:
+    """Refuse `yy` or `MMM`, which would stand in a letter as they are, or as the month twice."""
+    for found in _RUN.finditer(pattern):
+        letters = found[0]
+        if letters[0] != "'" and letters != "h" and not _TOKEN.fullmatch(letters):
+            raise Unfit(
+                f"{what} does not know {letters!r} in a pattern; it knows yyyy, MM, M, dd, d, HH, H, mm and ss, "
+                "MMMM and EEEE for names when writing, and 'text' between quotes"
+            )
 
 
 def _parse(text: Value, pattern: Value) -> str:
@@ -104,6 +120,7 @@ def _parse(text: Value, pattern: Value) -> str:
     written, form = text_in(text, "parse_date"), text_in(pattern, "parse_date")
     if len(form) > _FORMAT_MAX or len(written) > _FORMAT_MAX:
         raise Unfit(f"parse_date takes at most {_FORMAT_MAX} characters")
+    _known(form, "parse_date")
     try:
         found = re.compile(_reading(form), re.ASCII).fullmatch(written.strip())
         if found is None:
