@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
 
 import psycopg
@@ -24,7 +25,7 @@ from metier.vault import Vault
 from metier.workflow.definition import Step, Workflow
 from metier.workflow.dispatch import Dispatch, Steadfast
 from metier.workflow.engine import Engine, StepContext
-from metier.workflow.pulse import Pulse
+from metier.workflow.pulse import Pulse, Watch
 from tests.workflow.engines import QUICK, working
 from tests.workflow.flows import WHO, Counting, branch, flow, step
 
@@ -171,14 +172,54 @@ async def test_a_living_worker_keeps_its_run_when_the_segment_of_a_dead_one_is_t
         assert dead is not None
         if unfetched:
             await engine._dispatch._unfetched(row["worker_id"], [])
-        else:
-            await engine.recover()
-        async with store.connection() as connection:
-            found = await (await connection.execute("SELECT id, status FROM procrastinate_jobs")).fetchall()
+        async with asyncio.timeout(60), store.connection() as connection:
+            # Found by the chore beside the worker, otherwise.
+            while True:
+                found = await (await connection.execute("SELECT id, status FROM procrastinate_jobs")).fetchall()
+                if dead["id"] not in {job["id"] for job in found}:
+                    break
+                await asyncio.sleep(0.05)
         assert [job["status"] for job in found] == ["doing"] and found[0]["id"] != dead["id"]
         think.go.set()
         assert await over(engine, run) == "done"
     assert (think.asked, await epoch(store, run)) == (["a"], 1)
+
+
+async def test_a_living_worker_keeps_its_run_when_the_clock_of_the_database_is_set_forward(
+    store: Store, vault: Vault
+) -> None:
+    think = Thinking(1)
+    engine, other = [Engine(store, vault, {"code": think}, pace=QUICK) for _ in range(2)]
+    run = await engine.start(flow(step("a")), {}, WHO)
+    async with working(engine):
+        await think.all_asked.wait()
+        await asyncio.sleep(QUICK.stall_s)  # after its start a PostgreSQL gives workers time to report
+        for _ in range(20):
+            async with store.connection() as connection:  # what it said a moment ago is old at once
+                query = "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 hour'"
+                await connection.execute(query)
+            assert await other.recover() == 0
+            await engine.recover()
+        think.go.set()
+        assert await over(engine, run) == "done"
+    assert (think.asked, await epoch(store, run)) == (["a"], 1)
+
+
+def test_silence_is_what_a_process_saw_itself_without_a_gap() -> None:
+    now = [0.0]
+    watch, noon = Watch(lambda: now[0]), datetime(2026, 11, 20, 12, tzinfo=UTC)
+    early, late = noon - timedelta(days=1), noon + timedelta(days=1)
+
+    def silent(at: float, **beats: datetime) -> dict[int, float]:
+        now[0] = at
+        return watch.silent_s({int(name[1:]): beat for name, beat in beats.items()}, 10.0)
+
+    assert silent(0, w1=noon, w2=noon) == {1: 0, 2: 0}
+    assert silent(5, w1=early, w2=noon) == {1: 0, 2: 5}, "a new sign of life is one, whatever the clock says"
+    assert silent(10, w1=late, w2=noon, w3=early) == {1: 0, 2: 10, 3: 0}
+    assert silent(15, w1=late, w3=early) == {1: 5, 3: 5}
+    assert silent(26, w1=late, w3=early) == {1: 0, 3: 0}, "nobody could be heard meanwhile"
+    assert silent(31, w1=late, w3=noon) == {1: 5, 3: 0}
 
 
 class Line(PsycopgConnector):

@@ -23,7 +23,7 @@ from psycopg_pool import AsyncConnectionPool
 from metier.calls import RunId
 from metier.errors import MetierError
 from metier.store import Migration, Store, Tx, away
-from metier.workflow.pulse import Pulse
+from metier.workflow.pulse import Pulse, Watch
 
 __all__ = ["Chore", "Dispatch", "Pace", "RunSegment", "Stalled", "Steadfast", "migrations"]
 
@@ -61,6 +61,11 @@ class Pace:
     concurrency: int = 10
     """Runs one worker moves at once."""
 
+    @property
+    def sure_s(self) -> float:
+        """A worker that others saw silent for this long themselves is dead, if the database says so too."""
+        return 1.5 * self.heartbeat_s
+
 
 @dataclass(frozen=True, slots=True)
 class Stalled:
@@ -86,6 +91,7 @@ class Dispatch:
         self._queue = queue
         self._task = task
         self._hold = hold
+        self._watch = Watch()
         self._store = store
         self._queries = store.queries("dispatch")
         self._deferrer = App(connector=PsycopgConnector())
@@ -142,8 +148,15 @@ class Dispatch:
 
     async def stalled(self) -> list[Stalled]:
         """Find the segments of workers that died."""
-        rows = await self._queries.all("stalled", {"queue": self._queue, "stall_s": self.pace.stall_s})
-        return [Stalled(row["id"], RunId(row["run"])) for row in rows]
+        rows = await self._queries.all("held", {"queue": self._queue, "stall_s": self.pace.stall_s})
+        beats = {row["worker"]: row["beat"] for row in rows if row["beat"] is not None}
+        silent = self._watch.silent_s(beats, self.pace.stall_s / 2)
+        return [
+            Stalled(row["id"], RunId(row["run"]))
+            for row in rows
+            if (row["stale"] and silent.get(row["worker"], self.pace.sure_s) >= self.pace.sure_s)
+            or silent.get(row["worker"], 0.0) >= self.pace.stall_s
+        ]
 
     async def revive(self, stalled: Stalled) -> bool:
         """Put a segment that is due in the place of a stalled one; say no where that ended in the meantime.

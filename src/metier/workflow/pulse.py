@@ -1,12 +1,15 @@
-"""How a worker says that it lives: on a connection of its own, which is back as soon as the database is."""
+"""How a worker says that it lives, on a connection of its own, and how others see that it does no more."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
 
 from metier.store import Store, Tx, within
 
-__all__ = ["Pulse"]
+__all__ = ["Pulse", "Watch"]
 
 
 class Pulse:
@@ -39,3 +42,28 @@ class Pulse:
         line, self._line = self._line, None
         if line is not None:
             await line.close()
+
+
+class Watch:
+    """Sees how long workers have been silent, by the clock of this process and as far as it could see itself.
+
+    By the clock of the database alone all of them seem dead after it was set forward, stood still for a while, or woke
+    up from a pause, and the first to look would take their runs, its own too.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._looked = clock()
+        self._beats: dict[int, tuple[datetime, float]] = {}
+        """Their last sign of life, and since when it is seen to be the last one."""
+
+    def silent_s(self, beats: Mapping[int, datetime], gap_s: float) -> dict[int, float]:
+        """Give how long each has shown no new sign of life; who did not look for longer than a gap begins anew."""
+        now = self._clock()
+        known = {} if now - self._looked > gap_s else self._beats
+        self._looked = now
+        self._beats = {
+            worker: known[worker] if worker in known and known[worker][0] == beat else (beat, now)
+            for worker, beat in beats.items()
+        }
+        return {worker: now - since for worker, (_, since) in self._beats.items()}

@@ -4,13 +4,14 @@ SELECT count(*) AS ready
   FROM procrastinate_jobs
  WHERE queue_name = %(queue)s AND status = 'todo' AND coalesce(scheduled_at, now()) <= now()
 
--- stalled --
--- Gives the segments whose worker shows no sign of life; after a restart of the database workers get time to report.
-SELECT job.id, job.queueing_lock AS run
+-- held --
+-- Gives the segments that workers have, and which of these show no sign of life, as far as the clock of the database
+-- says; after a restart of it workers get time to report.
+SELECT job.id, job.queueing_lock AS run, worker.id AS worker, worker.last_heartbeat AS beat,
+       coalesce(worker.last_heartbeat, '-infinity') < now() - make_interval(secs => %(stall_s)s)
+       AND pg_postmaster_start_time() < now() - make_interval(secs => %(stall_s)s) AS stale
   FROM procrastinate_jobs job LEFT JOIN procrastinate_workers worker ON worker.id = job.worker_id
  WHERE job.queue_name = %(queue)s AND job.status = 'doing'
-   AND coalesce(worker.last_heartbeat, '-infinity') < now() - make_interval(secs => %(stall_s)s)
-   AND pg_postmaster_start_time() < now() - make_interval(secs => %(stall_s)s)
 
 -- beat --
 -- Says that a worker lives.
