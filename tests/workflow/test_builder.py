@@ -173,6 +173,11 @@ def test_mistakes_are_said_where_they_are_made() -> None:
         builder.read("flow: x\nsteps: {a: 1}\n")
     with pytest.raises(Invalid, match="at least one step"):
         flow("a").workflow()
+    with pytest.raises(Invalid, match=r"^flow\.yaml:2:1: unknown key 'step' in a workflow; did you mean 'steps'"):
+        builder.read("flow: x\nstep: []\n")
+    listed: Any = [step("a", code="f")]
+    with pytest.raises(Invalid, match="it is no step"):
+        flow("a").add(listed).source()
 
 
 def test_a_part_is_plain_data() -> None:

@@ -165,9 +165,9 @@ def end(status: str, *, output: JSON = None, when: str | None = None, id: str | 
 
 def read(text: str) -> Flow:
     """Take up a workflow written as YAML, to go on with it in Python."""
-    data = read_yaml(text, "flow.yaml").data()
-    if not isinstance(data, dict):
-        raise Invalid("cannot take up the workflow: it must be a mapping (name: value)")
+    root = read_yaml(text, "flow.yaml")
+    root.only("a workflow", FLOW_KEYS)
+    data = {key: value.data() for key, value in root.entries.items()}
     parts = {key: data.pop(key, None) for key in ("steps", "triggers", "tests")}
     for key, value in parts.items():
         if value is not None and not (isinstance(value, list) and all(isinstance(one, dict) for one in value)):
@@ -202,6 +202,11 @@ def _step(id: str, kind: str, named: Mapping[str, JSON]) -> Written:
 
 
 def _listed(steps: tuple[Written, ...]) -> list[JSON]:
+    for one in steps:
+        if not isinstance(one, Written):
+            raise Invalid(
+                f"cannot add {one!r}: it is no step; write step(…), switch(…), end(…) and the like, one by one"
+            )
     return [dict(one.data) for one in steps]
 
 
