@@ -74,7 +74,7 @@ OWNERS = {
     "absences": {"absences"},
     "corrections": {"corrections"},
     "links": {"task_links"},
-    "triggers": {"trigger_events", "trigger_flows", "trigger_letters", "triggers"},
+    "triggers": {"run_askers", "trigger_events", "trigger_flows", "trigger_letters", "triggers"},
     "outbox": {"outbox"},
     "cache": {"cache_entries", "cache_purges"},
     "classifiers": {"classifiers"},

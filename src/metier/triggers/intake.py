@@ -158,7 +158,8 @@ class Intake:
             raise NotFound(f"there is no failed event {id[:80]!r}: metier triggers failed shows those there are")
 
     async def forget(self) -> int:
-        """Delete what is known of events older than any source brings again."""
+        """Delete what is known of events older than any source brings again, and who asked for runs that are gone."""
+        await self._queries.run("forget_askers")
         return await self._queries.run("forget", {"days": _DAYS})
 
     def _judged(self, trigger: Deployed, event: Event, workflow: Workflow) -> Preview:
@@ -190,6 +191,12 @@ class Intake:
         principal = await self._who(trigger.key_id)
         # A digest: what a sender wrote, such as an id of a message, is not kept in the clear.
         dedupe = f"{trigger.kind}:{self._digest(judged.cause).hex()}"
+        if asker is not None:
+            # Before the run: whoever asks for it does not approve it, wherever this process dies.
+            asked = {"name": asker.name, "key_id": asker.key_id, "now": self._clock()}
+            await self._queries.run(
+                "asked", {"project": principal.project, "workflow": workflow.name, "dedupe": dedupe, **asked}
+            )
         if asker is not None and isinstance(self._starter, Versioned):
             return await self._starter.start_for(asker, workflow, judged.inputs, principal, dedupe=dedupe)
         return await self._starter.start(workflow, judged.inputs, principal, dedupe=dedupe)

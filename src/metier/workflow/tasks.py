@@ -102,7 +102,7 @@ class Task:
     agreed: bool | None = None
     """Of a second reading that has ended: whether it came to the same decision."""
     started_by: str | None = None
-    """Name of the key the run was started with."""
+    """Name of the key that asked for the run, or that it was started with."""
 
     @property
     def claimer(self) -> str | None:
@@ -138,7 +138,7 @@ def barred(row: Row, payload: Mapping[str, Any], reviewer: Reviewer) -> Bar | No
         return "reader"
     if row["name"] in (ASK_HUMAN, ASK_BUDGET):
         return None  # What the engine asks is no approval of what somebody started.
-    if not payload.get("allow_self") and who & {row["starter"], row["starter_id"]}:
+    if not payload.get("allow_self") and who & {row["starter"], row["starter_id"], *row["askers"]}:
         return "self"
     named = payload.get("not")
     names = named if isinstance(named, list) else [named]
@@ -174,7 +174,7 @@ def read_task(vault: Vault, row: Row, *, blind: bool = False) -> Task:
         note="" if told["note"] is None else str(opened(vault, id, "note", told["note"])),
         reading=row["reading"],
         agreed=row["agreed"],
-        started_by=row["starter"],
+        started_by=next(iter(row.get("askers") or ()), row["starter"]),
     )
 
 

@@ -5,7 +5,8 @@ SELECT pg_advisory_xact_lock(hashtext('task_notices')) IS NULL AS alone
 -- fresh --
 -- Gives events of which nobody has looked yet who should hear, with their tasks, oldest first.
 SELECT tasks.*, task_events.id AS event, task_events.kind, task_events.at, task_events.by_name,
-       runs.key_id AS starter_id, keys.name AS starter, coalesce(projects.organisation, 'main') AS organisation
+       runs.key_id AS starter_id, keys.name AS starter, askers_of(tasks.run) AS askers,
+       coalesce(projects.organisation, 'main') AS organisation
   FROM task_notices JOIN task_events ON task_events.id = task_notices.event JOIN tasks ON tasks.id = task_events.task
        JOIN runs ON runs.id = tasks.run LEFT JOIN keys ON keys.id = runs.key_id
        LEFT JOIN projects ON projects.id = tasks.project

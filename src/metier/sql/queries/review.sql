@@ -28,7 +28,7 @@ INSERT INTO task_events (task, kind, at) SELECT id, 'cancelled', %(now)s FROM mo
 
 -- get --
 -- Gives one task, sealed parts included, with who started its run; nothing where it belongs to another organisation.
-SELECT tasks.*, runs.key_id AS starter_id, keys.name AS starter,
+SELECT tasks.*, runs.key_id AS starter_id, keys.name AS starter, askers_of(tasks.run) AS askers,
        EXISTS (SELECT FROM tasks AS later
                 WHERE later.run = tasks.run AND later.path = tasks.path AND later.attempt = tasks.attempt
                   AND later.name = tasks.name AND later.reading = 2 AND tasks.reading = 1

@@ -128,3 +128,15 @@ SELECT id, key, data, at FROM events
  WHERE project = %(project)s AND event = %(event)s AND (at, id) > (%(at)s, %(id)s)
  ORDER BY at, id
  LIMIT %(limit)s
+
+-- asked --
+-- Writes down who asks for a run, before it is started.
+INSERT INTO run_askers (project, workflow, dedupe, name, key_id, at)
+VALUES (%(project)s, %(workflow)s, %(dedupe)s, %(name)s, %(key_id)s, %(now)s)
+ON CONFLICT DO NOTHING
+
+-- forget_askers --
+-- Deletes who asked for runs that are there no more, or never came to be.
+DELETE FROM run_askers WHERE at < now() - interval '1 day' AND NOT EXISTS (
+    SELECT FROM runs WHERE runs.project = run_askers.project AND runs.workflow = run_askers.workflow
+                       AND runs.dedupe = run_askers.dedupe)
