@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime
-import decimal
 import pathlib
 import re
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -386,8 +384,6 @@ def _plain(value: Any) -> JSON:
     if isinstance(value, float):
         # JSON has no words for what is no number.
         return value if value - value == 0 else None
-    if isinstance(value, decimal.Decimal | uuid.UUID):
-        return str(value)
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
