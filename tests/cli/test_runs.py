@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -68,6 +69,19 @@ def test_a_run_is_paused_and_goes_on_after_it_was_foreseen(house: House, parked:
     assert house.data("runs", "show", run)["run"]["status"] == "paused"
     assert "metier worker" in house.run("runs", "unpause", run)
     assert house.data("runs", "show", run)["run"]["status"] == "pending"
+
+
+def test_a_run_that_waits_for_its_hours_says_when_they_come(
+    house: House, parked: tuple[str, str], tmp_path: pathlib.Path
+) -> None:
+    path = written(tmp_path, "suivi", ASKS)
+    soon = datetime.now(UTC) + timedelta(hours=5)
+    window = f"{soon:%H:%M}-{soon + timedelta(hours=1):%H:%M} UTC"
+    started = house.data("run", path, "text=Bonsoir", "--window", window, "--detach")["run"]
+    assert (started["status"], started["hours"]) == ("queued", window)
+    told = f"{window}, next at {soon:%d/%m %H:%M} UTC"
+    assert told in house.run("runs", "show", started["id"]) and told in house.run("runs", "list", "--status", "queued")
+    house.run("runs", "cancel", started["id"])
 
 
 def test_what_two_runs_gave_is_compared_path_by_path(house: House, parked: tuple[str, str]) -> None:

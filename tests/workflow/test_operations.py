@@ -63,7 +63,7 @@ async def test_a_run_stands_still_at_its_next_boundary_and_goes_on(store: Store,
     assert await operations.unpause(run) == 1
     await engine.drain()
     assert (await engine.result(run), paying.paid) == (3, ["a", "b", "c"])
-    with pytest.raises(Conflict, match="done"):
+    with pytest.raises(Conflict, match="'done', and not paused: there is nothing to unpause"):
         await operations.unpause(run)
 
 

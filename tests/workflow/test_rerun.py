@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -143,6 +144,21 @@ async def test_what_is_under_way_or_too_much_or_of_an_unknown_price_is_told(hous
     assert len(await house.engine.search(Chosen())) == len(runs) + 1
     late = Chosen(since=utc() + timedelta(hours=1))
     assert not (await house.rerun.foresee(late, Again("afresh"))).runs
+
+
+async def test_items_a_run_went_on_without_are_neither_stuck_nor_in_the_way_of_runs_that_are(house: House) -> None:
+    house.paying.broken = {"v", "b"}
+    over: dict[str, JSON] = {"over": "{{ range(5) }}", "max": 9, "as": "runs", "on_item_error": "collect"}
+    (stuck,) = await house.ran(flow(ask("b")), 1)
+    each = flow(step("each", "foreach", over, steps=(step("v"),)), name="many")
+    (went_on,) = await house.ran(each, 1)
+    (halted,) = await house.ran(flow(step("each", "foreach", {**over, "on_item_error": "fail"}, steps=(step("v"),))), 1)
+    assert (await house.engine.get(went_on)).status == "done"
+    failed = Chosen(statuses=("failed", "dead"), children=True, stuck=True)
+    found = {one.id: one.parent for one in await house.engine.search(failed)}
+    assert {stuck, halted} < set(found) and set(found.values()) == {None, halted}
+    dry = await house.rerun.foresee(replace(failed, limit=2), Again("resume"))
+    assert ([one.run for one in dry.able], dry.more) == ([halted, stuck], False)
 
 
 @pytest.mark.parametrize(

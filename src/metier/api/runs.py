@@ -311,6 +311,8 @@ def _run(run: Run) -> dict[str, Any]:
         "paused_at": _at(run.paused_at),
         "waits_on": run.parked_on,
         "wake_at": _at(run.wake_at),
+        "hours": run.hours,
+        "opens_at": _at(run.opens_at),
         "error": error,
         "cost_eur": float(run.cost_eur),
         "created_at": _at(run.created_at),

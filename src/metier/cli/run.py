@@ -17,7 +17,7 @@ from metier.cli import flows
 from metier.cli.emails import inputs_of
 from metier.cli.given import content, given
 from metier.cli.plan import before_run
-from metier.cli.runs_chosen import mend
+from metier.cli.runs_chosen import begins, mend
 from metier.cli.terminal import Terminal, as_json_option, run
 from metier.errors import Invalid, NotFound
 from metier.workflow.definition import Workflow, accept
@@ -123,7 +123,8 @@ async def _work_and_follow(app: App, run_id: RunId, terminal: Terminal) -> None:
         for task in await app.review.list(run=run_id):
             terminal.say(f"It waits for {task.assignee}: [bold]metier review show {task.id}[/bold]")
     elif found.status == "queued":
-        terminal.say(f"It waits in line, and a worker begins it: [bold]metier runs show {run_id}[/bold]")
+        when = f" in its hours, {hours}" if (hours := begins(found)) else ""
+        terminal.say(f"It waits in line, and a worker begins it{when}: [bold]metier runs show {run_id}[/bold]")
     elif found.failure:
         place = f" at {escape(found.failure.path)}" if found.failure.path else ""
         terminal.say(f"[red]{found.failure.code}[/red]{place}: {escape(found.failure.message)}")

@@ -13,7 +13,7 @@ from rich.markup import escape
 from metier.app import App
 from metier.calls import JSON, RunId
 from metier.cli import runs_looking, runs_many, runs_moving
-from metier.cli.runs_chosen import chosen, mend, table, which_runs
+from metier.cli.runs_chosen import begins, chosen, mend, table, which_runs
 from metier.cli.terminal import Terminal, as_json_option, plain, run
 from metier.connectors.deliveries import Delivery
 from metier.guardrails.pii import Table, hide
@@ -23,6 +23,7 @@ from metier.workflow.review import Task
 __all__ = ["command"]
 
 _SHOWN = 220
+_MOVING = ("queued", "pending", "running")
 
 
 @click.group()
@@ -68,7 +69,7 @@ def _dead(limit: int, as_json: bool, **which: Any) -> None:
 
     async def work(app: App, terminal: Terminal) -> None:
         wanted = await chosen(app, {**which, "status": which["status"] or ("failed", "dead")}, limit)
-        found = await app.engine.search(dataclasses.replace(wanted, children=True))
+        found = await app.engine.search(dataclasses.replace(wanted, children=True, stuck=True))
         terminal.data({"runs": found})
         terminal.table(
             ["run", "workflow", "status", "of run", "code", "at", "since", "why"],
@@ -116,7 +117,8 @@ def _show(run_id: str, clear: bool, as_json: bool) -> None:
             + (f", waits on {found.parked_on}" if found.parked_on else "")
             + (f", of {found.parent}" if found.parent else "")
             + (f", forked from {found.forked_from}" if found.forked_from else "")
-            + (", to stand still at its next boundary" if found.paused_at and found.status == "running" else "")
+            + (", to stand still at its next boundary" if found.paused_at and found.status in _MOVING else "")
+            + (f", begins in its hours, {hours}" if (hours := begins(found)) else "")
         )
         if found.failure:
             place = f" at {escape(found.failure.path)}" if found.failure.path else ""

@@ -14,7 +14,7 @@ from metier.errors import MetierError
 from metier.workflow.looking import Chosen
 from metier.workflow.port import Run, RunStatus
 
-__all__ = ["chosen", "mend", "table", "which_runs"]
+__all__ = ["begins", "chosen", "mend", "table", "which_runs"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M"]
@@ -57,7 +57,7 @@ def table(terminal: Terminal, runs: Sequence[Run]) -> None:
         ["run", "workflow", "status", "outcome", "waits on", "€", "started"],
         [
             [
-                one.id, one.workflow, one.status, one.outcome, one.parked_on, f"{one.cost_eur:.4f}",
+                one.id, one.workflow, one.status, one.outcome, one.parked_on or begins(one), f"{one.cost_eur:.4f}",
                 f"{one.created_at:%d/%m %H:%M}",
             ]
             for one in runs
@@ -90,6 +90,13 @@ async def _at_fault(app: App, found: Run) -> bool:
         return not (await app.operations.retry(found.id, failure.path, "", dry_run=True)).first
     except MetierError:
         return False  # what cannot be foreseen is not said
+
+
+def begins(one: Run) -> str:
+    """Say when a run may begin that waits for its hours; nothing where it waits for none."""
+    if one.status != "queued" or one.opens_at is None or one.opens_at <= datetime.now(UTC):
+        return ""
+    return f"{one.hours}, next at {one.opens_at:%d/%m %H:%M} UTC"
 
 
 def _utc(moment: datetime | None) -> datetime | None:

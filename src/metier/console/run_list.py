@@ -42,6 +42,7 @@ class RunList:
                 before=RunId(after) if after and after.isprintable() else None,
                 limit=_PAGE + 1,
                 children=status == "stuck",
+                stuck=status == "stuck",
             )
         )
         runs = found[:_PAGE]

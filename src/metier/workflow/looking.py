@@ -44,6 +44,8 @@ class Chosen:
     """Only runs older than this one: the last of the page before."""
     children: bool = False
     """Runs that others have started as their steps are among them."""
+    stuck: bool = False
+    """Not those below a run that is done or cancelled: it went on without them, and nobody resumes them."""
     limit: int = 100
 
 
@@ -92,6 +94,7 @@ class Looking:
                 "until": chosen.until,
                 "before": before,
                 "children": chosen.children,
+                "stuck": chosen.stuck,
                 "limit": _PAGE_MAX,
             }
             page = [self._run(row) for row in await self._queries.all("search", filters)]

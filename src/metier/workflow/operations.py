@@ -138,7 +138,10 @@ class Operations:
         found = await persistently(self._store, work)
         if not found:
             now = await self._engine.get(run)
-            raise Conflict(f"run {run!r} is {now.status!r} and not paused by itself: unpause the run that started it")
+            why = "not paused: there is nothing to unpause"
+            if now.paused_at is not None and not now.over:
+                why = f"paused with {now.parent!r}, which started it: unpause that one"
+            raise Conflict(f"run {run!r} is {now.status!r}, and {why}")
         return found
 
     async def resume(self, run: RunId) -> None:

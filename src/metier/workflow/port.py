@@ -52,6 +52,10 @@ class Run:
     forked_from: RunId | None = None
     paused_at: datetime | None = None
     """Since when somebody wants it to stand still; it may still be on its way to its next boundary."""
+    hours: str | None = None
+    """In which alone it may begin."""
+    opens_at: datetime | None = None
+    """When these come, while it waits for them."""
 
     @property
     def over(self) -> bool:

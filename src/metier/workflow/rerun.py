@@ -142,8 +142,8 @@ class Rerun:
     async def foresee(self, chosen: Chosen, again: Again) -> Many:
         """Say which runs would be done again, from where, and what they can cost at most; nothing is done."""
         _check(again)
-        # A dead run of another one is resumed by itself: that other one waits for it.
-        asked = replace(chosen, limit=chosen.limit + 1, children=again.how == "resume")
+        # What failed below a run goes on with that one, and is none of those that are done again.
+        asked = replace(chosen, limit=chosen.limit + 1, children=False)
         found = await self._engine.search(asked)
         known: dict[_Place, Decimal | None] = {}
         runs = [await self._one(run, again, known) for run in found[: chosen.limit]]

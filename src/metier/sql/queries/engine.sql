@@ -160,7 +160,7 @@ WITH RECURSIVE family AS (
     SELECT runs.id FROM runs JOIN family ON runs.parent = family.id
 )
 SELECT runs.id, workflow, definition, status, outcome, key_id, project, system, dedupe, parked_on, wake_at, cost_eur,
-       error, strikes, created_at, updated_at, finished_at, parent, forked_from, paused_at
+       error, strikes, created_at, updated_at, finished_at, parent, forked_from, paused_at, hours, opens_at
   FROM runs JOIN family ON runs.id = family.id
  ORDER BY runs.id
  LIMIT %(most)s
@@ -202,7 +202,7 @@ RETURNING runs.id, runs.status,
 -- get --
 -- Gives one run without its contents.
 SELECT id, workflow, definition, status, outcome, key_id, project, system, dedupe, parked_on, wake_at, cost_eur, error,
-       strikes, created_at, updated_at, finished_at, parent, forked_from, paused_at
+       strikes, created_at, updated_at, finished_at, parent, forked_from, paused_at, hours, opens_at
   FROM runs WHERE id = %(id)s
 
 -- contents --
@@ -214,7 +214,7 @@ SELECT definition, inputs, output, allowance_eur, around,
 -- page --
 -- Gives one page of runs, newest first, those before a given one.
 SELECT id, workflow, definition, status, outcome, key_id, project, system, dedupe, parked_on, wake_at, cost_eur, error,
-       strikes, created_at, updated_at, finished_at, parent, forked_from, paused_at
+       strikes, created_at, updated_at, finished_at, parent, forked_from, paused_at, hours, opens_at
   FROM runs
  WHERE (%(workflow)s::text IS NULL OR workflow = %(workflow)s)
    AND (%(project)s::text IS NULL OR project = %(project)s)
@@ -527,9 +527,11 @@ SELECT workflow, definition, project, inputs, rights, parent, around FROM runs W
 -- search --
 -- Gives runs, newest first, by what is known of them without opening anything.
 SELECT id, workflow, definition, status, outcome, key_id, project, system, dedupe, parked_on, wake_at, cost_eur, error,
-       strikes, created_at, updated_at, finished_at, parent, forked_from, paused_at
+       strikes, created_at, updated_at, finished_at, parent, forked_from, paused_at, hours, opens_at
   FROM runs
  WHERE (parent IS NULL OR %(children)s)
+   AND (NOT %(stuck)s OR parent IS NULL
+        OR EXISTS (SELECT 1 FROM runs above WHERE above.id = runs.parent AND above.status NOT IN ('done', 'cancelled')))
    AND (%(workflow)s::text IS NULL OR workflow = %(workflow)s)
    AND (%(project)s::text IS NULL OR project = %(project)s)
    AND (%(statuses)s::run_status[] IS NULL OR status = ANY(%(statuses)s))
