@@ -12,7 +12,7 @@ from metier.calls import JSON
 from metier.errors import Invalid, NotFound, ProviderUnavailable
 from metier.workflow.definition import Workflow, parse
 from metier.workflow.means import Outcome, Runner, judge, measure
-from metier.workflow.means_data import Candidate, Given, Item, Kept, answer_of, candidates, rows, unheard
+from metier.workflow.means_data import Candidate, Given, How, Item, Kept, answer_of, candidates, rows, unheard
 from metier.workflow.steps.model import named
 
 FLOW = """
@@ -89,6 +89,44 @@ def test_the_candidates_are_the_step_as_it_is_and_those_of_the_file(tmp_path: pa
             means(tmp_path, wrong)
     with pytest.raises(NotFound, match="no such file"):
         candidates(workflow(), workflow().steps[0], tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("llm: {model: writer, prompt: intent.md, temprature: 0}", "1:49: unknown key 'temprature'"),
+        ("llm: {model: writer, prompt: 5}", "prompt must be a text, not 5"),
+        ("a: {llm: {model: writer, prompt: intent.md, temperature: hot}}", "a number between 0 and 2, not 'hot'"),
+        ("rules: words", "write it like refund-policy@2026-10"),
+    ],
+)
+def test_a_candidate_is_read_as_the_step_it_stands_for(tmp_path: pathlib.Path, wrong: str, said: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        means(tmp_path, f"means: {{{wrong}}}")
+    assert caught.value.message.startswith("classify.yaml:1:") and said in caught.value.message
+
+
+def test_rows_of_no_test_split_are_not_measured_unasked(tmp_path: pathlib.Path) -> None:
+    step, path = workflow().steps[0], tmp_path / "data.jsonl"
+    path.write_text('{"text": "a", "label": "refund", "split": "train"}\n{"text": "b", "label": "other"}\n')
+    with pytest.raises(Invalid, match="rows of the split train and none of test"):
+        rows(path, step, "label", None, None)
+    assert len(rows(path, step, "label", "train", None)) == 1
+
+
+@pytest.mark.parametrize("label", ["null", "[]", '" "', '{"a": 1}'])
+def test_a_label_is_an_answer(tmp_path: pathlib.Path, label: str) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(f'{{"text": "a", "label": {label}}}\n')
+    with pytest.raises(Invalid, match=r"data\.jsonl:1: the label under 'label' is .*: give the right answer"):
+        rows(path, workflow().steps[0], "label", None, None)
+
+
+def test_rows_that_are_there_again_are_told(tmp_path: pathlib.Path) -> None:
+    path, told = tmp_path / "data.jsonl", list[str]()
+    path.write_text('{"text": "a", "label": "refund"}\n' * 3)
+    assert len(rows(path, workflow().steps[0], "label", None, None, How(tell=told.append))) == 1
+    assert told == ["data.jsonl: 2 rows are there again with the same label, and count once"]
 
 
 def test_rows_are_those_of_the_test_split_and_say_what_they_lack(tmp_path: pathlib.Path) -> None:

@@ -16,6 +16,7 @@ from metier.errors import Invalid, NotFound
 from metier.workflow import means_csv
 from metier.workflow.definition import Workflow
 from metier.workflow.files import Folder, rules_paths
+from metier.workflow.kinds import READERS
 from metier.workflow.shape import Step
 from metier.workflow.yaml_source import decode, suggest
 from metier.workflow.yaml_source import read as read_yaml
@@ -150,14 +151,16 @@ def _written(workflow: Workflow, step: Step, path: pathlib.Path) -> list[Candida
             kinds = [kind for kind in _KINDS if isinstance(written, dict) and kind in written]
             if len(kinds) != 1 or len(written) != 1:
                 node.fail(f"the means {name!r} needs exactly one of {', '.join(_KINDS)}")
-            kind, config = kinds[0], written[kinds[0]]
+            kind, config, inner = kinds[0], written[kinds[0]], node.entries[kinds[0]]
         else:
-            kind, config = name, written
+            kind, config, inner = name, written, node
         wanted = dict if kind == "llm" else str
         if not isinstance(config, wanted):
             node.fail(f"the means {name!r} is written like the {kind!r} step it stands for")
         if isinstance(config, dict) and not {"model", "prompt"} <= config.keys():
             node.fail(f"the means {name!r} needs 'model' and 'prompt'")
+        if kind != "model":  # of a classifier the newest may be measured, which a step may not take
+            READERS[kind](inner, f"{kind} of the means {name!r}")
         files = {**workflow.files, **_files(kind, config, Folder(path.parent))}
         found.append(Candidate(name, kind, config, files, step.output))
     return found
@@ -248,7 +251,16 @@ def rows(
             f"{path.name!r} is empty: write a row a line, such as {_SUCH}, or CSV in a file that ends in .csv"
         )
     wanted = split or ("test" if any(of == "test" for of, _ in found) else None)
-    kept = {item.digest: item for of, item in found if wanted in (None, of)}
+    said = sorted({of for of, _ in found if of is not None})
+    if wanted is None and said:
+        raise Invalid(
+            f"{path.name!r} has rows of the split {', '.join(said)} and none of test: a means is not measured on what "
+            "it was made from; name the split with --split, or give rows without one"
+        )
+    taken = [item for of, item in found if wanted in (None, of)]
+    kept = {item.digest: item for item in taken}
+    if len(kept) < len(taken) and how.tell is not None:
+        how.tell(f"{path.name}: {len(taken) - len(kept)} rows are there again with the same label, and count once")
     if not kept:
         raise Invalid(f"no row of {path.name!r} is of the split {wanted!r}: give another one, or rows without a split")
     return tuple(kept.values())[:limit]
@@ -275,6 +287,10 @@ def _row(line: str, place: str, step: Step, label: str, how: How) -> tuple[str |
         ) from wrong
     if not isinstance(row, dict) or label not in row:
         raise Invalid(f"{place}: a row needs its label under {label!r}: name the field with --label")
+    if row[label] is None or isinstance(row[label], dict | list) or not str(row[label]).strip():
+        raise Invalid(
+            f"{place}: the label under {label!r} is {str(row[label])[:40]!r}: give the right answer as a text"
+        )
     source = row["with"] if isinstance(row.get("with"), dict) else row
     named = {name: how.columns.get(name, name) for name in step.with_}
     missing = [column for column in named.values() if column not in source]
