@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from metier.connectors.rest import Rest
 from metier.connectors.secrets import Secrets
 from metier.connectors.tools import Toolbox
 from metier.errors import ConfigError, Invalid, StepFailed, Unavailable
@@ -165,3 +166,85 @@ def test_a_description_that_is_none_is_refused(
     entry = {"kind": "openapi", "file": str(tmp_path / "api.yaml"), "base_url": "https://x.example"}
     with pytest.raises(ConfigError, match=said):
         box(store, vault, api=entry)
+
+
+def described(schema: Any, **parts: Any) -> dict[str, Any]:
+    body = {"content": {"application/json": {"schema": schema}}}
+    paths = {"/a": {"post": {"operationId": "a", "requestBody": body}}, "/b": {"get": {"operationId": "b"}}}
+    return {"openapi": "3.1.0", "paths": paths, **parts}
+
+
+def written(store: Store, vault: Vault, folder: pathlib.Path, text: str) -> Toolbox:
+    (folder / "api.yaml").write_text(text)
+    entry = {"kind": "openapi", "file": str(folder / "api.yaml"), "base_url": "https://a.example"}
+    return box(store, vault, shop=entry)
+
+
+LOOP = """
+openapi: 3.1.0
+paths:
+  /b: {get: {operationId: b}}
+  /a: {post: {operationId: a, requestBody: {content: {application/json: {schema: &loop {properties: {again: *loop}}}}}}}
+"""
+BOMB = "".join(
+    ["openapi: 3.1.0\nx:\n  a0: &a0 {type: string}\n"]
+    + [f"  a{n}: &a{n} {{properties: {{x: *a{n - 1}, y: *a{n - 1}}}}}\n" for n in range(1, 26)]
+    + ["paths:\n  /b: {get: {operationId: b}}\n"]
+    + ["  /a: {post: {operationId: a, requestBody: {content: {application/json: {schema: *a25}}}}}\n"]
+)
+
+
+@pytest.mark.parametrize("text", [LOOP, BOMB], ids=["a circle of anchors", "anchors that double"])
+async def test_a_description_that_grows_without_end_costs_only_its_operation(
+    store: Store, vault: Vault, tmp_path: pathlib.Path, text: str
+) -> None:
+    made = written(store, vault, tmp_path, text)
+    assert [spec.name for spec in await made.matching(["shop.*"])] == ["shop.b"]
+    connector = made.connector("shop")
+    assert isinstance(connector, Rest) and "too deep or too large" in connector._note
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "openapi: 3.1.0\nx:\n  " + "- " * 300 + "x"], ids=["flow", "block"])
+def test_a_description_nested_beyond_reason_is_refused(
+    store: Store, vault: Vault, tmp_path: pathlib.Path, text: str
+) -> None:
+    with pytest.raises(ConfigError, match="levels deep"):
+        written(store, vault, tmp_path, text)
+
+
+async def test_a_long_line_of_references_and_a_large_description_are_read(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    link = "#/components/schemas/{}"
+    line = {f"S{n}": {"properties": {"next": {"$ref": link.format(f"S{(n + 1) % 500}")}}} for n in range(500)}
+    alike = {"a-b": {"type": "string"}, "a_b": {"type": "integer"}}
+    schema = {"properties": {name: {"$ref": link.format(name)} for name in ("S0", "a-b", "a_b")}}
+    document = described(schema, components={"schemas": line | alike})
+    for number in range(200):
+        document["paths"][f"/{number}"] = {"post": {"operationId": f"p{number}", **document["paths"]["/a"]["post"]}}
+        document["paths"][f"/{number}"]["post"]["operationId"] = f"p{number}"
+    made = written(store, vault, tmp_path, json.dumps(document))
+    assert len(await made.matching(["shop.*"])) == 202
+    spec = await made.find("shop.a")
+    with pytest.raises(Invalid):
+        await spec(Place(), {"body": {"a-b": "x", "a_b": "x"}})
+    assert len(spec.schema["$defs"]) == 502  # type: ignore[arg-type]  # an object
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"paths": ["x"]},
+        {"paths": {"/a": {"get": {"operationId": "b", "parameters": "x", "responses": ["y"]}}}},
+        {"paths": {"/a": {"get": {"operationId": "b", "parameters": [{"in": ["query"], "name": {"x": 1}}, 3]}}}},
+        {"paths": {"/a": {"post": {"operationId": "a", "requestBody": {"content": ["x"]}}}}},
+        {"paths": {"/a": {"post": {"operationId": "a", "requestBody": {"content": {"application/json": "x"}}}}}},
+    ],
+)
+def test_a_description_of_another_shape_is_read_or_refused(
+    store: Store, vault: Vault, tmp_path: pathlib.Path, part: dict[str, Any]
+) -> None:
+    try:
+        written(store, vault, tmp_path, json.dumps({"openapi": "3.1.0", **part}))
+    except ConfigError as error:
+        assert "none of the operations" in error.message

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import fnmatch
 import pathlib
-import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import orjson
 import yaml
 
 from metier.calls import JSON
 from metier.connectors.base import Connector, Given
+from metier.connectors.openapi_schemas import NOT_IN_NAMES, NotSpoken, Schemas, table
 from metier.connectors.rest import KEY_HEADER, Operation, Place, Rest
 from metier.connectors.web import OPTIONS, web_of
-from metier.deferred import deferred
-
-if TYPE_CHECKING:
-    import jsonschema
-else:
-    jsonschema = deferred("jsonschema")
+from metier.nesting import DEEPEST
 
 __all__ = ["openapi"]
 
 _METHODS = ("get", "head", "post", "put", "patch", "delete")
 _LIMIT_BYTES = 20_000_000
-_NO_NAME = re.compile(r"[^A-Za-z0-9_]+")
+_OPENING = (yaml.events.MappingStartEvent, yaml.events.SequenceStartEvent)
+_CLOSING = (yaml.events.MappingEndEvent, yaml.events.SequenceEndEvent)
 
 
 def openapi(given: Given) -> Connector:
@@ -42,13 +39,13 @@ def openapi(given: Given) -> Connector:
     key = options.get("idempotency_key")
     if key is not None and not isinstance(key, str):
         raise given.wrong(".idempotency_key must be the name of the header that the server honours")
-    found, left_out = dict[str, Operation](), list[str]()
+    found, left_out, schemas = dict[str, Operation](), list[str](), Schemas(document)
     for name, method, path, item, section in _operations(document):
         if not any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted):
             continue
         try:
-            made = _Reading(document, item, section).operation(name, method, path, key)
-        except _NotSpoken as reason:
+            made = _Reading(schemas, item, section).operation(name, method, path, key)
+        except NotSpoken as reason:
             left_out.append(f"{name} ({reason})")
             continue
         if name in found:
@@ -70,37 +67,49 @@ def _read(given: Given, file: Any) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > _LIMIT_BYTES:
             raise given.wrong(f".file: {file} passes {_LIMIT_BYTES:,} bytes")
-        document = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        document = _parsed(path.read_bytes())
     except OSError as error:
         raise given.wrong(f".file: {file} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except NotSpoken as reason:
+        raise given.wrong(f".file: {file} {reason}") from None
+    except (yaml.YAMLError, ValueError):
         raise given.wrong(f".file: {file} is neither JSON nor YAML") from None
     if not isinstance(document, dict) or not str(document.get("openapi", "")).startswith("3."):
         raise given.wrong(f".file: {file} is no OpenAPI 3 description")
     return document
 
 
+def _parsed(content: bytes) -> Any:
+    if content.lstrip().startswith(b"{"):
+        try:
+            return orjson.loads(content)
+        except orjson.JSONDecodeError:
+            pass  # YAML may begin so too, and says better what is wrong
+    loader, depth = getattr(yaml, "CSafeLoader", yaml.SafeLoader), 0
+    # What is made of it is made by recursion, which ends the process where it goes too deep.
+    for event in yaml.parse(content, Loader=loader):
+        depth += isinstance(event, _OPENING) - isinstance(event, _CLOSING)
+        if depth > DEEPEST:
+            raise NotSpoken(f"is nested more than {DEEPEST} levels deep")
+    return yaml.load(content, Loader=loader)
+
+
 def _operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Mapping[str, Any], Mapping[str, Any]]]:
-    for path, item in (document.get("paths") or {}).items():
+    for path, item in table(document.get("paths")).items():
         for method in _METHODS:
             section = item.get(method) if isinstance(item, dict) else None
             if isinstance(section, dict):
-                name = _NO_NAME.sub("_", str(section.get("operationId") or f"{method}_{path}")).strip("_")
+                name = NOT_IN_NAMES.sub("_", str(section.get("operationId") or f"{method}_{path}")).strip("_")
                 yield name, method, str(path), item, section
-
-
-class _NotSpoken(Exception):
-    """A part of the description that is not spoken here."""
 
 
 class _Reading:
     """Reads one operation, gathering the schemas it refers to."""
 
-    def __init__(self, document: Mapping[str, Any], item: Mapping[str, Any], section: Mapping[str, Any]) -> None:
-        self._document = document
+    def __init__(self, schemas: Schemas, item: Mapping[str, Any], section: Mapping[str, Any]) -> None:
+        self._schemas = schemas
         self._item = item
         self._section = section
-        self._old = str(document["openapi"]).startswith("3.0")
 
     def operation(self, name: str, method: str, path: str, key: str | None) -> Operation:
         """Make the operation of one path and method."""
@@ -115,7 +124,7 @@ class _Reading:
                 continue
             self._spoken(parameter)
             known = f"{place}_{called}" if called in fields else called
-            fields[known] = self._schema(parameter.get("schema") or {}, defs) | _described(parameter)
+            fields[known] = self._schemas.schema(parameter.get("schema") or {}, defs) | _described(parameter)
             places[known] = (place, called)
             if parameter.get("required") or place == "path":
                 needed.append(known)
@@ -130,7 +139,7 @@ class _Reading:
             description=str(self._section.get("summary") or self._section.get("description") or f"{method} {path}"),
             method=method.upper(),
             path=path,
-            schema=_checked(schema | ({"$defs": defs} if defs else {})),
+            schema=schema | ({"$defs": defs} if defs else {}),
             output=self._output(),
             places=places,
             key_header=header or key or KEY_HEADER,
@@ -140,16 +149,18 @@ class _Reading:
 
     def _parameters(self) -> list[Mapping[str, Any]]:
         found: dict[tuple[str, str], Mapping[str, Any]] = {}
-        for one in [*(self._item.get("parameters") or ()), *(self._section.get("parameters") or ())]:
-            parameter = self._followed(one)
-            if parameter.get("in") in ("path", "query", "header", "cookie") and "name" in parameter:
-                found[parameter["in"], parameter["name"]] = parameter
+        for holder in (self._item, self._section):
+            listed = holder.get("parameters")
+            for one in listed if isinstance(listed, list) else ():
+                parameter = self._followed(one)
+                if parameter.get("in") in ("path", "query", "header", "cookie") and "name" in parameter:
+                    found[str(parameter["in"]), str(parameter["name"])] = parameter
         return list(found.values())
 
     def _spoken(self, parameter: Mapping[str, Any]) -> None:
         usual = {"path": "simple", "header": "simple", "query": "form"}.get(parameter["in"])
         if usual is None or parameter.get("style", usual) != usual or "content" in parameter:
-            raise _NotSpoken(f"how {parameter['name']!r} is written")
+            raise NotSpoken(f"how {parameter['name']!r} is written")
 
     def _body(
         self, fields: dict[str, JSON], needed: list[JSON], places: dict[str, tuple[Place, str]], defs: dict[str, JSON]
@@ -159,29 +170,29 @@ class _Reading:
             return
         schema = self._json(body)
         if schema is None:
-            raise _NotSpoken("its body is no JSON")
+            raise NotSpoken("its body is no JSON")
         known = "request_body" if "body" in fields else "body"
-        fields[known] = self._schema(schema, defs)
+        fields[known] = self._schemas.schema(schema, defs)
         places[known] = ("body", "")
         if body.get("required"):
             needed.append(known)
 
     def _output(self) -> Mapping[str, JSON] | None:
-        answers = self._section.get("responses") or {}
+        answers = table(self._section.get("responses"))
         for status in (*sorted(str(one) for one in answers if str(one).startswith("2")), "default"):
             schema = self._json(self._followed(answers.get(status) or answers.get(_number(status)) or {}))
             if schema is not None:
                 defs: dict[str, JSON] = {}
-                made = self._schema(schema, defs)
-                return _checked(made | ({"$defs": defs} if defs else {}))
+                made = self._schemas.schema(schema, defs)
+                return made | ({"$defs": defs} if defs else {})
             if status != "default":
                 return None
         return None
 
     def _json(self, holder: Mapping[str, Any]) -> Any:
-        for media, inner in (holder.get("content") or {}).items():
+        for media, inner in table(holder.get("content")).items():
             if str(media).partition(";")[0].strip().endswith("json"):
-                return inner.get("schema") or {}
+                return table(inner).get("schema") or {}
         return None
 
     def _followed(self, part: Any) -> Mapping[str, Any]:
@@ -190,46 +201,8 @@ class _Reading:
                 return {}
             if "$ref" not in part:
                 return part
-            part = self._target(str(part["$ref"]))
-        raise _NotSpoken("references that go in circles")
-
-    def _target(self, reference: str) -> Any:
-        if not reference.startswith("#/"):
-            raise _NotSpoken("it refers to another file")
-        part: Any = self._document
-        for step in reference[2:].split("/"):
-            step = step.replace("~1", "/").replace("~0", "~")
-            if not isinstance(part, dict) or step not in part:
-                raise _NotSpoken(f"{reference} leads nowhere")
-            part = part[step]
-        return part
-
-    def _schema(self, part: Any, defs: dict[str, JSON]) -> dict[str, JSON]:
-        """Give a schema that stands alone: what it refers to is gathered under $defs, circles included."""
-        made = self._inner(part, defs)
-        return made if isinstance(made, dict) else {}
-
-    def _inner(self, part: Any, defs: dict[str, JSON]) -> Any:
-        if isinstance(part, list):
-            return [self._inner(one, defs) for one in part]
-        if not isinstance(part, dict):
-            return part
-        reference = part.get("$ref")
-        if isinstance(reference, str):
-            name = _NO_NAME.sub("_", reference.removeprefix("#/components/schemas/")).strip("_")
-            if name not in defs:
-                defs[name] = {}
-                defs[name] = self._inner(self._target(reference), defs)
-            return {"$ref": f"#/$defs/{name}"}
-        made = {str(key): self._inner(value, defs) for key, value in part.items() if key not in ("example", "xml")}
-        if self._old and made.pop("nullable", False) is True:
-            return {"anyOf": [made, {"type": "null"}]}
-        for bound in ("Minimum", "Maximum") if self._old else ():
-            if made.get(f"exclusive{bound}") is True and bound.lower() in made:
-                made[f"exclusive{bound}"] = made.pop(bound.lower())
-            elif isinstance(made.get(f"exclusive{bound}"), bool):
-                made.pop(f"exclusive{bound}")
-        return made
+            part = self._schemas.target(str(part["$ref"]))
+        raise NotSpoken("references that go in circles")
 
 
 def _described(parameter: Mapping[str, Any]) -> dict[str, JSON]:
@@ -239,11 +212,3 @@ def _described(parameter: Mapping[str, Any]) -> dict[str, JSON]:
 
 def _number(status: str) -> int | str:
     return int(status) if status.isdigit() else status
-
-
-def _checked(schema: dict[str, JSON]) -> dict[str, JSON]:
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError:
-        raise _NotSpoken("its schema is none") from None
-    return schema
