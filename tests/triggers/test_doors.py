@@ -19,6 +19,7 @@ from metier.app import App
 from metier.calls import JSON, Principal
 from metier.connectors import webhook as outgoing
 from metier.connectors.secrets import Secrets
+from metier.errors import Invalid
 from metier.providers.scripted import ScriptedProvider, says
 from metier.store import Store
 from metier.testing import build_for_tests, caller
@@ -290,3 +291,10 @@ async def test_a_form_or_a_hook_asked_too_often_says_when_to_come_again(desk: De
     id = await hooked(desk)
     statuses = [(await desk.http.post(f"/hooks/{id}", content=b"{}")).status for _ in range(130)]
     assert statuses[0] == 401 and statuses[-1] == 429, "what is not signed counts too: it costs a look-up"
+
+
+@pytest.mark.parametrize("secret", ["whsec_", "whsec_é", "whsec_no base64"])
+def test_a_secret_that_would_let_anybody_sign_is_refused(secret: str) -> None:
+    for sign in (signed, outgoing.signed):
+        with pytest.raises(Invalid, match="base64"):
+            sign(secret, "msg_1", 1, b"{}")

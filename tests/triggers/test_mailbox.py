@@ -14,10 +14,10 @@ from email.message import EmailMessage
 import pytest
 
 from metier.calls import JSON
-from metier.errors import Invalid
+from metier.errors import ConfigError, Invalid
 from metier.store import Store
 from metier.triggers import Event
-from metier.triggers.imap import account_from_url
+from metier.triggers.imap import Imap, account_from_url
 from metier.vault import Vault
 from metier.workflow.shape import TriggerKind
 from tests.triggers.dovecot import PASSWORD, Dovecot
@@ -267,3 +267,20 @@ async def test_a_password_written_where_the_name_of_a_secret_stands_is_refused_a
         await house.deploy(triggered(trigger(kind, config)))
     assert "canari" not in refused.value.message.lower()
     assert await house.triggers.deployments.list() == []
+
+
+async def test_a_server_that_repeats_the_password_it_refuses_is_not_repeated() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"* OK [CAPABILITY IMAP4rev1] ready\r\n")
+        while line := await reader.readline():
+            tag, _, rest = line.partition(b" ")
+            writer.write(tag + b" NO wrong: " + rest if rest.startswith(b"LOGIN") else tag + b" OK done\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        imap = Imap(account_from_url(f"imap://zoe:canari%2F31@127.0.0.1:{port}"))
+        with pytest.raises(ConfigError, match=r"wrong: LOGIN.*\[secret\]") as refused:
+            await imap.call(lambda client: client.noop())
+        await imap.aclose()
+        assert "canari" not in str(refused.value)

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from metier.deferred import deferred
 from metier.errors import ConfigError, Invalid, MetierError, Unavailable
@@ -96,8 +96,11 @@ class Imap:
             raise self._told(error) from None
 
     def _told(self, error: Exception) -> MetierError:
-        """Say what a server or the network said; who refuses a login does not know the password."""
-        lines = str(error).strip().splitlines()
+        """Say what a server or the network said, without the password it may have repeated."""
+        told = str(error)
+        for written in {self._account.password, quote(self._account.password)} - {""}:
+            told = told.replace(written, "[secret]")
+        lines = told.strip().splitlines()
         said = lines[0][:200] if lines else type(error).__name__
         # The answer to a login comes as the text of bytes.
         said = said[2:-1] if said.startswith(("b'", 'b"')) else said

@@ -78,9 +78,13 @@ def _data(delivery: Delivery) -> dict[str, JSON]:
 def _key(secret: str) -> bytes:
     if secret.startswith("whsec_"):
         try:
-            return base64.b64decode(secret[6:], validate=True)
+            key = base64.b64decode(secret[6:], validate=True)
         except (binascii.Error, ValueError):
-            raise Invalid("the secret of the webhook begins with whsec_ and is not base64: set it again") from None
+            key = b""
+        if not key:
+            # An empty one would let anybody sign.
+            raise Invalid("the secret of the webhook begins with whsec_ and is no base64 after it: set it again")
+        return key
     return secret.encode()
 
 
