@@ -8,12 +8,11 @@ import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from metier.calls import JSON, Call, ConversationId, Message, Origin, OutputSchema, Tool
-from metier.deferred import deferred
 from metier.errors import BudgetExceeded, GuardrailBlocked, MetierError, StepFailed
 from metier.store import away
 from metier.workflow.commands import FALLBACK
@@ -21,14 +20,10 @@ from metier.workflow.context import Asked
 from metier.workflow.engine import StepContext
 from metier.workflow.journal import LostRun
 from metier.workflow.steps.agent_items import kept, message_id, messages, said
+from metier.workflow.steps.agent_schema import moved, problem_of
 from metier.workflow.steps.agent_tools import Offer
 from metier.workflow.steps.handed import Ask
 from metier.workflow.steps.tool import Effect
-
-if TYPE_CHECKING:
-    import jsonschema
-else:
-    jsonschema = deferred("jsonschema")
 
 __all__ = ["Asking", "Halt", "Turns"]
 
@@ -280,11 +275,11 @@ def _read(arguments: str, offer: Offer) -> tuple[dict[str, JSON], str | None]:
         return {}, f"the arguments are not JSON ({error}): call {offer.called} again with a JSON object"
     if not isinstance(given, dict):
         return {}, f"the arguments are no JSON object: call {offer.called} again with one"
-    problem = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(dict(offer.schema)).iter_errors(given))
+    problem = problem_of(given, offer.schema)
     if problem is None:
         return given, None
-    place = "/".join(str(part) for part in problem.absolute_path) or "the whole"
-    return given, f"the arguments do not fit the schema of {offer.called} at {place}: {problem.message[:300]}"
+    place, why = problem
+    return given, f"the arguments do not fit the schema of {offer.called} at {place}: {why[:300]}"
 
 
 def _decision_schema(offer: Offer) -> dict[str, JSON]:
@@ -292,7 +287,7 @@ def _decision_schema(offer: Offer) -> dict[str, JSON]:
         "type": "object",
         "properties": {
             "decision": {"enum": ["approve", "reject"]},
-            "edited": dict(offer.schema),
+            "edited": moved(offer.schema, "#/properties/edited"),
             "reason": {"type": "string"},
         },
         "required": ["decision"],

@@ -1,0 +1,130 @@
+"""Schemas of tools as arguments can be checked against here: connectors bring them from servers that wrote them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from metier.calls import JSON
+from metier.deferred import deferred
+
+if TYPE_CHECKING:
+    import jsonschema
+else:
+    jsonschema = deferred("jsonschema")
+
+__all__ = ["checkable", "moved", "problem_of"]
+
+_ANY: Final[Mapping[str, JSON]] = {"type": "object"}
+_VALUES: Final = frozenset({"enum", "const", "default", "examples"})
+"""Keywords under which no schema stands."""
+_NAMED: Final = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
+"""Keywords under which schemas stand by names that are no keywords."""
+_DEEPEST: Final = 60
+
+
+def checkable(schema: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Give a schema without what cannot be applied here: patterns of other languages, references that lead nowhere.
+
+    Where it is no schema at all, any object is let through: who serves the tool checks what it takes.
+    """
+    found = _pruned(dict(schema), schema, 0)
+    assert isinstance(found, dict)
+    try:
+        jsonschema.Draft202012Validator.check_schema(found)
+        jsonschema.Draft202012Validator(found).is_valid({})
+    except (jsonschema.SchemaError, RecursionError):
+        return dict(_ANY)
+    return found
+
+
+def moved(schema: Mapping[str, JSON], place: str) -> dict[str, JSON]:
+    """Give a schema as it stands inside another one, at a place such as `#/properties/edited`."""
+    found = _moved(checkable(schema), place)
+    assert isinstance(found, dict)
+    return found
+
+
+def problem_of(given: JSON, schema: Mapping[str, JSON]) -> tuple[str, str] | None:
+    """Say where arguments do not fit and why; None where they fit."""
+    validator = jsonschema.Draft202012Validator(checkable(schema))
+    try:
+        problem = jsonschema.exceptions.best_match(validator.iter_errors(given))
+    except RecursionError:
+        return "the whole", "it is nested too deeply"
+    if problem is None:
+        return None
+    return "/".join(str(part) for part in problem.absolute_path) or "the whole", problem.message
+
+
+def _pruned(part: JSON, whole: Mapping[str, JSON], depth: int) -> JSON:
+    if depth > _DEEPEST:
+        return True
+    if isinstance(part, list):
+        return [_pruned(one, whole, depth + 1) for one in part]
+    if not isinstance(part, dict):
+        return part
+    found: dict[str, JSON] = {}
+    for key, value in part.items():
+        if key in _VALUES:
+            found[key] = value
+        elif key in _NAMED and isinstance(value, dict):
+            kept = [name for name in value if key != "patternProperties" or _reads(name)]
+            found[key] = {name: _pruned(value[name], whole, depth + 1) for name in kept}
+        elif not _useless(key, value, whole):
+            found[key] = _pruned(value, whole, depth + 1)
+    return found
+
+
+def _useless(key: str, value: JSON, whole: Mapping[str, JSON]) -> bool:
+    """Tell what would fail or ask another machine where it is applied."""
+    if not isinstance(value, str):
+        return False
+    if key == "pattern":
+        return not _reads(value)
+    if key in ("$id", "id", "$schema", "$anchor", "$dynamicAnchor"):
+        return True
+    return key in ("$ref", "$dynamicRef") and not _leads(value, whole)
+
+
+def _reads(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
+
+
+def _leads(reference: str, whole: Mapping[str, JSON]) -> bool:
+    """Tell whether a reference leads to a place of the same schema."""
+    if not reference.startswith("#"):
+        return False
+    at: JSON = dict(whole)
+    for written in reference[1:].split("/")[1:]:
+        part = written.replace("~1", "/").replace("~0", "~")
+        if isinstance(at, list) and part.isdecimal() and int(part) < len(at):
+            at = at[int(part)]
+        elif isinstance(at, dict) and part in at:
+            at = at[part]
+        else:
+            return False
+    return reference == "#" or reference.startswith("#/")
+
+
+def _moved(part: JSON, place: str) -> JSON:
+    if isinstance(part, list):
+        return [_moved(one, place) for one in part]
+    if not isinstance(part, dict):
+        return part
+    found: dict[str, JSON] = {}
+    for key, value in part.items():
+        if key in _VALUES:
+            found[key] = value
+        elif key in _NAMED and isinstance(value, dict):
+            found[key] = {name: _moved(one, place) for name, one in value.items()}
+        elif key in ("$ref", "$dynamicRef") and isinstance(value, str):
+            found[key] = f"{place}{value[1:]}"
+        else:
+            found[key] = _moved(value, place)
+    return found
