@@ -47,11 +47,14 @@ def test_what_can_be_applied_is() -> None:
     assert problem_of({"a": 1}, schema) is None
     assert problem_of({"a": "1"}, schema) == ("a", "'1' is not of type 'integer'")
     # Names of arguments are no keywords, and values no schemas.
-    odd: dict[str, Any] = {
-        "properties": {"pattern": {"type": "integer"}, "$ref": {"enum": [{"$ref": "x"}]}, "default": {"$ref": "#"}}
+    parts: dict[str, Any] = {
+        "pattern": {"type": "integer"},
+        "$ref": {"enum": [{"$ref": "x"}]},
+        "default": {"$ref": "#"},
     }
+    odd: dict[str, Any] = {"properties": parts}
     assert checkable(odd) == odd
-    assert moved(odd, "#/here")["properties"] == {**odd["properties"], "default": {"$ref": "#/here"}}
+    assert moved(odd, "#/here")["properties"] == {**parts, "default": {"$ref": "#/here"}}
 
 
 def test_nothing_is_fetched() -> None:
