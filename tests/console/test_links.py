@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
 
+from metier.errors import Conflict
 from metier.store import Store
 from metier.workflow.links import Links
 from metier.workflow.review import TaskId
@@ -108,3 +110,49 @@ async def test_a_link_of_another_house_is_none(here: Office, store: Store) -> No
     task = await here.park(approval())
     async with here.browser() as browser:
         assert (await browser.get("/review/links/" + await from_elsewhere.make(task, "zoe"))).status == 404
+
+
+async def test_who_claimed_a_task_on_the_page_decides_it_by_the_link_of_the_reminder(here: Office) -> None:
+    task, link = await linked(here)
+    async with here.browser("zoe") as page, here.browser() as mail:
+        await page.get(f"/review/tasks/{task}")
+        await page.post(f"/review/tasks/{task}/claim")
+        assert (await here.review.get(TaskId(task))).state == "claimed"
+        await mail.get(link)
+        assert "C'est décidé" in (await mail.post(link, do="approve")).text
+    assert (await here.review.get(TaskId(task))).decided_by == "zoe"
+
+
+async def test_a_link_opens_the_page_where_somebody_else_has_the_task_in_hand(here: Office) -> None:
+    task, link = await linked(here)
+    async with here.browser("max") as page, here.browser() as mail:
+        await mail.get(link)
+        await page.get(f"/review/tasks/{task}")
+        await page.post(f"/review/tasks/{task}/claim")
+        shown = await mail.post(link, do="approve")
+        assert (shown.status, shown.url) == (200, f"/review/tasks/{task}") and "max" in shown.text
+        await page.get(f"/review/tasks/{task}")
+        await page.post(f"/review/tasks/{task}/release")
+        await mail.get(f"/review/tasks/{task}")
+        assert "C'est décidé" in (await mail.post(f"/review/tasks/{task}/decide", decision="approve")).text
+    assert (await here.review.get(TaskId(task))).decided_by == "zoe"
+
+
+async def test_of_a_page_a_link_and_a_terminal_at_once_one_decides(here: Office) -> None:
+    for number in range(4):
+        task, link = await linked(here)
+        async with here.browser("max") as page, here.browser() as mail:
+            await mail.get(link)
+            await page.get(f"/review/tasks/{task}")
+            terminal = here.review.decide(TaskId(task), reviewer("ida", "sav"), {"decision": "approve"})
+            done = await asyncio.gather(
+                page.post(f"/review/tasks/{task}/decide", decision="approve"),
+                mail.post(link, do="approve"),
+                terminal,
+                return_exceptions=True,
+            )
+            assert not [one for one in done if isinstance(one, BaseException) and not isinstance(one, Conflict)]
+        await here.engine.drain()
+        assert len(here.sent) == number + 1
+        events = [event.kind for event in await here.review.history(TaskId(task))]
+        assert events.count("decided") == 1

@@ -9,7 +9,7 @@ from metier.console.answer import choices, fields
 from metier.console.door import Door
 from metier.console.rendering import Renderer
 from metier.console.visit import Visit
-from metier.errors import Invalid
+from metier.errors import Conflict, Invalid
 from metier.workflow.links import Link, Links
 from metier.workflow.review import Review
 
@@ -41,7 +41,8 @@ class TaskLink:
                 await self._review.decide(
                     task.id, link.reviewer, {"decision": choices(task)[0]} if choices(task) else {}
                 )
-            except Invalid:
+            except (Invalid, Conflict):
+                # What is missing, or who has it in hand, stands on the page of the task; the link is used either way.
                 return self._door.admit(visit, self._renderer.back(where), KeyId(link.id))
             return self._renderer.page(visit, "link.html", state="done", task=None, fields=(), choice="")
         return self._door.admit(visit, self._renderer.back(where), KeyId(link.id))

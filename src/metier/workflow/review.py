@@ -269,11 +269,11 @@ class Review:
 
 
 def _by(reviewer: Reviewer) -> dict[str, object]:
-    return {"by": reviewer.name, "by_id": reviewer.id}
+    return {"by": reviewer.name, "by_id": reviewer.id, "linked": reviewer.linked}
 
 
 def _has(reviewer: Reviewer, row: Row) -> bool:
-    return row["claimed_by"] == reviewer.name and row["claimed_id"] in (None, reviewer.id)
+    return reviewer.claimed(row["claimed_by"], row["claimed_id"])
 
 
 def _hidden(row: Row, reviewer: Reviewer) -> bool:

@@ -9,6 +9,8 @@ from metier.calls import Principal
 
 __all__ = ["Claimed", "Reviewer", "known_as"]
 
+_LINK = "link_"
+
 
 class Claimed(Protocol):
     """Something a person may have taken in hand."""
@@ -60,7 +62,16 @@ class Reviewer:
 
     def has(self, task: Claimed) -> bool:
         """Say whether they are the one who claimed a task."""
-        return task.claimed_by == self.name and task.claimed_id in (None, self.id)
+        return self.claimed(task.claimed_by, task.claimed_id)
+
+    def claimed(self, name: str | None, id: str | None) -> bool:
+        """Say the same of a name and an id; by a link of an e-mail somebody comes as who they are on the page."""
+        return name == self.name and (id in (None, self.id) or self.linked or str(id).startswith(_LINK))
+
+    @property
+    def linked(self) -> bool:
+        """Whether they come by the link of an e-mail, which was made for their name."""
+        return (self.id or "").startswith(_LINK)
 
 
 def known_as(name: str, id: str | None) -> str:

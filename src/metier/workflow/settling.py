@@ -112,6 +112,7 @@ class Settling:
             "state": "expired" if by is None else "decided",
             "by": "due date" if by is None else by.name,
             "by_id": None if by is None else by.id,
+            "linked": by is not None and by.linked,
             "seen": row["assignee"],
             "now": self._clock(),
             "decision": sealed(self._vault, id, "decision", value),

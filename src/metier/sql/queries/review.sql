@@ -96,13 +96,15 @@ SELECT workflow, path, count(*) AS twice, count(*) FILTER (WHERE agreed) AS agre
 UPDATE tasks SET state = 'claimed', claimed_by = %(by)s, claimed_id = %(by_id)s
  WHERE id = %(id)s AND assignee = %(seen)s
    AND (state = 'open' OR (state = 'claimed' AND claimed_by = %(by)s
-                           AND coalesce(claimed_id = %(by_id)s::text, claimed_id IS NULL)))
+                           AND (coalesce(claimed_id = %(by_id)s::text, claimed_id IS NULL) OR %(linked)s
+            OR starts_with(claimed_id, 'link_'))))
 
 -- release --
 -- Puts a task back for the others it is assigned to.
 UPDATE tasks SET state = 'open', claimed_by = NULL, claimed_id = NULL
  WHERE id = %(id)s AND state = 'claimed' AND claimed_by = %(by)s
-   AND coalesce(claimed_id = %(by_id)s::text, claimed_id IS NULL)
+   AND (coalesce(claimed_id = %(by_id)s::text, claimed_id IS NULL) OR %(linked)s
+            OR starts_with(claimed_id, 'link_'))
 
 -- hand_off --
 -- Gives a task to somebody else, open again; the operator of the machine also takes it from who claimed it.
@@ -110,7 +112,8 @@ UPDATE tasks
    SET state = 'open', claimed_by = NULL, claimed_id = NULL, assignee = %(assignee)s, handed_off = handed_off + 1
  WHERE id = %(id)s AND assignee = %(seen)s
    AND (state = 'open' OR (state = 'claimed' AND (%(everywhere)s OR (
-        claimed_by = %(by)s AND coalesce(claimed_id = %(by_id)s::text, claimed_id IS NULL)))))
+        claimed_by = %(by)s AND (coalesce(claimed_id = %(by_id)s::text, claimed_id IS NULL) OR %(linked)s
+            OR starts_with(claimed_id, 'link_'))))))
 RETURNING pg_notify('metier_tasks', json_build_object('task', id, 'what', 'handed_off')::text) IS NULL AS told
 
 -- settle --
@@ -120,7 +123,8 @@ UPDATE tasks
        decided_id = %(by_id)s, decided_at = %(now)s
  WHERE id = %(id)s AND assignee = %(seen)s
    AND (state = 'open' OR (state = 'claimed' AND (%(state)s = 'expired' OR (
-        claimed_by = %(by)s AND coalesce(claimed_id = %(by_id)s::text, claimed_id IS NULL)))))
+        claimed_by = %(by)s AND (coalesce(claimed_id = %(by_id)s::text, claimed_id IS NULL) OR %(linked)s
+            OR starts_with(claimed_id, 'link_'))))))
 RETURNING pg_notify('metier_tasks', json_build_object('task', id, 'what', state)::text) IS NULL AS told
 
 -- remind --
