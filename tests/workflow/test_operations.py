@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 
 import pytest
 
@@ -228,3 +230,41 @@ async def test_money_set_aside_still_counts_for_the_run(store: Store, vault: Vau
     await operations.retry(run, "b", "zoe")
     await engine.drain()
     assert float((await engine.get(run)).cost_eur) == 1.5
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["parked", "cancelled"])
+async def test_money_of_what_had_not_ended_counts_too_once_it_is_set_aside(
+    store: Store, vault: Vault, cancelled: bool
+) -> None:
+    async def dear(context: StepContext, given: dict[str, JSON]) -> JSON:
+        await context.once("answer", partial(spent, context))
+        if context.path == "asks":
+            return await context.ask("ok", {"title": "?", "assign": "group:sav"})
+        return {}
+
+    async def spent(context: StepContext) -> JSON:
+        context.spend(Decimal("0.5"))
+        return 1
+
+    engine, operations = made(store, vault, {"code": dear})
+    review = Review(store, vault, engine)
+    ask = step("ask", "human", ASK)
+    config: JSON = {"over": "{{ [1, 2, 3] }}", "max": 9, "as": "runs", "concurrency": 2}
+    sub = "flow: sub\nschema: 1\nsteps: [{id: x, code: x}, {id: y, human: {assign: 'group:sav', title: y}}]\n"
+    each = step("each", "foreach", config, steps=(step("v"), ask))
+    sections = [Branch(None, (one,), HERE, one.id) for one in (each, step("called", "call", {"flow": "sub.yaml"}))]
+    sections.append(Branch(None, (step("asks"),), HERE, "asked"))
+    both = step("both", "parallel", {"concurrency": None}, branches=tuple(sections))
+    run = await engine.start(replace(flow(both, output=1), files={"sub.yaml": sub}), {}, WHO)
+    await engine.drain()
+    if cancelled:
+        await engine.cancel(run)
+    await operations.retry(run, "both", "zoe")
+    await engine.drain()
+    while tasks := await review.list(limit=50):
+        for task in tasks:
+            await review.decide(task.id, SAV, {"decision": "approve"})
+        await engine.drain()
+    found = await engine.get(run)
+    assert found.status == "done"
+    assert found.cost_eur == Decimal("4.5"), "two items, a flow and an answer before; three items and those after"

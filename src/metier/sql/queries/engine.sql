@@ -111,6 +111,30 @@ SELECT id, told_eur FROM runs
                     WHERE run = runs.parent AND path = runs.parent_path AND attempt = runs.parent_attempt
                       AND name = '!gathered')
 
+-- untold_at --
+-- Gives the runs that some steps of a run, or of some runs below it, have started and that no line tells the spending of:
+-- they are not over, were left behind, or are items that nobody has gathered.
+SELECT id, told_eur FROM runs
+ WHERE parent = ANY(%(ids)s::text[]) AND (%(paths)s::text[] IS NULL OR parent_path = ANY(%(paths)s::text[]))
+   AND item IS NULL AND (left_behind OR status NOT IN ('done', 'failed', 'dead', 'cancelled'))
+UNION ALL
+SELECT id, told_eur FROM runs
+ WHERE parent = ANY(%(ids)s::text[]) AND (%(paths)s::text[] IS NULL OR parent_path = ANY(%(paths)s::text[]))
+   AND item IS NOT NULL AND parent_path NOT LIKE '%% ~%%'
+   AND NOT EXISTS (SELECT 1 FROM journal
+                    WHERE run = runs.parent AND path = runs.parent_path AND attempt = runs.parent_attempt
+                      AND name = '!gathered')
+
+-- spent_by --
+-- Adds up what the lines of some runs have cost, with answers of steps that had not ended.
+SELECT coalesce(sum(line.cost_eur), 0) AS eur
+  FROM unnest(%(ids)s::text[]) AS each (run) JOIN journal line ON line.run = each.run AND line.cost_eur > 0
+ WHERE line.name IN ('', '!gathered')
+    OR line.kind = 'answer'
+       AND NOT EXISTS (SELECT 1 FROM journal ended
+                        WHERE ended.run = line.run AND ended.path = line.path AND ended.attempt = line.attempt
+                          AND ended.name = '')
+
 -- count_spent --
 -- Counts what a run that is over has cost: its lines and those of some runs below it, with answers of steps that had not
 -- ended, less what the run above each of them was told already.
