@@ -202,7 +202,7 @@ def _said(terminal: Terminal, dry_run: bool) -> None:
 
 def _told(cut: Cut) -> dict[str, object]:
     return {
-        "kept": list(dict.fromkeys(entry.path for entry in cut.kept)),
+        "kept": list(cut.holding),
         "kept_calls": cut.kept_calls,
         "kept_eur": cut.kept_eur,
         "aside": list(cut.redone),

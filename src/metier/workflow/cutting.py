@@ -49,6 +49,11 @@ class Cut:
         return sum(entry.calls for entry in self.kept if _counts(entry))
 
     @property
+    def holding(self) -> tuple[str, ...]:
+        """Paths of the steps whose lines hold, each once."""
+        return tuple(dict.fromkeys(entry.path for entry in self.kept if not entry.path.startswith(MARKS)))
+
+    @property
     def redone(self) -> tuple[str, ...]:
         """Paths of the steps whose lines do not hold, each once."""
         return tuple(dict.fromkeys(entry.path for entry in self.aside if not entry.path.startswith(MARKS)))
