@@ -261,7 +261,7 @@ class RunsPages:
 
     async def _cut(self, exchange: Asking, run: RunId, cut: Cut) -> None:
         told = {
-            "kept": list(dict.fromkeys(entry.path for entry in cut.kept)),
+            "kept": list(cut.holding),
             "kept_calls": cut.kept_calls,
             "kept_eur": cut.kept_eur,
             "aside": list(cut.redone),
