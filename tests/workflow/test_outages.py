@@ -212,14 +212,14 @@ def test_silence_is_what_a_process_saw_itself_without_a_gap() -> None:
 
     def silent(at: float, **beats: datetime) -> dict[int, float]:
         now[0] = at
-        return watch.silent_s({int(name[1:]): beat for name, beat in beats.items()}, 10.0)
+        return watch.silent_s({int(name[1:]): beat for name, beat in beats.items()}, 10.0, 1.0)
 
     assert silent(0, w1=noon, w2=noon) == {1: 0, 2: 0}
     assert silent(5, w1=early, w2=noon) == {1: 0, 2: 5}, "a new sign of life is one, whatever the clock says"
     assert silent(10, w1=late, w2=noon, w3=early) == {1: 0, 2: 10, 3: 0}
     assert silent(15, w1=late, w3=early) == {1: 5, 3: 5}
-    assert silent(26, w1=late, w3=early) == {1: 0, 3: 0}, "nobody could be heard meanwhile"
-    assert silent(31, w1=late, w3=noon) == {1: 5, 3: 0}
+    assert silent(26, w1=late, w3=early) == {1: 6, 3: 6}, "nobody could be heard for most of it"
+    assert silent(31, w1=late, w3=noon) == {1: 11, 3: 0}
 
 
 class Line(PsycopgConnector):

@@ -150,7 +150,7 @@ class Dispatch:
         """Find the segments of workers that died."""
         rows = await self._queries.all("held", {"queue": self._queue, "stall_s": self.pace.stall_s})
         beats = {row["worker"]: row["beat"] for row in rows if row["beat"] is not None}
-        silent = self._watch.silent_s(beats, self.pace.stall_s / 2)
+        silent = self._watch.silent_s(beats, self.pace.stall_s / 2, self.pace.heartbeat_s / 4)
         return [
             Stalled(row["id"], RunId(row["run"]))
             for row in rows
@@ -188,7 +188,9 @@ class Dispatch:
     async def work(self, segment: RunSegment, stop: asyncio.Event, chores: Sequence[Chore]) -> None:
         """Run a worker until asked to stop, through outages of the database, and its chores beside."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._repeat(chores, stop))
+            # Each by itself: where one takes long, the runs of the dead do not wait for it.
+            for chore in chores:
+                group.create_task(self._repeat(chore, stop))
             worker = group.create_task(self._persist(segment, stop))
             await stop.wait()
             worker.cancel()
@@ -226,13 +228,12 @@ class Dispatch:
         for row in await self._queries.all("unfetched", given):
             await self.revive(Stalled(row["id"], RunId(row["run"])))
 
-    async def _repeat(self, chores: Sequence[Chore], stop: asyncio.Event) -> None:
+    async def _repeat(self, chore: Chore, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            for chore in chores:
-                try:
-                    await chore()
-                except (psycopg.Error, MetierError, ConnectorException) as error:
-                    _log.warning("a chore beside the worker failed (%s): again in %g s", error, self.pace.recover_s)
+            try:
+                await chore()
+            except (psycopg.Error, MetierError, ConnectorException) as error:
+                _log.warning("a chore beside the worker failed (%s): again in %g s", error, self.pace.recover_s)
             await _unless(stop, self.pace.recover_s)
 
     async def _worker(self, app: App, *, wait: bool) -> None:
@@ -322,6 +323,10 @@ class Steadfast(JobManager):
             return job
 
         return await self._patiently(fetch)
+
+    async def prune_stalled_workers(self, seconds_since_heartbeat: float) -> list[int]:
+        """Forget workers that are gone for long."""
+        return await self._pulse.forget(seconds_since_heartbeat)
 
     async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
         """Say that a segment has ended."""

@@ -37,6 +37,11 @@ class Pulse:
                 await self.close()
                 raise
 
+    async def forget(self, silent_s: float) -> list[int]:
+        """Take away the registrations of workers that are silent for so long and have no segment; give their ids."""
+        async with within(self._patience_s):
+            return [row["id"] for row in await self._queries.all("forget", {"silent_s": silent_s})]
+
     async def close(self) -> None:
         """Give the connection back."""
         line, self._line = self._line, None
@@ -55,15 +60,20 @@ class Watch:
         self._clock = clock
         self._looked = clock()
         self._beats: dict[int, tuple[datetime, float]] = {}
-        """Their last sign of life, and since when it is seen to be the last one."""
+        """Their last sign of life, and for how long it is seen to be the last one."""
 
-    def silent_s(self, beats: Mapping[int, datetime], gap_s: float) -> dict[int, float]:
-        """Give how long each has shown no new sign of life; who did not look for longer than a gap begins anew."""
+    def silent_s(self, beats: Mapping[int, datetime], gap_s: float, most_s: float) -> dict[int, float]:
+        """Give how long each has shown no new sign of life; of a time without a look beyond a gap little counts.
+
+        Not nothing of it: where every look comes late, the dead would never be seen to be dead.
+        """
         now = self._clock()
-        known = {} if now - self._looked > gap_s else self._beats
-        self._looked = now
+        passed = now - self._looked
+        if passed > gap_s:
+            passed = min(passed, most_s)
+        self._looked, known = now, self._beats
         self._beats = {
-            worker: known[worker] if worker in known and known[worker][0] == beat else (beat, now)
+            worker: (beat, known[worker][1] + passed if worker in known and known[worker][0] == beat else 0.0)
             for worker, beat in beats.items()
         }
-        return {worker: now - since for worker, (_, since) in self._beats.items()}
+        return {worker: silent for worker, (_, silent) in self._beats.items()}

@@ -17,6 +17,14 @@ SELECT job.id, job.queueing_lock AS run, worker.id AS worker, worker.last_heartb
 -- Says that a worker lives.
 SELECT procrastinate_update_heartbeat_v1(%(worker)s)
 
+-- forget --
+-- Takes away the registrations of workers that are silent for long and have nothing; one that has something may be
+-- alive all the same, and its segments be told from those of the dead by it alone.
+DELETE FROM procrastinate_workers worker
+ WHERE last_heartbeat < now() - make_interval(secs => %(silent_s)s)
+   AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs job WHERE job.worker_id = worker.id AND job.status = 'doing')
+RETURNING worker.id
+
 -- unfetched --
 -- Gives the segments that a worker has, as far as the database knows, and of which it does not know itself.
 SELECT job.id, job.queueing_lock AS run
