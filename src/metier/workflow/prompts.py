@@ -20,6 +20,7 @@ __all__ = ["PROMPT_MAX", "Prompt", "check", "choose", "messages", "prompt", "var
 
 PROMPT_MAX = 1_000_000
 """Characters a prompt may have once its variables are filled in."""
+_DEPTH_MAX = 50
 _NESTED_LOOPS = 2
 _FILTERS = (
     "capitalize",
@@ -209,14 +210,18 @@ def _tree(text: str, file: str) -> nodes.Template:
         raise Invalid(f"{file}:{line}:1: cannot read the prompt: {wrong.message}") from None
     except (RecursionError, ValueError, OverflowError) as wrong:
         raise Invalid(f"{file}:1:1: cannot read the prompt: {wrong}") from None
-    _restrict(tree, file, 0)
+    _restrict(tree, file, 0, 0)
     return tree
 
 
-def _restrict(node: nodes.Node, file: str, loops: int) -> None:
+def _restrict(node: nodes.Node, file: str, loops: int, depth: int) -> None:
     """Allow what only reads: no assignment, call, macro or import, and loops at most two deep."""
     loops += isinstance(node, nodes.For)
     at = f"{file}:{node.lineno or 1}:1"
+    if depth > _DEPTH_MAX:
+        raise Invalid(f"{at}: cannot put more than {_DEPTH_MAX} things inside one another in a prompt")
+    if isinstance(node, nodes.Name) and node.name == "self":
+        raise Invalid(f"{at}: cannot use 'self' in a prompt: to Jinja it is the template; give the value another name")
     if not isinstance(node, _ALLOWED) or (isinstance(node, nodes.For) and node.recursive):
         raise Invalid(
             f"{at}: cannot use {type(node).__name__.lower()} in a prompt; prepare the value in `with` or in a code step"
@@ -228,7 +233,7 @@ def _restrict(node: nodes.Node, file: str, loops: int) -> None:
     if isinstance(node, nodes.Test) and node.name not in _TESTS:
         raise Invalid(f"{at}: there is no test {node.name!r} in prompts; there are {', '.join(_TESTS)}")
     for child in node.iter_child_nodes():
-        _restrict(child, file, loops)
+        _restrict(child, file, loops, depth + 1)
 
 
 def _filled(text: str, file: str, with_: Mapping[str, JSON]) -> str:
