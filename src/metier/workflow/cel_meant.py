@@ -13,7 +13,7 @@ __all__ = ["meant", "nearest", "shown"]
 _SHOWN_MAX = 160
 _MEANT: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile("[“”‘’«»]"), "write straight quotes, ' or \""),
-    (re.compile(r"={1,2}\0=|\0=|\0is\b|\bis \0"), "write == to compare"),
+    (re.compile(r"={1,2}\0=|\0=(?!=)|\0is\b|\bis \0"), "write == to compare"),
     (re.compile(r"<\0>|\0<>"), "write != for what differs"),
     (re.compile(r"\0and\b|(?<!&)&\0|\0&(?!&)", re.IGNORECASE), "write && between conditions"),
     (re.compile(r"\0or\b", re.IGNORECASE), "write || between conditions"),

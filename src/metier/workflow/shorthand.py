@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -127,8 +128,14 @@ def _schema(node: Node, what: str) -> dict[str, JSON]:
     if node.shape == "list":
         node.fail(f"{what} cannot be a list; write {{enum: […]}} for a choice")
     if not _is_schema(node):
-        return _fields(node, what)
+        try:
+            return _fields(node, what)
+        except Invalid:
+            _misspelt(node, what)
+            raise
     entries = node.entries
+    if "enum" in entries and not entries["enum"].items:
+        entries["enum"].fail(f"{what}.enum must list at least one value, or nothing ever fits")
     found: dict[str, JSON] = {}
     for key, value in entries.items():
         match key:
@@ -145,6 +152,18 @@ def _schema(node: Node, what: str) -> dict[str, JSON]:
             case _:
                 found[key] = value.data()
     return found
+
+
+def _misspelt(node: Node, what: str) -> None:
+    """Say which keyword was meant, where what cannot be read as fields was to be a schema."""
+    if "type" in node.entries and node.entries["type"].scalar in TYPES:
+        for key in node.entries:
+            close = difflib.get_close_matches(key[:80], KEYWORDS, 1, 0.75)
+            if key not in KEYWORDS and close:
+                at = node.key_marks[key]
+                raise Invalid(
+                    f"{at}: unknown keyword {key[:80]!r} in {what}; did you mean {close[0]!r}?", param=str(at)
+                )
 
 
 def _named(node: Node, what: str) -> dict[str, JSON]:
