@@ -1,16 +1,16 @@
-"""What a review of dispatch under concurrency found: a living worker keeps what it has, and nothing is stuck for ever."""
+"""Dispatch under concurrency: a living worker keeps what it has, and no run is stuck for ever."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, LiteralString
-
 
 from metier.calls import JSON, RunId
 from metier.store import Store
 from metier.vault import Vault
-from metier.workflow.dispatch import Dispatch
+from metier.workflow.dispatch import Dispatch, Pace
 from metier.workflow.engine import Engine, StepContext
 from tests.workflow.engines import QUICK, working
 from tests.workflow.flows import WHO, flow, step
@@ -39,10 +39,21 @@ async def said(store: Store, query: LiteralString, *given: object) -> list[dict[
 
 async def ended(engine: Engine, run: RunId) -> str:
     """Wait for the end of a run."""
+
+    async def over() -> bool:
+        return (await engine.get(run)).over
+
+    await until(over)
+    return (await engine.get(run)).status
+
+
+async def until(so: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until something is so."""
     async with asyncio.timeout(30):
-        while not (found := await engine.get(run)).over:
-            await asyncio.sleep(0.05)
-    return found.status
+        while True:
+            if await so():
+                return
+            await asyncio.sleep(0.02)
 
 
 async def dead(store: Store, run: RunId, number: int = 1) -> list[int]:
@@ -146,3 +157,69 @@ async def test_one_that_is_due_already_leaves_the_others_and_the_transaction_as_
     rows = await said(store, "SELECT queueing_lock AS run, priority FROM procrastinate_jobs ORDER BY id")
     assert [(row["run"], row["priority"]) for row in rows] == [(one, 0), (two, -2)]
     assert {row["priority"] for row in await said(store, "SELECT priority FROM runs")} == {7}
+
+
+async def test_a_segment_whose_end_the_database_refused_is_put_in_place_again(store: Store, vault: Vault) -> None:
+    think = Thinking()
+    engine = Engine(store, vault, {"code": think}, pace=QUICK)
+    run = await engine.start(flow(step("a")), {}, WHO)
+    await said(store, "CREATE SEQUENCE refused")
+    await said(
+        store,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " PERFORM nextval('refused'); RAISE 'no space is left' USING ERRCODE = '53100'; END $$",
+    )
+    done = "FOR EACH ROW WHEN (new.status = 'done') EXECUTE FUNCTION refuse()"
+    await said(store, "CREATE TRIGGER full_a BEFORE UPDATE ON runs " + done)
+    await said(store, "CREATE TRIGGER full_b BEFORE DELETE ON procrastinate_jobs EXECUTE FUNCTION refuse()")
+
+    async def refused() -> bool:
+        return bool((await said(store, "SELECT last_value >= 2 AS both FROM refused"))[0]["both"])
+
+    async def nothing_left() -> bool:
+        return not await said(store, "SELECT 1 FROM procrastinate_jobs")
+
+    async with working(engine):
+        think.go.set()
+        await until(refused)
+        await said(store, "DROP TRIGGER full_a ON runs")
+        await said(store, "DROP TRIGGER full_b ON procrastinate_jobs")
+        assert await ended(engine, run) == "done"
+        await until(nothing_left)
+    assert think.asked == ["a"]
+
+
+async def test_one_cause_starts_one_run_also_where_some_begin_at_once_and_others_in_line(
+    store: Store, vault: Vault
+) -> None:
+    engines = [Engine(store, vault, {"code": Thinking()}, pace=Pace(concurrency=2)) for _ in range(3)]
+    one = flow(step("a"))
+    for cause in range(6):
+        starts = [engine.start(one, {}, WHO, dedupe=f"cause {cause}") for engine in engines for _ in range(3)]
+        assert len(set(await asyncio.gather(*starts))) == 1
+    rows = await said(
+        store,
+        "SELECT runs.status::text, count(*) AS runs, count(job.id) AS jobs FROM runs"
+        " LEFT JOIN procrastinate_jobs job ON queueing_lock = runs.id GROUP BY 1",
+    )
+    assert sum(row["runs"] for row in rows) == 6
+    assert {row["status"]: row["jobs"] for row in rows if row["runs"] == row["jobs"]}.keys() == {"pending"}
+
+
+async def test_a_start_that_is_cancelled_leaves_a_run_that_can_move_or_none(store: Store, vault: Vault) -> None:
+    think = Thinking()
+    think.go.set()
+    engine, one = Engine(store, vault, {"code": think}, pace=Pace(concurrency=3)), flow(step("a"))
+    for turn in range(40):
+        start = asyncio.create_task(engine.start(one, {}, WHO))
+        await asyncio.sleep(turn / 5000)
+        start.cancel()
+        await asyncio.wait([start])
+    left = await said(
+        store,
+        "SELECT id FROM runs WHERE (status = 'pending')"
+        " <> EXISTS (SELECT 1 FROM procrastinate_jobs WHERE queueing_lock = runs.id)",
+    )
+    assert left == []
+    await engine.drain()
+    assert {row["status"] for row in await said(store, "SELECT status::text FROM runs")} <= {"done"}

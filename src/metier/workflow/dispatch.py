@@ -30,8 +30,6 @@ __all__ = ["Chore", "Dispatch", "Pace", "RunSegment", "Stalled", "Steadfast", "m
 RunSegment: TypeAlias = Callable[[RunId], Awaitable[None]]
 """Moves one run as far as it can go."""
 
-_Given = TypeVar("_Given")
-
 Chore: TypeAlias = Callable[[], Awaitable[object]]
 """Something a worker does every `recover_s` seconds beside its segments; any number of workers may."""
 
@@ -43,6 +41,7 @@ _MARGIN_S = 3.0
 _FOREVER_S = 1e7
 
 _log = logging.getLogger(__name__)
+_Given = TypeVar("_Given")
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +343,9 @@ class Steadfast(JobManager):
 
         try:
             await self._patiently(finish)
+        except BaseException:
+            self._doubt = True  # else the database thinks for as long as this worker lives that it is at it
+            raise
         finally:
             if job.id is not None:
                 self._known.discard(job.id)
