@@ -27,6 +27,7 @@ async def test_looking_decides_nothing_and_a_button_opens_that_task_alone(here: 
         for _ in range(3):
             page = await browser.get(link)
             assert page.status == 200 and "Regarder ne décide rien" in page.text and "14 jours" in page.text
+            assert "À corriger avant d'approuver" in page.text and "« 30 » ne figure" in page.text
         assert (await here.review.get((await here.task(other.run)).id)).state == "open"
         page = await browser.post(link, do="open")
         assert (page.status, page.url) == (200, f"/review/tasks/{task}") and "Brouillon" in page.text

@@ -56,6 +56,11 @@ def test_zones_whose_clocks_move_by_half_an_hour_are_right_too() -> None:
     assert first(2, "15 2 * * *", "2026-10-03 00:00", "Australia/Lord_Howe") == ["10-03 15:30", "10-04 15:15"]
 
 
+def test_names_of_days_and_months_and_the_last_day_are_read() -> None:
+    assert first(1, "0 9 * mar,apr thu-fri", "2026-01-01 00:00", "UTC") == ["03-05 09:00"]
+    assert first(3, "0 9 l * *", "2026-01-31 12:00", "UTC") == ["02-28 09:00", "03-31 09:00", "04-30 09:00"]
+
+
 def test_a_day_that_seldom_comes_is_waited_for() -> None:
     assert first(1, "0 0 29 2 *", "2026-03-01 00:00", "UTC") == ["02-29 00:00"]
 
@@ -71,6 +76,9 @@ def test_a_day_that_seldom_comes_is_waited_for() -> None:
         ("0 9 * * *", "Europe/Pariss", "no time zone"),
         ("0 9 * * *", "../../etc/passwd", "no time zone"),
         ("@never", "UTC", "cannot read"),
+        ("r * * * *", "UTC", "leaves a field to chance"),
+        ("0 R(8-10) * * *", "UTC", "leaves a field to chance"),
+        ("H/15 * * * *", "UTC", "leaves a field to chance"),
     ],
 )
 def test_a_line_that_cannot_be_read_is_refused(line: str, zone: str, message: str) -> None:

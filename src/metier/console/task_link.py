@@ -7,6 +7,7 @@ from starlette.responses import Response
 from metier.calls import KeyId
 from metier.console.answer import choices, fields
 from metier.console.door import Door
+from metier.console.reading import read
 from metier.console.rendering import Renderer
 from metier.console.visit import Visit
 from metier.errors import Conflict, Invalid
@@ -52,4 +53,8 @@ class TaskLink:
         shown = [field for field in fields(task, {}) if field.draft]
         bar = await self._review.bar(task.id, link.reviewer)
         choice = choices(task)[0] if choices(task) and not bar else ""
-        return self._renderer.page(visit, "link.html", state="good", task=task, fields=shown, choice=choice)
+        # Whoever approves from here has not seen the page of the task: what code found wrong is said here too.
+        checks = read(task, visit.words.language).checks
+        return self._renderer.page(
+            visit, "link.html", state="good", task=task, fields=shown, choice=choice, checks=checks
+        )

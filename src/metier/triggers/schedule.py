@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import re
 import zoneinfo
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ _SLACK = timedelta(hours=3)
 """More than any change of clocks moves them."""
 _HORIZON = timedelta(days=366 * 8)
 _FIELDS = 5
+_DRAWN = re.compile(r"(?:^|[\s,])[rh](?:$|[\s,(/])", re.IGNORECASE)
 
 
 class Schedule:
@@ -29,6 +31,9 @@ class Schedule:
             raise Invalid(
                 f"cannot read the schedule {line!r}: write minute hour day month weekday, such as 0 9 * * 1-5"
             )
+        if _DRAWN.search(line):
+            # Drawn anew at each reading: the same time would never come twice.
+            raise Invalid(f"the schedule {line!r} leaves a field to chance: write the minute, hour or day itself")
         try:
             self._zone = zoneinfo.ZoneInfo(zone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError, TypeError):
