@@ -67,7 +67,7 @@ OWNERS = {
     "engine": {"definitions", "events", "item_groups", "kept_results", "run_people", "runs", "waits"},
     "journal": {"blobs", "journal", "journal_aside"},
     "conversation": {"agent_exchanges"},
-    "dispatch": {"procrastinate_jobs"},
+    "dispatch": {"procrastinate_jobs", "procrastinate_workers"},
     "schedule": {"worker_slots"},
     "review": {"tasks", "task_events"},
     "notices": {"task_notices"},
