@@ -164,6 +164,15 @@ def test_a_loop_that_uses_up_its_turns_keeps_the_best(scores: tuple[int, ...], k
     assert pen.ends().output == kept
 
 
+def test_the_turn_that_met_the_condition_is_kept_whatever_its_score() -> None:
+    config: JSON = {"max": 3, "until": "steps.grade.ok", "keep": "steps.grade.score"}
+    pen = Pen(flow(step("refine", "loop", config, steps=(step("grade"),)), output="{{ steps.refine }}"))
+    for ok, score in ((False, 9), (True, 4)):
+        pen.next()
+        pen.write(f"refine#{1 + ok}.grade", {"ok": ok, "score": score})
+    assert pen.ends().output == {"turns": 2, "kept": 2, "met": True, "score": 4}
+
+
 def test_an_end_step_stops_the_run_wherever_it_stands() -> None:
     inner = step(
         "route", "switch", branches=(branch("true", step("stop", "end", {"status": "escalated", "output": None})),)
