@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -104,6 +105,16 @@ async def test_no_input_adds_a_header(store: Store, vault: Vault, mailbox: Mailb
     with pytest.raises(Invalid):
         await made["drafts.draft"](Place(), {**DRAFT, field: "a@b.example\r\nBcc: all@exemple.fr"})
     assert mailbox.drafts() == []
+
+
+async def test_an_id_a_sender_chose_to_hide_a_header_in_ends_the_thread_only(
+    store: Store, vault: Vault, mailbox: Mailbox
+) -> None:
+    made = await office(store, vault, mailbox)
+    hidden = "=?utf-8?q?x=0ABcc:_spy@exemple.fr?=@b.example"
+    await made["drafts.draft"](Place(), {**DRAFT, "subject": f"Re: {hidden}", "in_reply_to": hidden})
+    kept = email.message_from_bytes(mailbox.drafts()[0])
+    assert kept["Bcc"] is None and kept["In-Reply-To"] is None and kept["References"] is None
 
 
 async def test_what_would_be_put_there_is_shown(store: Store, vault: Vault, mailbox: Mailbox) -> None:

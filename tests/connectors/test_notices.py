@@ -172,6 +172,25 @@ async def test_an_e_mail_says_it_in_the_language_of_the_house(
     assert "0.01 €" in one.get_content() and one["Message-ID"].startswith("<alert_")
 
 
+async def test_a_name_cannot_add_headers_to_an_alert(store: Store, tmp_path: pathlib.Path) -> None:
+    world = await build(store, tmp_path, "0.01")
+    async with store.connection() as connection:
+        await connection.execute("UPDATE projects SET name = %s", ("=?utf-8?q?a=0ACc:_x@y.example?=",))
+    sink = Sink(tmp_path / "mails")
+    account = await sink.start()
+    try:
+        made = alerts(store, {"emails": ["ops@exemple.fr"]}, Smtp(account), "metier@exemple.fr", "en")
+        admission, ledger = alerted(world, made)
+        await spend(world, ledger, admission, 8, asked=8)
+        await ledger.flush()
+        assert await made.deliver() == 2
+    finally:
+        await sink.stop()
+    for file in (tmp_path / "mails").rglob("*.eml"):
+        kept = email.message_from_bytes(file.read_bytes())
+        assert "Cc" not in kept and "x@y.example" in str(kept["Subject"])
+
+
 async def test_a_forecast_is_told_once_with_enough_of_the_period_behind_it(
     store: Store, tmp_path: pathlib.Path
 ) -> None:

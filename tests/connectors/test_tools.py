@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import json
 import pathlib
 from typing import Any
@@ -114,3 +115,19 @@ def test_an_address_is_written_as_servers_take_it_or_refused(to: str, written: s
         return
     message: Any = compose(SENDER, to, "Bonjour", "Texte")
     assert message["To"].addresses[0].addr_spec == written
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "=?utf-8?q?Commande=0ACc:_spy@exemple.example?=",
+        "Re: =?utf-8?q?a=0D=0ACc:_spy@exemple.example=0D=0A=0D=0AAutre?= b",
+        "é =?utf-8?b?YQpDYzogc3B5QGV4ZW1wbGUuZXhhbXBsZQ==?=",
+        "=?utf-8?q?a=C2=85Cc:_spy@exemple.example?=",
+    ],
+)
+def test_what_a_subject_hides_in_encoded_words_is_text_and_no_header(hidden: str) -> None:
+    kept = email.message_from_bytes(compose(SENDER, "a@b.example", hidden, "Texte").as_bytes())
+    assert [name for name in kept if name in ("Cc", "Bcc")] == [] and str(kept.get_payload()).strip() == "Texte"
+    with pytest.raises(Invalid):
+        compose(SENDER, f"{hidden} <a@b.example>", "Bonjour", "Texte")

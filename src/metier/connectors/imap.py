@@ -6,6 +6,7 @@ import asyncio
 import email
 import email.message
 import email.policy
+import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +27,7 @@ else:
 __all__ = ["Drafts", "imap_append"]
 
 _T = TypeVar("_T")
+_MESSAGE_ID = re.compile(r"[\x21-\x3b\x3d\x3f-\x7e]{1,900}", re.ASCII)
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _SCHEMA = schema_of({"to": "string", "subject": "string", "body": "string", "in_reply_to?": "string"}, "a draft")
 _OUTPUT = schema_of({"message_id": "string"}, "a draft")
@@ -112,7 +114,10 @@ class Drafts:
         if isinstance(before, str) and before.strip():
             if not before.isprintable():
                 raise Invalid("`with.in_reply_to` must be one Message-ID")
-            message["In-Reply-To"] = message["References"] = f"<{before.strip('<> ')}>"
+            bare = before.strip("<> ")
+            # Senders choose it: what is no plain id would be read as something else, and the thread is not worth it.
+            if _MESSAGE_ID.fullmatch(bare) and "=?" not in bare:
+                message["In-Reply-To"] = message["References"] = f"<{bare}>"
         return message
 
     async def _append(self, who: Principal | None, content: bytes, commit: Commit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import email.errors
 import email.message
 import email.policy
@@ -10,7 +11,7 @@ import unicodedata
 
 from metier.errors import Invalid
 
-__all__ = ["compose"]
+__all__ = ["compose", "header_text"]
 
 _NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -21,10 +22,10 @@ def compose(sender: str, to: str, subject: str, body: str) -> email.message.Emai
         if "\n" in value or "\r" in value:
             raise Invalid(f"the {name} {value!r} has a line break: it is not sent")
     name, address = email.utils.parseaddr(to)
-    if len(email.utils.getaddresses([to])) != 1 or ";" in to or "@" not in address or to != _shown(to):
+    if len(email.utils.getaddresses([to])) != 1 or ";" in to or "@" not in address or _odd(to):
         raise Invalid(f"{to!r} is not one e-mail address: correct the recipient")
     message = email.message.EmailMessage(policy=email.policy.SMTP)
-    message["From"], message["Subject"] = sender, _shown(subject)
+    message["From"], message["Subject"] = sender, header_text(subject)
     try:
         # Written as servers write it: few take letters beyond ASCII in an address, and each takes its domain in ASCII.
         local, _, domain = address.rpartition("@")
@@ -36,9 +37,17 @@ def compose(sender: str, to: str, subject: str, body: str) -> email.message.Emai
     message["Date"] = email.utils.formatdate(localtime=True)
     message["Auto-Submitted"] = "auto-replied"
     message.set_content(body.encode("utf-8", "replace").decode())
+    if email.message_from_bytes(message.as_bytes()).keys() != message.keys():
+        raise Invalid("the e-mail would leave with headers nobody has written: it is not sent")
     return message
 
 
-def _shown(subject: str) -> str:
-    """What Python takes for the end of a line, and no mail does, is a space; so are control characters."""
-    return "".join(" " if unicodedata.category(letter) in _NO_TEXT else letter for letter in subject)
+def header_text(text: str) -> str:
+    """Write text for a header as one line that nothing reads as more; ends of lines become spaces."""
+    # Python decodes what is written as an encoded word already, line breaks in it included: a header of a stranger's.
+    plain = text.replace("=?", "= ?")
+    return "".join(" " if _odd(letter) else letter for letter in plain)
+
+
+def _odd(text: str) -> bool:
+    return any(unicodedata.category(letter) in _NO_TEXT for letter in text)

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from metier.connectors.letters import header_text
 from metier.connectors.outbox import NotTaken, Transport
 from metier.errors import ConfigError, Invalid, Unavailable
 from metier.policy.alerts import Alert, Alerts, Channel, Send
@@ -180,7 +181,8 @@ class Mails:
         coming = "" if alert.forecast is None else words["coming"].format(forecast=forecast, unit=alert.unit)
         message = email.message.EmailMessage()
         message["From"], message["To"] = self._sender, target
-        message["Subject"] = words["subject"].format(whose=whose, measure=words[told["measure"]], what=what)
+        said = words["subject"].format(whose=whose, measure=words[told["measure"]], what=what)
+        message["Subject"] = header_text(said)
         place = hashlib.sha256(target.encode()).hexdigest()[:12]
         message["Message-ID"] = f"<{alert.id}.{place}@{self._sender.rsplit('@', 1)[-1].strip('> ')}>"
         message["Date"] = alert.at
