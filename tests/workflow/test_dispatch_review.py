@@ -223,3 +223,26 @@ async def test_a_start_that_is_cancelled_leaves_a_run_that_can_move_or_none(stor
     assert left == []
     await engine.drain()
     assert {row["status"] for row in await said(store, "SELECT status::text FROM runs")} <= {"done"}
+
+
+async def test_a_segment_that_was_given_out_after_its_worker_had_looked_is_made_due_again(
+    store: Store, vault: Vault
+) -> None:
+    think = Thinking()
+    think.go.set()
+    engine = Engine(store, vault, {"code": think}, pace=QUICK)
+    run = await engine.start(flow(step("a")), {}, WHO)
+    await said(store, "DELETE FROM procrastinate_jobs")
+    (before,) = await dead(store, run)
+    await said(store, "UPDATE procrastinate_workers SET last_heartbeat = now() + interval '1 hour'")
+
+    async def there() -> bool:
+        # It took something, and so has no doubt.
+        return bool(await said(store, "SELECT 1 FROM runs WHERE id = %s AND status = 'done'", other))
+
+    async with working(engine):
+        other = await engine.start(flow(step("a")), {}, WHO)
+        await until(there)
+        await said(store, "UPDATE procrastinate_jobs SET worker_id = (SELECT max(id) FROM procrastinate_workers)")
+        await said(store, "DELETE FROM procrastinate_workers WHERE id = %s", before)
+        assert await ended(engine, run) == "done"

@@ -223,8 +223,7 @@ class Dispatch:
 
     async def _unfetched(self, worker: int, known: Iterable[int]) -> None:
         """Make due again what was given to a worker of this process and never came: its connection broke."""
-        given = {"queue": self._queue, "worker": worker, "known": list(known)}
-        for row in await self._queries.all("unfetched", given):
+        for row in await self._queries.all("unfetched", {"queue": self._queue, "worker": worker, "known": [*known]}):
             await self.revive(Stalled(row["id"], RunId(row["run"])))
 
     async def _repeat(self, chore: Chore, stop: asyncio.Event) -> None:
@@ -354,6 +353,7 @@ class Steadfast(JobManager):
         """Say that the worker lives."""
         await self._patiently(lambda: self._pulse.beat(worker_id), 0.5)
         self._beat = time.monotonic()
+        self._doubt = True  # what was asked for as a line broke may be given out later than one looked for it
 
     async def listen_for_jobs(
         self, *, on_notification: NotificationCallback, queues: Iterable[str] | None = None
