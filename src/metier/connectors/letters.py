@@ -8,12 +8,14 @@ import email.message
 import email.policy
 import email.utils
 import unicodedata
+from typing import Any
 
 from metier.errors import Invalid
 
 __all__ = ["compose", "header_text"]
 
 _NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_PARTING = str.maketrans(dict.fromkeys('"<>@,;:\\()[]', " "))
 
 
 def compose(sender: str, to: str, subject: str, body: str) -> email.message.EmailMessage:
@@ -31,15 +33,26 @@ def compose(sender: str, to: str, subject: str, body: str) -> email.message.Emai
         local, _, domain = address.rpartition("@")
         ascii_only = f"{local}@{domain if domain.isascii() else domain.encode('idna').decode()}"
         ascii_only.encode("ascii")
-        message["To"] = email.utils.formataddr((name, ascii_only)) if name else ascii_only
+        # What parts addresses is taken out of names: Python writes some of them without their quotes.
+        shown = header_text(name).translate(_PARTING).strip()
+        message["To"] = email.utils.formataddr((shown, ascii_only)) if shown else ascii_only
     except (ValueError, email.errors.MessageError):
         raise Invalid(f"{to!r} is no address that mail servers take: write it in letters without accents") from None
     message["Date"] = email.utils.formatdate(localtime=True)
     message["Auto-Submitted"] = "auto-replied"
     message.set_content(body.encode("utf-8", "replace").decode())
-    if email.message_from_bytes(message.as_bytes()).keys() != message.keys():
-        raise Invalid("the e-mail would leave with headers nobody has written: it is not sent")
+    if not _as_written(message):
+        raise Invalid("the e-mail would leave with headers or to people nobody has written: it is not sent")
     return message
+
+
+def _as_written(message: email.message.EmailMessage) -> bool:
+    """Read it as servers will."""
+    try:
+        read: Any = email.message_from_bytes(message.as_bytes(), policy=email.policy.SMTP)
+        return list(read.keys()) == message.keys() and len(read["To"].addresses) == 1
+    except ValueError:
+        return False
 
 
 def header_text(text: str) -> str:
