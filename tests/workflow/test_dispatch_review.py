@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, LiteralString
 
+import pytest
+
 from metier.calls import JSON, RunId
 from metier.store import Store
 from metier.vault import Vault
@@ -246,3 +248,17 @@ async def test_a_segment_that_was_given_out_after_its_worker_had_looked_is_made_
         await said(store, "UPDATE procrastinate_jobs SET worker_id = (SELECT max(id) FROM procrastinate_workers)")
         await said(store, "DELETE FROM procrastinate_workers WHERE id = %s", before)
         assert await ended(engine, run) == "done"
+
+
+@pytest.mark.parametrize("hold", ["hold_run", "hold_batch"])
+async def test_a_stalled_segment_of_what_was_erased_meanwhile_ends_without_a_word(store: Store, hold: str) -> None:
+    dispatch, taken = Dispatch(store, replace(QUICK, stall_s=0.0), hold=hold), list[RunId]()
+    await dead(store, RunId("run_erased"), 2)
+    stalled = await dispatch.stalled()
+    assert sorted(await asyncio.gather(*(dispatch.revive(one) for one in stalled))) in ([False, False], [False, True])
+
+    async def segment(run: RunId) -> None:
+        taken.append(run)
+
+    await dispatch.drain(segment)
+    assert len(taken) <= 1 and await said(store, "SELECT 1 FROM procrastinate_jobs") == []
