@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
 
 from metier.store import Store, Tx, within
 
@@ -59,10 +58,10 @@ class Watch:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._looked = clock()
-        self._beats: dict[int, tuple[datetime, float]] = {}
+        self._beats: dict[int, tuple[float, float]] = {}
         """Their last sign of life, and for how long it is seen to be the last one."""
 
-    def silent_s(self, beats: Mapping[int, datetime], gap_s: float, most_s: float) -> dict[int, float]:
+    def silent_s(self, beats: Mapping[int, float], gap_s: float, most_s: float) -> dict[int, float]:
         """Give how long each has shown no new sign of life; of a time without a look beyond a gap little counts.
 
         Not nothing of it: where every look comes late, the dead would never be seen to be dead.

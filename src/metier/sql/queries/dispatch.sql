@@ -7,7 +7,8 @@ SELECT count(*) AS ready
 -- held --
 -- Gives the segments that workers have, and which of these show no sign of life, as far as the clock of the database
 -- says; after a restart of it workers get time to report.
-SELECT job.id, job.queueing_lock AS run, worker.id AS worker, worker.last_heartbeat AS beat,
+SELECT job.id, job.queueing_lock AS run, worker.id AS worker,
+       extract(epoch FROM worker.last_heartbeat)::float8 AS beat,
        coalesce(worker.last_heartbeat, '-infinity') < now() - make_interval(secs => %(stall_s)s)
        AND pg_postmaster_start_time() < now() - make_interval(secs => %(stall_s)s) AS stale
   FROM procrastinate_jobs job LEFT JOIN procrastinate_workers worker ON worker.id = job.worker_id
