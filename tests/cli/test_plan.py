@@ -6,6 +6,7 @@ import json
 import pathlib
 
 from tests.cli.house import House
+from tests.cli.test_flows import allowed
 
 FLOW = """
 flow: forecast
@@ -66,7 +67,19 @@ def test_a_plan_above_the_budget_leaves_with_three(house: House, tmp_path: pathl
     cheap.run("budget", "set", "money", "0.01", "--project", "prevision")
     assert cheap.data("plan", str(tmp_path), "--project", "prevision")["verdict"]["level"] == "ask"
     held = cheap.data("plan", str(tmp_path), "--project", "prevision", "--runs", "1000", code=3)
-    assert "what the project has left" in held["verdict"]["reasons"][0]
+    assert "what project 'prevision' has left" in held["verdict"]["reasons"][0]
+
+
+def test_a_limit_of_the_system_bounds_a_plan_as_one_of_the_project_does(house: House, tmp_path: pathlib.Path) -> None:
+    mine = prepared(house, tmp_path, "1")
+    allowed(mine, "forecast")
+    assert mine.data("plan", str(tmp_path))["verdict"]["level"] == "within"
+    mine.run("budget", "set", "tokens", "100", "--system", "flows forecast", "--per", "day")
+    few = mine.data("plan", str(tmp_path), code=3)["verdict"]
+    assert "what system 'flows forecast' has left, 100 tokens" in few["reasons"][0]
+    mine.run("budget", "set", "tokens", "1000000", "--system", "flows forecast", "--per", "day")
+    mine.run("budget", "set", "energy", "1", "--system", "flows forecast", "--per", "day")
+    assert "the worst case of it is not known" in mine.data("plan", str(tmp_path))["verdict"]["reasons"][0]
 
 
 def test_wrong_inputs_and_names_are_told(house: House, tmp_path: pathlib.Path) -> None:

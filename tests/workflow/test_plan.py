@@ -24,7 +24,7 @@ from metier.workflow.plan import Attempt, Seen, plan
 from metier.workflow.plan_amount import NOTHING, Amount
 from metier.workflow.plan_costs import ModelCosts
 from metier.workflow.plan_history import History
-from metier.workflow.plan_verdict import guard, verdict
+from metier.workflow.plan_verdict import Bound, guard, verdict
 from tests.workflow.flows import HERE, WHO, branch, flow, step
 
 PRICE = {"input": 1, "output": 4}
@@ -170,18 +170,27 @@ def test_what_a_flow_calls_is_counted_and_what_is_not_known_is_said() -> None:
 
 def test_budgets_refuse_the_expected_case_and_ask_for_the_worst() -> None:
     found = plan(flow(step("a", "llm"), step("b", "llm")), costs)
-    assert verdict(found, 1, Decimal("0.1"), Decimal(1)).level == "within"
-    tight = verdict(found, 1, Decimal("0.03"), None)
+    euro = Bound("project 'shop'", "money", Decimal(1))
+    assert verdict(found, 1, Decimal("0.1"), [euro]).level == "within"
+    tight = verdict(found, 1, Decimal("0.03"))
     assert tight.level == "ask" and "worst case" in tight.reasons[0]
-    assert verdict(found, 60, None, Decimal(1)).level == "refuse"
-    guard(verdict(found, 1, None, None), lambda told: False)
+    assert verdict(found, 60, None, [euro]).level == "refuse"
+    guard(verdict(found, 1, None), lambda told: False)
     guard(tight, lambda told: True)
     with pytest.raises(BudgetExceeded, match="--yes"):
         guard(tight, lambda told: False)
     with pytest.raises(BudgetExceeded, match="raise the budget"):
-        guard(verdict(found, 60, None, Decimal(1)), lambda told: True)
+        guard(verdict(found, 60, None, [euro]), lambda told: True)
     with pytest.raises(Invalid, match="1 or more"):
-        verdict(found, 0, None, None)
+        verdict(found, 0, None)
+    for counted, left in (("tokens", 29), ("requests", 1)):
+        short = Bound("system 's'", counted, Decimal(left))  # type: ignore[arg-type]  # terse
+        assert verdict(found, 1, None, [euro, short]).level == "refuse"
+        enough = Bound("system 's'", counted, Decimal(left * 2 + 1))  # type: ignore[arg-type]  # terse
+        assert verdict(found, 1, None, [euro, enough]).level == "ask"
+    warm = replace(found, most=replace(found.most, unknown=frozenset({"wh"})))
+    assert "not known" in verdict(warm, 1, None, [Bound("organisation 'o'", "energy", Decimal(9))]).reasons[0]
+    assert verdict(warm, 1, None, [Bound("organisation 'o'", "energy", Decimal(9), True)]).level == "within"
     capped = replace(flow(step("a", "llm"), step("b", "llm")), budget=RunBudget(Decimal("0.01"), "fail"))
     assert plan(capped, costs).held_eur == Decimal("0.03")
 
@@ -244,7 +253,7 @@ async def test_what_items_took_that_were_runs_of_their_own_is_history_of_their_s
         return {"ok": True}
 
     engine = Engine(store, vault, {"llm": ask})
-    items = {"over": "{{ range(4) }}", "max": 60, "as": "runs", "on_item_error": "fail"}
+    items: JSON = {"over": "{{ range(4) }}", "max": 60, "as": "runs", "on_item_error": "fail"}
     workflow = flow(step("many", "foreach", items, steps=(step("v", "llm"),)))
     for _ in range(5):
         await engine.start(workflow, {}, WHO)
@@ -252,5 +261,5 @@ async def test_what_items_took_that_were_runs_of_their_own_is_history_of_their_s
     past = await History(store).of(workflow, "sales")
     assert past.runs == 5 and past.steps["v"].per_run.eur == pytest.approx(2)
     found = plan(workflow, costs, past.steps, history_runs=past.runs)
-    assert (found.expected.eur, found.expected.calls) == (pytest.approx(2), pytest.approx(12))
-    assert verdict(found, 1, Decimal(1), None).level == "refuse"
+    assert found.expected.eur == pytest.approx(2) and found.expected.calls == pytest.approx(12)
+    assert verdict(found, 1, Decimal(1)).level == "refuse"

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 import click
 
 from metier.app import App
-from metier.calls import JSON
+from metier.calls import JSON, Principal
 from metier.cli import flows
 from metier.cli.given import given
 from metier.cli.terminal import Terminal, administer, as_json_option
 from metier.errors import NotFound
+from metier.policy.budgets import standings
 from metier.workflow.definition import Workflow, accept
 from metier.workflow.foresee import Foresight
 from metier.workflow.plan import Plan
 from metier.workflow.plan_amount import Amount
-from metier.workflow.plan_verdict import Verdict, guard, verdict
+from metier.workflow.plan_verdict import Bound, Verdict, guard, verdict
 
 __all__ = ["before_run", "command", "foresee"]
 
@@ -58,8 +59,9 @@ def command(
     """Foresee calls, tokens, euros, Wh, g CO2e and time of FLOW: least, expected and worst case.
 
     The expected case is from earlier runs where there are any, else from the size of the prompts; each figure says
-    which. Leaves with 3 when the expected case is above per_run_eur or above what the project has left. VALUES are
-    key=value pairs, as `metier run` takes them; without inputs nothing is assumed of them.
+    which. Leaves with 3 when the expected case is above per_run_eur, or above what is left of a limit that holds for
+    the runs: of its key, system, project or organisation. VALUES are key=value pairs, as `metier run` takes them;
+    without inputs nothing is assumed of them.
 
     Example: metier plan support-reply --runs 200
     """
@@ -68,9 +70,9 @@ def command(
         workflow = flows.find(flow)
         told = bool(values) or input_file is not None
         inputs = accept(workflow, given(workflow, values, input_file)) if told else None
-        payer = await _payer(app, workflow, project)
+        who, payer = await _payer(app, workflow, project)
         found = await foresee(app, workflow, inputs, payer)
-        judged = verdict(found, runs, _per_run(workflow), await _left(app, payer))
+        judged = verdict(found, runs, _per_run(workflow), await _bounds(app, who, payer))
         _show(terminal, found, judged, runs)
         if judged.level == "refuse" or (strict and judged.level == "ask"):
             raise SystemExit(3)
@@ -86,11 +88,11 @@ async def foresee(
 
 
 async def before_run(
-    app: App, terminal: Terminal, workflow: Workflow, inputs: Mapping[str, JSON], project: str, *, yes: bool = False
+    app: App, terminal: Terminal, workflow: Workflow, inputs: Mapping[str, JSON], who: Principal, *, yes: bool = False
 ) -> None:
     """Show the plan of a run that is about to start; refuse above the budget, ask where only the worst case is."""
-    found = await foresee(app, workflow, accept(workflow, dict(inputs)), project)
-    judged = verdict(found, 1, _per_run(workflow), await _left(app, project))
+    found = await foresee(app, workflow, accept(workflow, dict(inputs)), who.project)
+    judged = verdict(found, 1, _per_run(workflow), await _bounds(app, who, who.project))
     terminal.note(
         f"plan: {found.expected.calls:.1f} calls and {found.expected.eur:.6f} € expected, "
         f"at most {found.most.calls:.0f} calls and {found.held_eur:.6f} €"
@@ -102,18 +104,32 @@ async def before_run(
     guard(judged, ask)
 
 
-async def _payer(app: App, workflow: Workflow, project: str | None) -> str | None:
-    if project is not None:
-        return (await app.keys.project(project)).id
+async def _payer(app: App, workflow: Workflow, project: str | None) -> tuple[Principal | None, str | None]:
+    """Give the caller such runs have, where there is one, and the project that pays."""
+    asked = None if project is None else (await app.keys.project(project)).id
     try:
-        return (await app.principal(f"workflow {workflow.name}")).project
+        who = await app.principal(f"workflow {workflow.name}")
     except NotFound:
-        return None
+        return None, asked
+    return (who, who.project) if asked in (None, who.project) else (None, asked)
 
 
-async def _left(app: App, project: str | None) -> Decimal | None:
-    budget = None if project is None else await app.admission.budget(project)
-    return None if budget is None else budget.limit_eur - budget.spent_eur - budget.held_eur
+async def _bounds(app: App, who: Principal | None, project: str | None) -> Sequence[Bound]:
+    """Give what is left of every limit that refuses: those of the caller, or else those of the project."""
+    limits = app.admission.limits
+    if who is not None:
+        applying = {limit.id for limit in await limits.of(who)}
+    else:
+        applying = {limit.id for limit in await limits.list(project)} if project is not None else set()
+    found = []
+    for one in await standings(limits) if applying else ():
+        limit = one.limit
+        if limit.id not in applying or limit.action != "refuse" or not limit.durable or limit.scope == "end_user":
+            continue
+        if limit.measure != "concurrency":
+            left = limit.amount - one.used - one.held
+            found.append(Bound(await limits.called(limit), limit.measure, left, limit.unknown_passes))
+    return found
 
 
 def _per_run(workflow: Workflow) -> Decimal | None:

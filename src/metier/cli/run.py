@@ -70,7 +70,7 @@ def command(
             return
         principal = await _principal(app, workflow)
         if how["plan"]:
-            await before_run(app, terminal, workflow, inputs, principal.project, yes=how["yes"])
+            await before_run(app, terminal, workflow, inputs, principal, yes=how["yes"])
         started = await app.engine.start(
             workflow, inputs, principal, dedupe=dedupe, priority=how["priority"], window=how["window"]
         )
