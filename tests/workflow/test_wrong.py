@@ -52,7 +52,9 @@ def test_a_wrong_definition_is_found_wrong_at_its_place(case: str) -> None:
     says = found(case)
     assert says[0] == head(case)[0]
     assert len(says) <= 2, says
-    assert all(re.match(r"(flows/)?[a-z_]+\.yaml:[1-9][0-9]*:[1-9][0-9]*: ", line) for line in says)
+    assert all(
+        re.match(r"((flows|prompts|rules)/)?[a-z_@1]+\.(yaml|md):[1-9][0-9]*:[1-9][0-9]*: ", line) for line in says
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -71,6 +73,19 @@ def test_what_cannot_be_read_is_found_like_anything_else() -> None:
     assert (finding.line, finding.column, finding.message) == (7, 13, "unknown kind 'tol'")
     assert finding.suggestion == "did you mean 'tool'?"
     assert unread(Invalid("cannot read it at all")) == ()
+
+
+def test_a_file_that_cannot_be_read_is_found_wrong_at_its_own_place(tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "p.md").write_bytes("Bonjour,\nécris".encode("latin-1"))
+    flow = tmp_path / "my flow.yaml"
+    flow.write_text(
+        "flow: x\nschema: 1\nsteps: [{id: a, llm: {model: writer, prompt: prompts/p.md}}, {id: b, cod: x}]\n"
+    )
+    with pytest.raises(Invalid) as caught:
+        load(flow)
+    places = {(one.file, one.line, one.column, one.message.split(":")[0]) for one in unread(caught.value)}
+    assert places == {("prompts/p.md", 2, 1, "cannot read the file"), ("my flow.yaml", 3, 70, "unknown kind 'cod'")}
 
 
 def test_a_semicolon_that_is_quoted_begins_no_suggestion() -> None:

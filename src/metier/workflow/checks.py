@@ -19,7 +19,7 @@ from metier.workflow.shape import FlowTest, Mark, Step, Trigger, Workflow
 from metier.workflow.shorthand import conform
 from metier.workflow.tables import gaps
 from metier.workflow.view import Schema, Seen, Severity, View
-from metier.workflow.yaml_source import suggest
+from metier.workflow.yaml_source import placed, suggest
 
 if TYPE_CHECKING:
     from metier.workflow import prompts
@@ -158,6 +158,11 @@ class Report:
             Finding(mark.file, mark.line, mark.column, code, message, suggestion.removeprefix("; "), severity)
         )
 
+    def fault(self, mark: Mark, code: str, message: str) -> None:
+        """Write down what is wrong in a file the workflow names, at its place in that file where it has one."""
+        found = placed(message)
+        self.say(*((found[0], code, *found[1:]) if found else (mark, code, message)))
+
     def reference(self, step: Step, path: str, name: str, among: Collection[str] | None, what: str) -> None:
         """Check a name against those the platform knows, where it says which there are."""
         if among is not None and name not in among and not any(_beneath(name, one) for one in among):
@@ -216,7 +221,7 @@ def check_prompt(report: Report, step: Step) -> None:
                 prompts.check(text, file)
                 names = prompts.variables(text, file)
             except Invalid as wrong:
-                report.say(mark, "bad-prompt", f"step {step.id!r}: {wrong.message}")
+                report.fault(mark, "bad-prompt", f"step {step.id!r}: {wrong.message}")
                 used |= step.with_.keys()
                 continue
             used |= names
@@ -239,17 +244,6 @@ def check_prompt(report: Report, step: Step) -> None:
         )
 
 
-_MEND: Mapping[str, str] = {
-    "missing-case": "add a row for it, or a last row without 'when'",
-    "overlap": "make one of them narrower, or write hit: first",
-    "never-reached": "remove it, or move it up",
-    "failing-row": "guard it, such as x != null && x > 1",
-    "too-many-cases": "split the table",
-    "no-case": "widen that schema",
-}
-_DOUBTFUL = ("missing-case", "never-reached", "too-many-cases", "no-case")
-
-
 def check_rules(report: Report, step: Step, view: View) -> None:
     """Check that a table can be asked what `with` gives, and that every decision fits the declared output."""
     mark = step.marks.get("rules", step.mark)
@@ -259,12 +253,12 @@ def check_rules(report: Report, step: Step, view: View) -> None:
         report.reference(step, "rules", str(step.config), report.known.rules or (), "decision-table")
         return
     except MetierError as wrong:
-        report.say(mark, "bad-rules", f"step {step.id!r}: {wrong.message}")
+        report.fault(mark, "bad-rules", f"step {step.id!r}: {wrong.message}")
         return
     check_given(report, step.with_, table.inputs, view, step.marks, mark, str(step.config))
     for gap in gaps(table):
-        severity: Severity = "warning" if gap.code in _DOUBTFUL else "error"
-        report.say(gap.mark, gap.code, f"{table.reference}: {gap.message}", _MEND[gap.code], severity)
+        severity: Severity = "warning" if gap.doubtful else "error"
+        report.say(gap.mark, gap.code, f"{table.reference}: {gap.message}", gap.mend, severity)
     for test in table.tests:
         for failure in rules.rehearse(table, test):
             report.say(test.mark, "failing-test", f"test {test.name!r} of {table.reference}: {failure}")

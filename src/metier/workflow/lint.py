@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -35,11 +34,9 @@ from metier.workflow.definition import embedded
 from metier.workflow.inference import give, types_of, words
 from metier.workflow.shape import Branch, Mark, Step, Workflow
 from metier.workflow.view import Reason, Schema, Seen, View, known_after
+from metier.workflow.yaml_source import placed
 
 __all__ = ["Finding", "Known", "lint", "unread"]
-
-_PLACE = re.compile(r"(?P<file>[^:]{1,300}):(?P<line>[0-9]+):(?P<column>[0-9]+): (?P<text>.+)")
-_QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 
 _RUN: Schema = {
     "type": "object",
@@ -66,17 +63,11 @@ def lint(workflow: Workflow, known: Known | None = None) -> tuple[Finding, ...]:
 
 def unread(wrong: Invalid) -> tuple[Finding, ...]:
     """Give what made a workflow unreadable as findings, one for each mistake that has a place."""
-    found = [place for line in wrong.message.splitlines() if (place := _PLACE.match(line))]
+    found = [place for line in wrong.message.splitlines() if (place := placed(line))]
     return tuple(
-        Finding(place["file"], int(place["line"]), int(place["column"]), "unreadable", *_parted(place["text"]), "error")
-        for place in found
+        Finding(mark.file, mark.line, mark.column, "unreadable", message, suggestion, "error")
+        for mark, message, suggestion in found
     )
-
-
-def _parted(text: str) -> tuple[str, str]:
-    """Cut the suggestion off a message; a semicolon in what the message quotes does not begin one."""
-    cut = _QUOTED.sub(lambda found: "." * len(found[0]), text).find("; ")
-    return (text, "") if cut < 0 else (text[:cut], text[cut + 2 :])
 
 
 @dataclass(slots=True)

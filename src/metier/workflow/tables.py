@@ -18,6 +18,14 @@ __all__ = ["CASES_MAX", "Gap", "gaps"]
 
 _SAID_MAX = 10
 _ALWAYS = (None, "true")
+_MEND: Mapping[str, str] = {
+    "missing-case": "add a row for it, or a last row without 'when'",
+    "overlap": "make one of them narrower, or write hit: first",
+    "never-reached": "remove it, or move it up",
+    "failing-row": "guard it, such as x != null && x > 1",
+    "too-many-cases": "split the table",
+    "no-case": "widen that schema",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,16 @@ class Gap:
     message: str
     mark: Mark
     witness: Mapping[str, JSON]
+
+    @property
+    def mend(self) -> str:
+        """What to do about it."""
+        return _MEND[self.code]
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it may be meant so: a decision that fails for no case that comes."""
+        return self.code not in ("overlap", "failing-row")
 
 
 def gaps(table: Table) -> tuple[Gap, ...]:

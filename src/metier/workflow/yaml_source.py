@@ -16,7 +16,7 @@ from metier.calls import JSON
 from metier.errors import Invalid
 from metier.workflow.shape import Mark
 
-__all__ = ["DEPTH_MAX", "NODES_MAX", "SOURCE_MAX", "Node", "Scalar", "decode", "is_text", "read", "suggest"]
+__all__ = ["DEPTH_MAX", "NODES_MAX", "SOURCE_MAX", "Node", "Scalar", "decode", "is_text", "placed", "read", "suggest"]
 
 Scalar: TypeAlias = bool | int | float | str | None
 _Shape: TypeAlias = Literal["mapping", "list", "scalar"]
@@ -29,6 +29,11 @@ DEPTH_MAX = 40
 _INT = re.compile(r"[-+]?[0-9]+\Z", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,4})?\Z", re.ASCII)
 _STRANGE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_PLACED = re.compile(
+    r"(?:(?:[^:\n'\"]{1,300}:[0-9]+:[0-9]+: )?step '[a-z0-9_]+': )?"
+    r"(?P<file>[^:\n'\"]{1,300}):(?P<line>[0-9]+):(?P<column>[0-9]+): (?P<text>.+)"
+)
+_QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 _WORD = re.compile(r"[\w?. -]+\Z")
 _LINE_END = re.compile(r"\r\n?|\n")
 _MENDS = (
@@ -145,6 +150,21 @@ def suggest(name: object, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; it can be {', '.join(names[:30])}" if names else ""
+
+
+def placed(message: str) -> tuple[Mark, str, str] | None:
+    """Take a message apart into its place, what is wrong there and what to do; None for one without a place.
+
+    What is wrong in a file that a step names is at its place in that file.
+    """
+    found = _PLACED.fullmatch(message)
+    if found is None:
+        return None
+    text = found["text"]
+    # A semicolon in what the message quotes does not begin what to do.
+    cut = _QUOTED.sub(lambda quoted: "." * len(quoted[0]), text).find("; ")
+    said, mend = (text, "") if cut < 0 else (text[:cut], text[cut + 2 :])
+    return Mark(found["file"], int(found["line"]), int(found["column"])), said, mend
 
 
 def is_text(written: str) -> bool:
