@@ -202,6 +202,26 @@ async def test_a_transaction_that_ends_late_is_not_overlooked_and_a_batch_is_rea
     assert sorted(int(str(run["id"])) for run in await house.runs()) == list(range(1, 451))
 
 
+@pytest.mark.parametrize("kind", ["smallint", "integer", "bigint", "numeric(12, 2)", "timestamp", "timestamptz"])
+async def test_rows_committed_out_of_order_are_not_overlooked(store: Store, vault: Vault, kind: str) -> None:
+    house = House(store, vault)
+    house.secrets.values["erp"] = store.url
+    insert = "INSERT INTO orders VALUES (%(n)s, %(n)s)"
+    if kind.startswith("time"):
+        insert = "INSERT INTO orders VALUES (%(n)s, now()::timestamp + make_interval(secs => %(n)s))"
+    async with await AsyncConnection.connect(store.url, autocommit=True) as other:
+        await other.execute(f"CREATE TABLE orders (id int, mark {kind})".encode())
+        config: dict[str, JSON] = {
+            "secret": "erp", "table": "orders", "watermark": "mark", "key": "id", "poll": "50ms", "existing": True
+        }  # fmt: skip
+        await house.deploy(triggered(trigger("row", config, {"id": "{{ event.id }}"})))
+        async with house.working():
+            for count, number in enumerate((50, 20, 35, 51), 1):
+                await other.execute(insert.encode(), {"n": number})
+                await house.until(count)
+    assert [run["id"] for run in await house.runs()] == [50, 20, 35, 51]
+
+
 async def test_values_no_program_holds_in_64_bits_stop_nothing(store: Store, vault: Vault) -> None:
     house = House(store, vault)
     house.secrets.values["erp"] = store.url

@@ -25,7 +25,7 @@ __all__ = ["KIND", "RowSource"]
 _Place: TypeAlias = dict[str, JSON]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}(\.[A-Za-z_][A-Za-z0-9_$]{0,62})?", re.ASCII)
 _TIMES = (1184, 1114)
-_NUMBERS = (20, 21, 23)
+_NUMBERS = (20, 21, 23, 1700)
 _BATCH = 200
 _REMEMBERED = 20_000
 _OPTIONS = "-c default_transaction_read_only=on -c statement_timeout=30000 -c TimeZone=UTC -c DateStyle=ISO"
@@ -130,7 +130,7 @@ class RowSource:
             overlap: sql.Composable = sql.SQL("make_interval(secs => {})").format(sql.Literal(self._rules.overlap))
             cast = sql.SQL("::timestamptz" if kind == _TIMES[0] else "::timestamp")
         elif kind in _NUMBERS:
-            overlap, cast = sql.Literal(int(self._rules.overlap)), sql.SQL("::bigint")
+            overlap, cast = sql.Literal(int(self._rules.overlap)), sql.SQL("::numeric")
         else:
             return reached
         query = sql.SQL(_BACK).format(
