@@ -171,7 +171,8 @@ def _show(terminal: Terminal, found: Plan, judged: Verdict, runs: int) -> None:
             for step in found.steps
         ],
     )  # fmt: skip
-    terminal.say(f"With per_run_eur enforced, a run costs at most {found.held_eur:.6f} €.")
+    if float(found.held_eur) < found.most.eur:
+        terminal.say(f"With per_run_eur enforced, a run costs at most {found.held_eur:.6f} €.")
     terminal.say("Without what people add by asking for another try. ≥: something of it is not known.")
     for note in found.notes:
         terminal.say(f"[yellow]{note}[/yellow]")
