@@ -9,7 +9,9 @@ import pytest
 from metier.calls import JSON
 from metier.errors import Invalid, NotFound
 from metier.workflow import rules
+from metier.workflow.cel import parse as parse_condition
 from metier.workflow.definition import parse
+from metier.workflow.syntax import Node
 
 TABLE = """
 rules: refund-policy
@@ -35,6 +37,22 @@ rows:
 )
 def test_the_first_row_that_holds_decides(asked: JSON, reason: str) -> None:
     assert rules.decide(rules.read(TABLE, "t.yaml"), asked)["reason"] == reason
+
+
+def test_conditions_are_read_by_who_keeps_them_and_no_further_than_needed() -> None:
+    table = rules.read(
+        "rules: t\nversion: 1\ninputs: {n: integer}\noutputs: {r: string}\n"
+        "rows:\n- {when: n > 9, then: {r: a}}\n- {when: n > 5, then: {r: b}}\n- {when: n > 1, then: {r: c}}\n",
+        "t.yaml",
+    )
+    asked: list[str] = []
+
+    def reading(written: str) -> Node:
+        asked.append(written)
+        return parse_condition(written)
+
+    assert rules.decide(table, {"n": 6}, reading) == {"r": "b"}
+    assert asked == ["n > 9", "n > 5"]
 
 
 def test_no_row_is_an_error_that_says_what_to_do() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -38,12 +38,6 @@ class Row:
     """A CEL expression over the inputs; None always holds."""
     then: Mapping[str, JSON]
     mark: Mark
-
-    def holds(self, known: Mapping[str, JSON]) -> bool:
-        """Decide whether this row applies to what is asked."""
-        if self.when is None:
-            return True
-        return self.true(parse(self.when), known)
 
     def true(self, condition: Condition, known: Mapping[str, JSON]) -> bool:
         """Evaluate the condition as it was read; anything but true or false is Invalid."""
@@ -116,8 +110,11 @@ def read(text: str, file: str) -> Table:
     return Table(name, str(version), inputs, outputs, tuple(rows), hit, tests)
 
 
-def decide(table: Table, asked: JSON) -> dict[str, JSON]:
-    """Give the decision of the first row that holds; Invalid when what is asked does not fit or no row holds."""
+def decide(table: Table, asked: JSON, reading: Callable[[str], Condition] = parse) -> dict[str, JSON]:
+    """Give the decision of the first row that holds; Invalid when what is asked does not fit or no row holds.
+
+    Who decides often gives a `reading` that keeps the conditions it has read.
+    """
     known = conform(asked, table.inputs, f"the inputs of {table.reference}")
     if not isinstance(known, dict):
         raise Invalid(f"cannot decide by {table.reference!r}: the inputs must be named values, not {asked!r}")
@@ -127,7 +124,8 @@ def decide(table: Table, asked: JSON) -> dict[str, JSON]:
     taken: int | None = None
     for number, row in enumerate(table.rows, 1):
         try:
-            holds = (taken is None or row.when not in (None, "true")) and row.holds(known)
+            always = row.when in (None, "true")
+            holds = taken is None if always else row.true(reading(str(row.when)), known)
         except Invalid as wrong:
             raise Invalid(
                 f"cannot decide by {table.reference!r}, row {number} at {row.mark}: {wrong.message}"

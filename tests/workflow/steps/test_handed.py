@@ -103,6 +103,15 @@ async def test_a_table_decides(store: Store, tmp_path: pathlib.Path, amount: str
         assert await b.give(one(step), {"text": ""}, **{"rules/tri@1.yaml": TABLE}) == {"route": route}
 
 
+async def test_a_table_read_before_is_not_taken_for_another_of_its_name(store: Store, tmp_path: pathlib.Path) -> None:
+    async with bench(store, tmp_path) as b:
+        text = one("rules: tri@1, with: {amount: 50}")
+        assert await b.give(text, {"text": ""}, **{"rules/tri@1.yaml": TABLE}) == {"route": "machine"}
+        lower = {"rules/tri@1.yaml": TABLE.replace("80.0", "20.0")}
+        assert await b.give(text, {"text": ""}, **lower) == {"route": "person"}
+        assert await b.give(text, {"text": "again"}, **{"rules/tri@1.yaml": TABLE}) == {"route": "machine"}
+
+
 async def test_a_table_is_pinned_with_the_run(store: Store, tmp_path: pathlib.Path) -> None:
     async with bench(store, tmp_path) as b:
         flow_text = one('rules: tri@1, with: {amount: "{{ inputs.text }}"}')
