@@ -23,9 +23,10 @@ from metier.errors import Broken, Unavailable
 from metier.store import Store, Tx, away, within
 from metier.vault import Vault
 from metier.workflow.definition import Step, Workflow
-from metier.workflow.dispatch import Dispatch, Steadfast
+from metier.workflow.dispatch import Dispatch
 from metier.workflow.engine import Engine, StepContext
 from metier.workflow.pulse import Pulse, Watch
+from metier.workflow.steadfast import Steadfast
 from tests.workflow.engines import QUICK, working
 from tests.workflow.flows import WHO, Counting, branch, flow, step
 

@@ -6,26 +6,24 @@ import asyncio
 import contextlib
 import logging
 import pathlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import psycopg
 from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
-from procrastinate.jobs import Job, Status
-from procrastinate.manager import JobManager, NotificationCallback
 from procrastinate.schema import SchemaManager
 from psycopg_pool import AsyncConnectionPool
 
 from metier.calls import RunId
 from metier.errors import MetierError
-from metier.store import Migration, Store, Tx, away
+from metier.store import Migration, Store, Tx
 from metier.workflow.pulse import Pulse, Watch
+from metier.workflow.steadfast import Steadfast, unless
 
-__all__ = ["Chore", "Dispatch", "Pace", "RunSegment", "Stalled", "Steadfast", "migrations"]
+__all__ = ["Chore", "Dispatch", "Pace", "RunSegment", "Stalled", "migrations"]
 
 RunSegment: TypeAlias = Callable[[RunId], Awaitable[None]]
 """Moves one run as far as it can go."""
@@ -41,7 +39,6 @@ _MARGIN_S = 3.0
 _FOREVER_S = 1e7
 
 _log = logging.getLogger(__name__)
-_Given = TypeVar("_Given")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +215,7 @@ class Dispatch:
                     await self._worker(app, wait=True)
             except (psycopg.Error, ConnectorException) as error:
                 _log.warning("the worker lost its database (%s): it tries again in %.1f s", error, pause)
-            await _unless(stop, pause)
+            await unless(stop, pause)
             pause = min(pause * 2, 5.0)
 
     async def _unfetched(self, worker: int, known: Iterable[int]) -> None:
@@ -232,7 +229,7 @@ class Dispatch:
                 await chore()
             except (psycopg.Error, MetierError, ConnectorException) as error:
                 _log.warning("a chore beside the worker failed (%s): again in %g s", error, self.pace.recover_s)
-            await _unless(stop, self.pace.recover_s)
+            await unless(stop, self.pace.recover_s)
 
     async def _worker(self, app: App, *, wait: bool) -> None:
         await app.run_worker_async(
@@ -280,101 +277,6 @@ class Dispatch:
             await pulse.close()
 
 
-class Steadfast(JobManager):
-    """The side of a worker towards the database: through an outage it waits, and what the worker does goes on.
-
-    By itself a worker ends when the database goes away, and drops what it does: answers that were paid for.
-    """
-
-    def __init__(
-        self,
-        connector: PsycopgConnector,
-        stop: asyncio.Event,
-        pulse: Pulse,
-        unfetched: Callable[[int, Iterable[int]], Awaitable[None]],
-        fresh_s: float = 10.0,
-    ) -> None:
-        super().__init__(connector)
-        self._fresh_s = fresh_s
-        self._beat = 0.0
-        self._stop = stop
-        self._pulse = pulse
-        self._unfetched = unfetched
-        self._known: set[int] = set()
-        self._doubt = False
-
-    async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
-        """Take the next segment; one that was given while the connection broke is made due again first."""
-
-        async def fetch() -> Job | None:
-            if self._doubt or time.monotonic() - self._beat > self._fresh_s:
-                # Else others would take it for dead with what it is about to be given.
-                await self._pulse.beat(worker_id)
-                self._beat = time.monotonic()
-            if self._doubt:
-                await self._unfetched(worker_id, self._known)
-            self._doubt = True
-            job = await JobManager.fetch_job(self, queues, worker_id)
-            self._doubt = False
-            if job is not None and job.id is not None:
-                self._known.add(job.id)
-            return job
-
-        return await self._patiently(fetch)
-
-    async def prune_stalled_workers(self, seconds_since_heartbeat: float) -> list[int]:
-        """Forget workers that are gone for long."""
-        return await self._pulse.forget(seconds_since_heartbeat)
-
-    async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
-        """Say that a segment has ended."""
-        tries = 0
-
-        async def finish() -> None:
-            nonlocal tries
-            tries += 1
-            try:
-                await JobManager.finish_job(self, job, status, delete_job)
-            except ConnectorException as error:
-                # It may have been heard before the connection broke, or somebody took the segment since.
-                if tries == 1 or _away(error):
-                    raise
-
-        try:
-            await self._patiently(finish)
-        except BaseException:
-            self._doubt = True  # else the database thinks for as long as this worker lives that it is at it
-            raise
-        finally:
-            if job.id is not None:
-                self._known.discard(job.id)
-
-    async def update_heartbeat(self, worker_id: int) -> None:
-        """Say that the worker lives."""
-        await self._patiently(lambda: self._pulse.beat(worker_id), 0.5)
-        self._beat = time.monotonic()
-        self._doubt = True  # what was asked for as a line broke may be given out later than one looked for it
-
-    async def listen_for_jobs(
-        self, *, on_notification: NotificationCallback, queues: Iterable[str] | None = None
-    ) -> None:
-        """Hear of segments as they become due."""
-        await self._patiently(lambda: JobManager.listen_for_jobs(self, on_notification=on_notification, queues=queues))
-
-    async def _patiently(self, work: Callable[[], Awaitable[_Given]], longest_s: float = 2.0) -> _Given:
-        """Do something, again and again while the database is away and the worker is to go on."""
-        pause = 0.2
-        while True:
-            try:
-                return await work()
-            except (psycopg.OperationalError, MetierError, ConnectorException) as error:
-                if self._stop.is_set() or not _away(error):
-                    raise
-                _log.warning("the worker has lost its database (%s): it tries again in %.1f s", error, pause)
-            await _unless(self._stop, pause)
-            pause = min(pause * 2, longest_s)
-
-
 async def _one_by_one(connection: psycopg.AsyncConnection[Any]) -> None:
     await connection.set_autocommit(True)
 
@@ -388,13 +290,3 @@ def _plainly() -> Iterator[None]:
         if isinstance(error.__cause__, psycopg.Error):
             raise error.__cause__ from None
         raise
-
-
-def _away(error: BaseException) -> bool:
-    cause = error.__cause__ if isinstance(error, ConnectorException) else error
-    return cause is not None and away(cause)
-
-
-async def _unless(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)

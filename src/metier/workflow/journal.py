@@ -113,7 +113,7 @@ class Journal:
         self._patience_s = patience_s
         """How long a write is tried again while the database is away: what it holds was paid for.
 
-        After a day the registration of the worker is forgotten too, and with it that it holds anything.
+        It holds its run meanwhile as long as nobody else saw it silent.
         """
 
     async def append(self, hold: Hold, lines: Sequence[Line], tx: Tx | None = None) -> bool:
