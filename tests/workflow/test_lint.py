@@ -300,6 +300,34 @@ def test_elements_of_lists_are_known_too() -> None:
     assert [one.code for one in lint(parse(flow % "{{ steps.d.hits[0].txt }}", {}))] == ["unknown-field"]
 
 
+@pytest.mark.parametrize(
+    ("expr", "code", "message"),
+    [
+        ("loop.turn", "always-null", "'loop' is null here: this step is in no loop"),
+        ("inputs.text[0]", "wrong-type", "cannot take an element of string"),
+        ("-inputs.text", "wrong-type", "cannot negate string"),
+        ("'a' in inputs.text", "wrong-type", "cannot look for something in string"),
+        ("inputs.kind in ['a', 'c']", "not-a-choice", "'c' is none of its values, so it is never found"),
+        ("inputs.text.matches('(')", "wrong-value", "this call always fails: '(' is not a regular expression of RE2"),
+        ("in_zone(inputs.text, 'Paris')", "wrong-value", "this call always fails: in_zone knows no time zone 'Paris'"),
+        ("timestamp('yesterday')", "wrong-value", "this call always fails: timestamp cannot read 'yesterday'"),
+    ],
+)
+def test_an_expression_that_would_always_fail_is_found(expr: str, code: str, message: str) -> None:
+    (finding,) = expressed(expr)
+    assert finding.code == code and message in finding.message and finding.severity == "error"
+
+
+def test_has_says_that_everything_on_the_way_is_there() -> None:
+    assert expressed("has(inputs.order.sum) ? inputs.order.sum : 0") == ()
+    assert [finding.code for finding in expressed("inputs.order.sum")] == ["may-be-missing", "may-be-missing"]
+
+
+def expressed(expr: str) -> tuple[Finding, ...]:
+    head = "flow: x\nschema: 1\ninputs: {text: string, kind: {enum: [a, b]}, order?: {sum?: number}}\n"
+    return lint(parse(f'{head}steps: [{{id: a, code: f, with: {{v: "{{{{ {expr} }}}}"}}}}]\n', {}))
+
+
 def test_a_prompt_that_cannot_be_read_is_found() -> None:
     assert [one.code for one in found(files={**FILES, "grade.md": "{{ draft"})] == ["bad-prompt"]
 

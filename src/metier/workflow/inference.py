@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from metier.calls import JSON
-from metier.workflow.functions import FUNCTIONS
+from metier.workflow.functions import FUNCTIONS, Unfit
 from metier.workflow.syntax import (
     Binary,
     Choice,
@@ -30,6 +30,8 @@ __all__ = ["Remark", "alike", "give", "types_of", "words"]
 _WORDS = {"None": "null", "nil": "null", "undefined": "null", "NULL": "null", "True": "true", "False": "false"}
 """What other languages call null and the truths."""
 _NUMBERS = frozenset({"integer", "number"})
+_TRIED = dict.fromkeys(("matches", "find", "find_all"), "") | dict.fromkeys(("format_date", "in_zone"), "2026-10-01")
+"""What functions are tried with whose other arguments can be wrong in themselves, such as a pattern."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class _Reading:
                 whole = self.schema(target, view)
                 if isinstance(index, Constant) and isinstance(index.value, str):
                     return self._field(whole, index.value, target, view)
+                self._able(whole, {"array", "object", "null"}, "cannot take an element of {}")
                 return _items(whole)
             case Function(name=name, arguments=arguments):
                 return self._call(name, arguments, view)
@@ -74,6 +77,7 @@ class _Reading:
                 if operator == "!":
                     self._boolean(given, "what follows '!'")
                     return {"type": "boolean"}
+                self._able(given, _NUMBERS, "cannot negate {}")
                 return given
             case Binary():
                 return self._binary(node, view)
@@ -153,6 +157,10 @@ class _Reading:
     def _field(self, whole: Schema, name: str, target: Node, view: View) -> Schema:
         types = types_of(whole)
         path = path_of(target)
+        if types == {"null"}:
+            why = ": this step is in no loop" if path == "loop" else ""
+            self.say("always-null", f"{path or 'this value'!r} is null here{why}", f"remove {path or 'it'}.{name}")
+            return {}
         if types and not types & {"object", "null"}:
             self.say("no-fields", f"{path or 'this value'!r} is {words(types)}, which has no field {name!r}")
             return {}
@@ -184,6 +192,14 @@ class _Reading:
             types, allowed = types_of(schema) - {"null"}, frozenset(wanted.split("|"))
             if wanted and types and not alike(types, allowed):
                 self.say("wrong-type", f"{name} needs {_named(allowed)}, and this is {words(types)}")
+        constants = [one.value for one in arguments if isinstance(one, Constant)]
+        if len(constants) == len(arguments) - 1 and name in _TRIED and not isinstance(arguments[0], Constant):
+            constants.insert(0, _TRIED[name])
+        if len(constants) == len(arguments):
+            try:
+                function.run(*constants)
+            except Unfit as wrong:
+                self.say("wrong-value", f"this call always fails: {wrong}")
         if function.like is not None and given:
             return dict(given[0]) if function.like == "first" else _items(given[0])
         return {"type": function.gives} if function.gives is not None else {}
@@ -229,6 +245,9 @@ class _Reading:
         if node.operator in ("+", "-", "*", "/", "%"):
             return self._arithmetic(node.operator, left, right)
         if node.operator == "in":
+            self._able(right, {"array", "object"}, "cannot look for something in {}")
+            for item in node.right.items if isinstance(node.right, ListOf) else ():
+                self._chosen(left, item, "it is never found")
             return {"type": "boolean"}
         one, two = types_of(left), types_of(right)
         if node.operator in ("==", "!="):
@@ -244,18 +263,19 @@ class _Reading:
             self.say("never-equal", f"{words(one)} {node.operator} {words(two)} is always {result}", severity="warning")
             return
         for schema, other in ((left, node.right), (right, node.left)):
-            choices = schema.get("enum")
-            if (
-                isinstance(choices, list)
-                and isinstance(other, Constant)
-                and other.value is not None
-                and other.value not in choices
-            ):
-                self.say(
-                    "not-a-choice",
-                    f"{other.value!r} is none of its values, so the comparison is always {result}",
-                    suggest(other.value, [str(choice) for choice in choices]),
-                )
+            self._chosen(schema, other, f"the comparison is always {result}")
+
+    def _chosen(self, schema: Schema, other: Node, so: str) -> None:
+        choices = schema.get("enum")
+        value = other.value if isinstance(other, Constant) else None
+        if isinstance(choices, list) and value is not None and value not in choices:
+            named = suggest(value, [str(choice) for choice in choices])
+            self.say("not-a-choice", f"{value!r} is none of its values, so {so}", named)
+
+    def _able(self, schema: Schema, kinds: Collection[str], wrong: str) -> None:
+        types = types_of(schema)
+        if types and not types.intersection(kinds):
+            self.say("wrong-type", wrong.format(words(types)))
 
     def _arithmetic(self, operator: str, left: Schema, right: Schema) -> Schema:
         one, two = types_of(left), types_of(right)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -86,7 +86,7 @@ def known_after(node: Node, view: View) -> tuple[frozenset[str], frozenset[str]]
             return no, yes
         case Select(test=True, target=target, field=name):
             id = step_id(target)
-            return _proven(id, view) | {f"has {path_of(target)}.{name}"}, nothing
+            return _proven(id, view) | {f"has {path}" for path in _way(f"{path_of(target)}.{name}")}, nothing
         case Binary(operator="==" | "!=", left=left, right=right):
             for side, other in ((left, right), (right, left)):
                 id = step_id(side)
@@ -96,6 +96,12 @@ def known_after(node: Node, view: View) -> tuple[frozenset[str], frozenset[str]]
                 if node.operator == "==" and isinstance(other, Constant) and other.value is not None:
                     return _read_steps(side, view), nothing
     return nothing, nothing
+
+
+def _way(path: str) -> Iterator[str]:
+    """`has(inputs.order.sum)` also says that inputs.order is there."""
+    parts = path.split(".")
+    yield from (".".join(parts[:count]) for count in range(2, len(parts) + 1))
 
 
 def _read_steps(node: Node, view: View) -> frozenset[str]:
