@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import pathlib
 import socket
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from metier.calls import JSON
 from metier.connectors.secrets import Secrets
@@ -155,3 +157,33 @@ async def test_what_would_be_called_is_shown(store: Store, vault: Vault, tmp_pat
 def test_a_wrong_entry_is_refused(store: Store, vault: Vault, entry: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         box(store, vault, files={"kind": "mcp", **entry})
+
+
+async def test_a_server_that_answers_without_end_is_cut_off(store: Store, vault: Vault) -> None:
+    sent = 0
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        answer = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await answer.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await answer.write(b" " * 500_000)
+                sent += 500_000
+        return answer
+
+    app = web.Application()
+    app.router.add_route("*", "/mcp", endless)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    assert site._server is not None
+    port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]  # asyncio's
+    entry = {"kind": "mcp", "url": f"http://127.0.0.1:{port}/mcp", "private": ["127.0.0.0/8"], "timeout_s": 20}
+    try:
+        with pytest.raises(Unavailable):
+            await call(box(store, vault, files={**entry, "most_bytes": 1_000_000}), "files.add", {"a": 1, "b": 2})
+    finally:
+        await runner.cleanup()
+    assert sent < 60_000_000

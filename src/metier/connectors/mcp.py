@@ -24,6 +24,8 @@ __all__ = ["Mcp", "mcp"]
 
 _T = TypeVar("_T")
 _FRESH_S = 300
+_AROUND = 1_000_000
+"""Bytes the protocol may take beside an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,8 @@ class Mcp:
                 yield stdio_client(started, errlog=silent), tuple(secret.values())
             return
         proof = await self._web.auth.proof(who)
-        async with _client(self._web, {**(options.get("headers") or {}), **proof.headers}, self._timeout_s) as client:
+        headers = {**(options.get("headers") or {}), **proof.headers}
+        async with _client(self._web, headers, self._timeout_s, self._most) as client:
             yield streamable_http_client(options["url"], http_client=client), proof.hidden
 
 
@@ -218,9 +221,24 @@ def _silent() -> Iterator[TextIO]:
         yield file
 
 
-def _client(web: Web, headers: Mapping[str, str], timeout_s: float) -> Any:
-    """Make an HTTP client that connects to the addresses that were checked, and to no others."""
+def _client(web: Web, headers: Mapping[str, str], timeout_s: float, most: int) -> Any:
+    """Make an HTTP client that connects to the addresses that were checked, and takes no more than so many bytes."""
     import httpx2
+
+    class Bounded(httpx2.AsyncByteStream):
+        def __init__(self, stream: Any) -> None:
+            self._stream = stream
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            left = most + _AROUND
+            async for piece in self._stream:
+                left -= len(piece)
+                if left < 0:
+                    raise httpx2.ReadError("it answers without end")
+                yield piece
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
 
     class Checked(httpx2.AsyncHTTPTransport):
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -228,7 +246,9 @@ def _client(web: Web, headers: Mapping[str, str], timeout_s: float) -> Any:
             address = await web.reachable(str(request.url))
             request.url = request.url.copy_with(host=address)
             request.extensions = {**request.extensions, "sni_hostname": host}
-            return await super().handle_async_request(request)
+            response = await super().handle_async_request(request)
+            response.stream = Bounded(response.stream)
+            return response
 
     return httpx2.AsyncClient(transport=Checked(), headers=dict(headers), timeout=timeout_s, trust_env=False)
 
