@@ -13,7 +13,7 @@ from metier.errors import Conflict, NotFound
 from metier.store import Row, Store, Tx
 from metier.vault import Vault
 from metier.workflow.children import pin
-from metier.workflow.commands import BEGAN, CHILD, GATHERED, MARKS, Entry
+from metier.workflow.commands import GATHERED, MARKS, Entry
 from metier.workflow.context import plain, utc
 from metier.workflow.cutting import Cut, cut, reused
 from metier.workflow.definition import Workflow, accept
@@ -26,6 +26,7 @@ from metier.workflow.reviving import Reviving
 from metier.workflow.run_people import RunPeople
 from metier.workflow.run_retention import ExpiredRuns, RunRetention, RunRules
 from metier.workflow.settled import persistently
+from metier.workflow.spent_aside import began_at, spent_below, told_by
 
 __all__ = ["Difference", "Moment", "Moving", "Operations", "RunRules", "Tasks"]
 
@@ -322,25 +323,13 @@ class Operations:
         workflow = await self._engine.definition(run)
         return cut(workflow, inputs, await self._journal.load(run), path, {"id": run})
 
-    async def _spent_below(self, tx: Tx, run: RunId, found: Cut) -> Decimal:
-        """Add up what runs below have spent that are set aside before they could tell it."""
-        every: list[str] = []
-        level, paths, told = [str(run)], sorted(_began(found)), _NOTHING
-        while level and (every or paths):
-            rows = await self._queries.all("untold_at", {"ids": level, "paths": None if every else paths}, tx)
-            level = [row["id"] for row in rows]
-            told += sum((row["told_eur"] for row in rows), start=_NOTHING)
-            every.extend(level)
-        row = await self._queries.one("spent_by", {"ids": every}, tx) if every else None
-        return _NOTHING if row is None else max(row["eur"] - told, _NOTHING)
-
     async def _set_aside(self, tx: Tx, run: RunId, path: str, by: str, found: Cut) -> None:
-        spent = await self._spent_below(tx, run, found)
+        began = began_at(found.aside)
+        spent = await spent_below(self._queries, tx, run, began)
         number = await self._journal.set_aside(tx, run, [entry.key for entry in found.aside])
         mark = f" {MARKS}{number}"
         gone = {entry.path for entry in found.aside}
         kept = {one for one in found.reached if one not in gone and one != path}
-        began = _began(found)
         for below in await self._queries.all("drop_below", {"run": run, "paths": [*began], "mark": mark}, tx):
             if below["begun"]:
                 await self._dispatch.abort(tx, RunId(below["id"]))
@@ -356,23 +345,11 @@ class Operations:
         # What went on beside the step, and ended because the run did, goes on with it.
         await self._reviving.below(tx, [run])
         # What was set aside has cost what it has cost: it stays part of the money of the run.
-        ended = {(e.path, e.attempt) for e in found.aside if not e.name}
-        told = [e for e in found.aside if e.name in ("", GATHERED)]
-        told += [e for e in found.aside if e.kind == "answer" and e.name and (e.path, e.attempt) not in ended]
-        cost = sum((e.cost_eur for e in told), start=spent)
+        cost = spent + told_by(found.aside)
         said: JSON = {"again_from": path, "by": by, "set_aside": len(found.aside)}
         line = Line(f"{MARKS}{number}", 1, "choice", said, utc(), cost_eur=cost)
         await self._journal.tell(tx, run, line)
         await self._dispatch.hasten(tx, run)
-
-
-def _began(found: Cut) -> set[str]:
-    """Give where runs were started that are set aside."""
-    return {
-        f"{entry.path}{entry.name.removeprefix(CHILD).removeprefix(BEGAN)}"
-        for entry in found.aside
-        if entry.name.startswith((CHILD, BEGAN))
-    }
 
 
 def _refuse_moving(run: RunId, row: Row | None, path: str) -> None:
