@@ -7,10 +7,11 @@ import os
 import pathlib
 import sys
 import time
-from typing import Any
+from typing import Annotated, Any
 
 from mcp.server import MCPServer
 from mcp.types import ToolAnnotations
+from pydantic import Field
 
 __all__ = ["main"]
 
@@ -28,6 +29,11 @@ def main(kept: pathlib.Path, port: int | None) -> None:
     def whoami() -> str:
         """Give back the secret it was started with, as a careless server would."""
         return f"I was given {os.environ.get('TOKEN', 'nothing')}"  # noqa: TID251  # a program of its own
+
+    @server.tool(annotations=ToolAnnotations(read_only_hint=True))
+    def spell(word: Annotated[str, Field(json_schema_extra={"pattern": r"^\p{L}+$"})]) -> str:
+        """Spell a word, by a schema for another language."""
+        return "-".join(word)
 
     @server.tool()
     def note(text: str) -> dict[str, str]:

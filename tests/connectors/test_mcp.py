@@ -74,6 +74,7 @@ async def test_tools_are_listed_with_schemas_and_called(store: Store, vault: Vau
     assert specs["files.add"].effect is False and specs["files.note"].effect is True
     assert specs["files.add"].schema["required"] == ["a", "b"] and "Add two" in specs["files.add"].description
     assert await call(made, "files.add", {"a": 2, "b": 3}) == {"result": 5}
+    assert await call(made, "files.spell", {"word": "été"}) == {"result": "é-t-é"}
     with pytest.raises(Invalid, match="does not fit its schema"):
         await call(made, "files.add", {"a": "two", "b": 3})
     with pytest.raises(NotFound, match="no tool"):

@@ -19,6 +19,7 @@ from metier.connectors.base import Connector, Effect, Given, ToolSpec, whole
 from metier.connectors.effects import Commit, Deed, NotTaken, again, unknowable
 from metier.connectors.web import Web, web_of
 from metier.errors import ConfigError, Invalid, MetierError, NotFound, Unavailable
+from metier.workflow.steps.agent_schema import checkable
 
 __all__ = ["Mcp", "mcp"]
 
@@ -118,9 +119,11 @@ class Mcp:
             deed = Deed(name, self._given.name, content, transmit, again if repeats else unknowable)
             return await self._given.effects.once(effect.key, deed)
 
-        schema = found.input_schema or {"type": "object"}
+        # Servers write schemas for other languages, and refer to other machines: neither is for us to follow.
+        schema = checkable(found.input_schema or {"type": "object"})
+        output = None if found.output_schema is None else checkable(found.output_schema)
         described = str(found.description or found.title or found.name)
-        return ToolSpec(name, described, schema, not reads, ask if reads else do, found.output_schema)
+        return ToolSpec(name, described, schema, not reads, ask if reads else do, output)
 
     async def _listed(self, client: Any, hidden: Sequence[str]) -> list[Any]:
         found, cursor = list[Any](), None
