@@ -19,7 +19,7 @@ from metier.connectors.base import Connector, Effect, Given, ToolSpec, whole
 from metier.connectors.effects import Commit, Deed, NotTaken, again, unknowable
 from metier.connectors.web import Web, web_of
 from metier.errors import ConfigError, Invalid, MetierError, NotFound, Unavailable
-from metier.workflow.steps.agent_schema import checkable
+from metier.workflow.tool_schema import checkable
 
 __all__ = ["Mcp", "mcp"]
 

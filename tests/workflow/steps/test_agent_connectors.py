@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import sqlite3
 
+from metier.calls import JSON
 from metier.providers.scripted import ScriptedProvider, asks, says
 from metier.store import Store
 from metier.testing import build_for_tests, caller
@@ -51,7 +52,7 @@ async def test_an_agent_uses_tools_of_every_kind(store: Store, tmp_path: pathlib
             },
         )  # fmt: skip
         engine = Engine(app.store, app.vault, {"agent": AgentSteps.built(app.gateway.collect, {}, tools)})
-        named = {"tools": ["files.add", "shop.get_part", "stock.*", "text.language"], "max_turns": 6}
+        named: dict[str, JSON] = {"tools": ["files.add", "shop.get_part", "stock.*", "text.language"], "max_turns": 6}
         run = await engine.start(desk(named), {}, await caller(app, groups=("public",)))
         await engine.drain()
         assert (await engine.get(run)).failure is None

@@ -20,10 +20,10 @@ from metier.workflow.context import Asked
 from metier.workflow.engine import StepContext
 from metier.workflow.journal import LostRun
 from metier.workflow.steps.agent_items import kept, message_id, messages, said
-from metier.workflow.steps.agent_schema import moved, problem_of
 from metier.workflow.steps.agent_tools import Offer
 from metier.workflow.steps.handed import Ask
 from metier.workflow.steps.tool import Effect
+from metier.workflow.tool_schema import moved, problem_of
 
 __all__ = ["Asking", "Halt", "Turns"]
 

@@ -14,7 +14,7 @@ from metier.calls import JSON
 from metier.providers.scripted import ScriptedProvider, asks, says
 from metier.store import Store
 from metier.workflow.shorthand import conform
-from metier.workflow.steps.agent_schema import checkable, moved, problem_of
+from metier.workflow.tool_schema import checkable, moved, problem_of
 from tests.workflow.steps.agents import Counted, desk, shop, told
 
 
