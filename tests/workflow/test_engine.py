@@ -297,6 +297,30 @@ async def test_a_stopped_worker_gives_its_run_back(store: Store, vault: Vault) -
     assert await second.result(run) == "a"
 
 
+async def test_a_worker_that_is_asked_to_stop_begins_no_further_step(store: Store, vault: Vault) -> None:
+    reached, go, done = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def slow(context: StepContext, given: dict[str, JSON]) -> JSON:
+        reached.set()
+        await go.wait()
+        await asyncio.sleep(0.1)
+        done.append(context.path)
+        return None
+
+    first = Engine(store, vault, {"code": slow}, pace=QUICK)
+    run = await first.start(flow(*(step(name) for name in "abcdefghijklmnopqrst"), output=1), {}, WHO)
+    stop = asyncio.Event()
+    worker = asyncio.ensure_future(first.work(stop))
+    await asyncio.wait_for(reached.wait(), 20)
+    stop.set()
+    go.set()
+    await worker
+    assert ((await first.get(run)).status, done) == ("pending", ["a"])
+    await first.drain()
+    assert (await first.get(run)).status == "done"
+    assert done == [*"abcdefghijklmnopqrst"], "each once"
+
+
 async def test_a_run_that_keeps_dying_is_put_aside_and_can_be_restarted(store: Store, vault: Vault) -> None:
     engine = Engine(store, vault, {"code": Counting()}, max_strikes=3)
     run = await engine.start(flow(step("a")), {}, WHO)

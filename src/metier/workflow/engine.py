@@ -254,9 +254,11 @@ class Engine(Looking):
 
     async def work(self, stop: asyncio.Event, beside: Sequence[Chore] = ()) -> None:
         """Move runs until asked to stop, doing chores beside; steps in progress then get a while to end."""
+        self._segments.stopping = stop
         try:
             await self._dispatch.work(self._segments.run, stop, [self._door.look, self.recover, *beside])
         finally:
+            self._segments.stopping = None
             with contextlib.suppress(MetierError, psycopg.Error):
                 await self._door.close()
 

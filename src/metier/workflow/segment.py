@@ -73,6 +73,8 @@ class Segments:
         self._max_strikes = max_strikes
         self._definitions: dict[str, Workflow] = {}
         self._expressions = Expressions()
+        self.stopping: asyncio.Event | None = None
+        """Set once no step is to begin here any more: what is under way ends, and its run goes to another worker."""
 
     async def run(self, run: RunId) -> None:
         """Move one run as far as it can go; silent when it is held by somebody else or over."""
@@ -158,7 +160,12 @@ class Segments:
                     return
                 if held.pausing and not under and await self._leaving.paused(held):
                     return
-                go = now.end is None and not held.pausing and held.cut is None
+                stopping = self.stopping is not None and self.stopping.is_set()
+                if stopping and not under and now.start:
+                    # At a boundary nothing is in flight that another worker would have to pay for once more.
+                    await self._leaving.give_back(held.hold)
+                    return
+                go = now.end is None and not held.pausing and held.cut is None and not stopping
                 for command in now.start[: _WIDTH - len(under)] if go else ():
                     under[command.path] = asyncio.ensure_future(self._doing.do(held, command))
                 if not under and await self._leaving.left(held, now):
