@@ -31,6 +31,34 @@ def test_sealed_bytes_moved_altered_or_of_another_purpose_do_not_open() -> None:
             vault.open(purpose, content, where)
 
 
+@given(st.binary(max_size=300), st.text(max_size=60))
+def test_what_is_sealed_for_a_workspace_says_whose_it_is_and_opens(clear: bytes, name: str) -> None:
+    vault, workspace = Vault(bytes(32)), name.encode("utf-8", "replace").decode()
+    sealed = vault.seal("journal", clear, "run_1/a", workspace)
+    assert vault.workspace(sealed) == workspace
+    assert vault.open("journal", sealed, "run_1/a") == clear
+
+
+def test_what_is_sealed_for_one_workspace_opens_as_that_of_no_other() -> None:
+    vault = Vault(bytes(32))
+    ours, theirs = [vault.seal("journal", b"secret", "run_1/a", name) for name in ("org_a", "org_b")]
+    house = vault.seal("journal", b"secret", "run_1/a")
+    for content in (theirs[:7] + ours[7:], ours[:7] + theirs[7:], b"\x01" + ours[7:], ours[:7] + house[1:]):
+        with pytest.raises(Broken, match="run_1/a"):
+            vault.open("journal", content, "run_1/a")
+    with pytest.raises(Broken, match="255"):
+        vault.seal("journal", b"secret", "run_1/a", "é" * 200)
+
+
+_HEADS = (b"", b"\x01", b"\x02", b"\x02\x00", b"\x02\x05org_a", b"\x02\x02\xff\xff")
+
+
+@given(st.binary(max_size=60), st.sampled_from(_HEADS))
+def test_bytes_that_were_never_sealed_are_refused_in_our_words(rest: bytes, head: bytes) -> None:
+    with pytest.raises(Broken):
+        Vault(bytes(32)).open("journal", head + rest, "run_1/a")
+
+
 def test_the_same_value_has_the_same_digest_only_under_the_same_key_and_purpose() -> None:
     one, other = Vault(bytes(32)), Vault(bytes(31) + b"\x01")
     assert one.digest("pii", b"x") == one.digest("pii", b"x")

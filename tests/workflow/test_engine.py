@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -11,7 +12,7 @@ from decimal import Decimal
 import pytest
 from psycopg import sql
 
-from metier.calls import JSON, RunId
+from metier.calls import JSON, OrganisationId, RunId
 from metier.errors import Conflict, Invalid, NotAllowed, NotFound, ProviderUnavailable
 from metier.store import Store
 from metier.vault import Vault
@@ -82,6 +83,55 @@ async def test_what_a_run_holds_is_sealed(store: Store, vault: Vault) -> None:
             query = sql.SQL("SELECT t::text AS line FROM {} t").format(sql.Identifier(table))
             rows = await (await connection.execute(query)).fetchall()
             assert not [row for row in rows if secret in row["line"] or secret.encode().hex() in row["line"]]
+
+
+async def test_what_a_run_holds_is_sealed_under_the_key_of_its_organisation(store: Store, vault: Vault) -> None:
+    large: dict[str, JSON] = {"words": random.Random(7).randbytes(100_000).hex()}
+
+    async def wordy(context: StepContext, given: dict[str, JSON]) -> JSON:
+        return large
+
+    engine = Engine(store, vault, {"code": wordy}, desk=TaskDesk(store, vault))
+    made = flow(step("a"), step("ask", "human", {"assign": "group:sav", "title": "?"}), step("b"), output="ok")
+    whose = {}
+    for organisation in ("main", "org_a"):
+        who = replace(WHO, organisation=OrganisationId(organisation))
+        whose[await engine.start(made, {"x": 1}, who)] = organisation
+    await engine.drain()
+    review = Review(store, vault, engine)
+    for task in await review.list():
+        await review.comment(task.id, SAV, "I look at it")
+        await review.decide(task.id, SAV, {"decision": "yes"}, "well")
+    await engine.drain()
+    assert [(await engine.get(run)).status for run in whose] == ["done", "done"]
+    values = {
+        "runs": "SELECT id AS run, unnest(ARRAY[rights, inputs, output]) AS sealed FROM runs",
+        "journal": "SELECT run, value AS sealed FROM journal WHERE value IS NOT NULL",
+        "blobs": "SELECT run, sealed FROM journal JOIN blobs ON digest = blob",
+        "tasks": "SELECT run, unnest(ARRAY[title, payload, decision, note]) AS sealed FROM tasks",
+        "words": "SELECT run, words AS sealed FROM task_events e JOIN tasks ON tasks.id = task WHERE words IS NOT NULL",
+    }
+    async with store.connection() as connection:
+        for table, query in values.items():
+            rows = await (await connection.execute(query.encode())).fetchall()
+            assert {row["run"] for row in rows} == set(whose), table
+            assert [(table, row["run"]) for row in rows if vault.workspace(row["sealed"]) != whose[row["run"]]] == []
+    assert await count(store, "blobs") == 2, "what two organisations both hold is kept for each"
+
+
+async def test_a_run_from_before_organisations_had_keys_goes_on(store: Store, vault: Vault) -> None:
+    engine = Engine(store, vault, {"code": Counting()})
+    run = await engine.start(flow(step("a"), output="{{ steps.a }}"), {"x": 1}, WHO)
+    async with store.connection() as connection:
+        for column in ("rights", "inputs"):
+            name = sql.Identifier(column)
+            row = await (await connection.execute(sql.SQL("SELECT {} AS it FROM runs").format(name))).fetchone()
+            assert row is not None
+            old = vault.seal("run", vault.open("run", row["it"], f"{run}/{column}"), f"{run}/{column}")
+            await connection.execute(sql.SQL("UPDATE runs SET {} = %s").format(name), (old,))
+    await engine.drain()
+    assert (await engine.get(run)).status == "done"
+    assert await engine.result(run) is not None
 
 
 async def test_the_same_cause_starts_a_run_once(store: Store, vault: Vault) -> None:

@@ -113,8 +113,8 @@ class Children:
             "id": child,
             "workflow": workflow.name,
             "definition": workflow.hash,
-            "rights": sealed(self._vault, child, "rights", rights_of(held.principal)),
-            "inputs": sealed(self._vault, child, "inputs", inputs),
+            "rights": sealed(self._vault, child, "rights", rights_of(held.principal), held.principal.organisation),
+            "inputs": sealed(self._vault, child, "inputs", inputs, held.principal.organisation),
             "parent": held.hold.run,
             "path": path,
             "attempt": command.attempt,
@@ -135,21 +135,21 @@ class Children:
         place: Row = {"parent": held.hold.run, "path": command.path, "attempt": command.attempt}
         async with self._store.transaction() as tx:
             await pin(self._queries.run, tx, body)
-            around = await self._journal.blob(tx, command.given)
+            around = await self._journal.blob(tx, command.given, held.principal.organisation)
         if command.only is not None:
             await self.reviving.items(hold, place, numbers)
-        rights = rights_of(held.principal)
+        rights, whose = rights_of(held.principal), held.principal.organisation
         for first in range(0, len(ids), _CHUNK):
             part = range(first, min(first + _CHUNK, len(ids)))
             inputs = [
-                sealed(self._vault, ids[n], "inputs", {"item": command.items[numbers[n]], "index": numbers[n]})
+                sealed(self._vault, ids[n], "inputs", {"item": command.items[numbers[n]], "index": numbers[n]}, whose)
                 for n in part
             ]
             rows: Row = {
                 **place,
                 "epoch": hold.epoch,
                 "ids": [ids[n] for n in part],
-                "rights": [sealed(self._vault, ids[n], "rights", rights) for n in part],
+                "rights": [sealed(self._vault, ids[n], "rights", rights, whose) for n in part],
                 "inputs": inputs,
                 "items": [numbers[n] for n in part],
                 "workflow": body.name,

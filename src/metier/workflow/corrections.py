@@ -85,7 +85,7 @@ class Corrections:
             "definition": workflow.hash,
             "path": row["path"],
             "prompt": _prompt(workflow, row["path"]),
-            "contents": self._vault.seal(_PURPOSE, pack(kept), id),
+            "contents": self._vault.seal(_PURPOSE, pack(kept), id, self._vault.workspace(row["payload"])),
             "by": by.name,
             "by_id": by.id,
             "made_at": now,

@@ -63,7 +63,9 @@ class TaskDesk:
             "assignee": to,
             "on_timeout": orjson.dumps(_late(late)).decode() if late is not None else None,
         }
-        await self._insert(tx, place, _title(asked.get("title")) or f"{opening.workflow}: {park.path}", payload)
+        await self._insert(
+            tx, place, _title(asked.get("title")) or f"{opening.workflow}: {park.path}", payload, opening.workspace
+        )
 
     async def again(self, tx: Tx, row: Row, readers: list[str]) -> TaskId:
         """Open a further reading of a question, for those it was first assigned to, without what others said."""
@@ -80,7 +82,7 @@ class TaskDesk:
             "on_timeout": None if then is None else orjson.dumps(then).decode(),
         }
         title = opened(self._vault, TaskId(row["id"]), "title", row["title"])
-        return await self._insert(tx, place, title, payload)
+        return await self._insert(tx, place, title, payload, self._vault.workspace(row["payload"]))
 
     async def close(self, tx: Tx, run: RunId) -> None:
         """Cancel the open tasks of a run that is over."""
@@ -91,7 +93,9 @@ class TaskDesk:
         now = self._clock()
         await self._queries.run("set_aside", {"run": run, "kept": [*kept], "mark": mark, "now": now}, tx)
 
-    async def _insert(self, tx: Tx, place: Mapping[str, object], title: JSON, payload: Mapping[str, JSON]) -> TaskId:
+    async def _insert(
+        self, tx: Tx, place: Mapping[str, object], title: JSON, payload: Mapping[str, JSON], workspace: str
+    ) -> TaskId:
         id, now = TaskId(new_id("task")), self._clock()
         found = payload.get("asked")
         asked: Mapping[str, Any] = found if isinstance(found, dict) else {}
@@ -101,8 +105,8 @@ class TaskDesk:
         row = {
             **place,
             "id": id,
-            "title": sealed(self._vault, id, "title", title),
-            "payload": sealed(self._vault, id, "payload", dict(payload)),
+            "title": sealed(self._vault, id, "title", title, workspace),
+            "payload": sealed(self._vault, id, "payload", dict(payload), workspace),
             "due_at": None if due is None else now + _length(due),
             "remind_at": reminders[0] if reminders else None,
             "reminders": reminders[1:],

@@ -95,9 +95,9 @@ class Engine(Looking):
             "key_id": principal.key_id,
             "project": principal.project,
             "system": principal.system,
-            "rights": sealed(self._vault, run, "rights", rights_of(principal)),
+            "rights": sealed(self._vault, run, "rights", rights_of(principal), principal.organisation),
             "dedupe": dedupe,
-            "inputs": sealed(self._vault, run, "inputs", clear),
+            "inputs": sealed(self._vault, run, "inputs", clear, principal.organisation),
             "priority": priority,
         }
         people = people_in(self._vault, principal.organisation, clear, whole=True)

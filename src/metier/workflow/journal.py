@@ -43,6 +43,8 @@ class Hold:
     epoch: int
     seen: float = field(default_factory=time.monotonic, compare=False)
     """When the worker began to do what showed last that it holds the run."""
+    workspace: str = field(default="", compare=False)
+    """The organisation under whose key its values are sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,9 @@ def unpack(packed: bytes) -> JSON:
     return value
 
 
-def sealed(vault: Vault, run: RunId, what: str, value: JSON) -> bytes:
+def sealed(vault: Vault, run: RunId, what: str, value: JSON, workspace: str) -> bytes:
     """Seal a value that belongs to a run itself: its inputs, rights, output or error."""
-    return vault.seal("run", pack(value), f"{run}/{what}")
+    return vault.seal("run", pack(value), f"{run}/{what}", workspace)
 
 
 def unsealed(vault: Vault, run: RunId, what: str, value: bytes) -> JSON:
@@ -124,7 +126,9 @@ class Journal:
         if not lines:
             await self._sure(hold)
             return False
-        sealed = [self._sealed(hold.run, (line.path, line.attempt, line.name), line.value) for line in lines]
+        sealed = [
+            self._sealed(hold.run, (line.path, line.attempt, line.name), line.value, hold.workspace) for line in lines
+        ]
         params: Row = {
             "run": hold.run,
             "epoch": hold.epoch,
@@ -161,7 +165,8 @@ class Journal:
 
         The caller has counted the signal on the row of the run in the same transaction, and so holds it.
         """
-        packed, digest, blob = self._sealed(run, (line.path, line.attempt, line.name), line.value)
+        whose = await self._workspace(run, tx)
+        packed, digest, blob = self._sealed(run, (line.path, line.attempt, line.name), line.value, whose)
         if blob is not None:
             await self._queries.run("keep_blob", blob, tx)
         row = {
@@ -178,13 +183,12 @@ class Journal:
         }
         return bool(await self._queries.run("tell", row, tx))
 
-    async def blob(self, tx: Tx, value: JSON) -> bytes:
+    async def blob(self, tx: Tx, value: JSON, workspace: str) -> bytes:
         """Keep a value that several runs share once, and give what it is found by."""
         clear = orjson.dumps(value)
-        digest = self._vault.digest(_PURPOSE, clear)
-        sealed = self._vault.seal("blob", zlib.compress(clear, 1), digest.hex())
-        await self._queries.run("keep_blob", {"digest": digest, "sealed": sealed, "size": len(clear)}, tx)
-        return digest
+        found = self._blob(clear, zlib.compress(clear, 1), workspace)
+        await self._queries.run("keep_blob", found, tx)
+        return bytes(found["digest"])
 
     async def set_aside(self, tx: Tx, run: RunId, keys: Sequence[Key]) -> int:
         """Move lines out of the journal, to where people still see them; give the number of this cut."""
@@ -204,8 +208,9 @@ class Journal:
 
     async def graft(self, tx: Tx, run: RunId, entries: Iterable[Entry]) -> None:
         """Write lines of another run as lines of one that has not begun; they cost it nothing."""
+        whose = await self._workspace(run, tx)
         for entry in entries:
-            value, digest, blob = self._sealed(run, entry.key, entry.value)
+            value, digest, blob = self._sealed(run, entry.key, entry.value, whose)
             if blob is not None:
                 await self._queries.run("keep_blob", blob, tx)
             began = entry.started_at or entry.at
@@ -267,15 +272,28 @@ class Journal:
             raise LostRun(f"run {hold.run!r} is no longer held under epoch {hold.epoch}: this worker stops here")
         return any(row["pausing"] for row in rows)
 
-    def _sealed(self, run: RunId, key: Key, value: JSON) -> tuple[bytes | None, bytes | None, Row | None]:
+    async def _workspace(self, run: RunId, tx: Tx) -> str:
+        """Say whose run it is, as its rights are sealed."""
+        row = await self._queries.one("rights", {"run": run}, tx)
+        return "" if row is None else self._vault.workspace(row["rights"])
+
+    def _sealed(
+        self, run: RunId, key: Key, value: JSON, workspace: str
+    ) -> tuple[bytes | None, bytes | None, Row | None]:
         """Give the sealed value, or the digest of a blob and the blob itself when it is large."""
         clear = orjson.dumps(value)
         packed = zlib.compress(clear, 1)
         if len(packed) <= _INLINE:
-            return self._vault.seal(_PURPOSE, packed, _place(run, key)), None, None
-        digest = self._vault.digest(_PURPOSE, clear)
-        sealed = self._vault.seal("blob", packed, digest.hex())
-        return None, digest, {"digest": digest, "sealed": sealed, "size": len(clear)}
+            return self._vault.seal(_PURPOSE, packed, _place(run, key), workspace), None, None
+        blob = self._blob(clear, packed, workspace)
+        return None, blob["digest"], blob
+
+    def _blob(self, clear: bytes, packed: bytes, workspace: str) -> Row:
+        """Give the row of a large value; the same one in two workspaces is two, each under a key of its own."""
+        # Those from before there were keys of workspaces keep the digest they have.
+        digest = self._vault.digest(_PURPOSE, workspace.encode() + b"\0" + clear if workspace else clear)
+        sealed = self._vault.seal("blob", packed, digest.hex(), workspace)
+        return {"digest": digest, "sealed": sealed, "size": len(clear)}
 
     def _entry(self, run: RunId, row: Row) -> Entry:
         key: Key = (row["path"], row["attempt"], row["name"])

@@ -53,6 +53,8 @@ class Opening:
     workflow: str
     project: ProjectId
     park: Park
+    workspace: str = ""
+    """The organisation under whose key it is sealed."""
 
 
 class Desk(Protocol):
@@ -142,7 +144,8 @@ class Leaving:
             if flow is not None:
                 lines.append(await self._children.asked(tx, held, park, flow))
             elif self._desk is not None:
-                await self._desk.open(tx, Opening(run, held.workflow.name, held.principal.project, park))
+                who = held.principal
+                await self._desk.open(tx, Opening(run, held.workflow.name, who.project, park, who.organisation))
         return lines
 
     def _opened(self, held: Held, parks: Sequence[Park]) -> None:
@@ -220,9 +223,9 @@ class Leaving:
             "id": hold.run,
             "epoch": hold.epoch,
             "status": "done" if failure is None else status,
-            "output": None if failure else sealed(self._vault, hold.run, "output", finish.output),
+            "output": None if failure else sealed(self._vault, hold.run, "output", finish.output, hold.workspace),
             "outcome": None if failure else finish.outcome,
-            "error": sealed(self._vault, hold.run, "error", error) if failure else None,
+            "error": sealed(self._vault, hold.run, "error", error, hold.workspace) if failure else None,
             "cost_eur": cost,
         }
         lost = LostRun(f"run {hold.run!r} is no longer held under epoch {hold.epoch}: this worker stops here")

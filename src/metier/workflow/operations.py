@@ -192,15 +192,15 @@ class Operations:
         row, made = await self._parts(run), RunId(new_id("run"))
         found = await self.reuse(run, workflow, afresh=afresh)
         inputs = accept(workflow, plain(opened(self._vault, run, "inputs", row["inputs"])))
-        rights = opened(self._vault, run, "rights", row["rights"])
+        rights, whose = opened(self._vault, run, "rights", row["rights"]), self._vault.workspace(row["rights"])
         params: Row = {
             "id": made,
             "from": run,
             "workflow": workflow.name,
             "definition": workflow.hash,
             "dedupe": dedupe,
-            "rights": sealed(self._vault, made, "rights", rights),
-            "inputs": sealed(self._vault, made, "inputs", inputs),
+            "rights": sealed(self._vault, made, "rights", rights, whose),
+            "inputs": sealed(self._vault, made, "inputs", inputs, whose),
         }
         project, door = ProjectId(row["project"]), self._engine.door
         async with self._store.transaction() as tx:

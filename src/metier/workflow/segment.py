@@ -84,7 +84,7 @@ class Segments:
             if row is None:
                 await self._queries.run("halt", {"id": run, "epoch": None, "cost_eur": None})
                 return
-            hold = Hold(run, row["epoch"], began)
+            hold = Hold(run, row["epoch"], began, self._vault.workspace(row["rights"]))
             try:
                 held = await self._load(hold, row)
                 await self._go_on(held)
@@ -113,7 +113,7 @@ class Segments:
     async def _take(self, run: RunId) -> Row | None:
         row = await self._queries.one("take", {"id": run})
         if row is not None and row["strikes"] > self._max_strikes:
-            hold = Hold(run, row["epoch"])
+            hold = Hold(run, row["epoch"], workspace=self._vault.workspace(row["rights"]))
             told = (
                 f"its worker died {self._max_strikes} times in a row without finishing a step: look at it, then resume"
             )

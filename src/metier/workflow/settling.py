@@ -39,6 +39,8 @@ class Settling:
         self, tx: Tx, task: TaskId, kind: EventKind, by: Reviewer | None, words: str = "", target: str | None = None
     ) -> None:
         """Note that something happened to a task."""
+        found = await self._queries.one("title", {"id": task}, tx) if words else None
+        whose = "" if found is None else self._vault.workspace(found["title"])
         row = {
             "task": task,
             "kind": kind,
@@ -46,7 +48,7 @@ class Settling:
             "by": None if by is None else by.name,
             "by_id": None if by is None else by.id,
             "target": target,
-            "words": sealed(self._vault, task, "words", words) if words else None,
+            "words": sealed(self._vault, task, "words", words, whose) if words else None,
         }
         await self._queries.run("tell", row, tx)
 
@@ -106,7 +108,7 @@ class Settling:
             raise Conflict(f"run {row['run']!r} waits for no decision any more: look at it again")
 
     async def _close(self, tx: Tx, row: Row, value: JSON, by: Reviewer | None, note: str) -> None:
-        id = TaskId(row["id"])
+        id, whose = TaskId(row["id"]), self._vault.workspace(row["payload"])
         settled = {
             "id": id,
             "state": "expired" if by is None else "decided",
@@ -115,8 +117,8 @@ class Settling:
             "linked": by is not None and by.linked,
             "seen": row["assignee"],
             "now": self._clock(),
-            "decision": sealed(self._vault, id, "decision", value),
-            "note": sealed(self._vault, id, "note", note) if note else None,
+            "decision": sealed(self._vault, id, "decision", value, whose),
+            "note": sealed(self._vault, id, "note", note, whose) if note else None,
         }
         if not await self._queries.run("settle", settled, tx):
             raise Conflict(f"task {id!r} has changed since you opened it: look at it again")

@@ -115,9 +115,9 @@ class Task:
         return None if self.decided_by is None else known_as(self.decided_by, self.decided_id)
 
 
-def sealed(vault: Vault, task: TaskId, what: str, value: JSON) -> bytes:
+def sealed(vault: Vault, task: TaskId, what: str, value: JSON, workspace: str) -> bytes:
     """Seal a part of a task, bound to it and to what it is."""
-    return vault.seal("task", pack(value), f"{task}/{what}")
+    return vault.seal("task", pack(value), f"{task}/{what}", workspace)
 
 
 def opened(vault: Vault, task: TaskId, what: str, value: bytes) -> JSON:

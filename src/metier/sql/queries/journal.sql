@@ -47,6 +47,10 @@ ON CONFLICT (run, path, attempt, name) DO UPDATE
 RETURNING pg_notify('metier_runs', json_build_object(
     'run', j.run, 'path', j.path, 'attempt', j.attempt, 'name', j.name, 'kind', j.kind)::text) IS NULL AS told
 
+-- rights --
+-- Gives the sealed rights of a run, which say whose it is.
+SELECT rights FROM runs WHERE id = %(run)s
+
 -- keep_blob --
 -- Keeps a large value once, under the keyed digest of its content; one that is used again is no longer old.
 INSERT INTO blobs (digest, sealed, size) VALUES (%(digest)s, %(sealed)s, %(size)s)

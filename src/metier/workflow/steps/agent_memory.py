@@ -77,7 +77,7 @@ class Memory:
             "conversation": digest,
             "subject": member(self._vault, principal.organisation, person) if person else principal.project,
             "run": context.run,
-            "sealed": self._vault.seal(_PURPOSE, clear, f"{digest}/{id}"),
+            "sealed": self._vault.seal(_PURPOSE, clear, f"{digest}/{id}", principal.organisation),
             "now": self._clock(),
             "days": DAYS,
         }
