@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from metier.calls import JSON, RunId
+from metier.errors import NotAllowed
 from metier.store import Store
+from metier.workflow.reviewer import Reviewer
 from metier.workflow.shape import Workflow
 from tests.security.house import House, house, populate
 from tests.workflow.flows import flow, step
@@ -112,6 +114,25 @@ async def test_a_run_is_done_again_and_forked(desk: Desk) -> None:
     await desk.ask("POST", f"/v1/runs/{run}/retry", {"step": "b"}, key="other boss", status=404)
     found = await desk.ask("GET", f"/v1/runs/{run}/differences?with={other}")
     assert {one["there_kind"] for one in found["data"]} == {""}
+
+
+async def test_whoever_forks_runs_or_does_them_afresh_does_not_approve_what_comes_of_it(desk: Desk) -> None:
+    run, app = await desk.start(), desk.house.app
+    await desk.ask("POST", f"/v1/runs/{run}/cancel")
+    forked = (await desk.ask("POST", f"/v1/runs/{run}/fork", {"afresh": True}))["id"]
+    many = await desk.ask("POST", "/v1/reruns", {"how": "afresh", "status": ["cancelled"], "dry_run": False})
+    made = [RunId(forked), *(RunId(one["goes_on_as"]) for one in many["data"])]
+    await app.engine.drain()
+    boss, other = [Reviewer.behind(await desk.house.principal(key)) for key in ("boss", "other boss")]
+    for one in made:
+        (task,) = await app.review.list(run=one)
+        assert [await app.review.bar(task.id, who) for who in (boss, replace(other, organisation=None))] == [
+            "self",
+            None,
+        ]
+        with pytest.raises(NotAllowed, match="started the run"):
+            await app.review.decide(task.id, boss, {"decision": "yes"})
+    assert len(made) == 2
 
 
 async def test_many_are_done_again_in_the_project_alone(desk: Desk) -> None:

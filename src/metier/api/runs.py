@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -16,10 +17,11 @@ from metier.api.overseeing import overseeing
 from metier.api.run_bodies import ForkBody, ManyBody, MoveBody, PlanBody, RetryBody, read, statuses
 from metier.api.surface import Door, Surface
 from metier.api.transfer import Asking, listed
-from metier.calls import JSON, Principal, RunId
+from metier.calls import JSON, Principal, RunId, new_id
 from metier.errors import Invalid, NotFound
 from metier.guardrails.pii import Table, hide
 from metier.record.erasure import Target
+from metier.triggers.askers import Askers
 from metier.vault import Vault, member
 from metier.workflow.context import plain
 from metier.workflow.cutting import Cut, with_models
@@ -73,6 +75,7 @@ class RunsPages:
     """Answers requests about runs: how they stand to every key of their project, all else to its group admins."""
 
     def __init__(self, app: RunServices) -> None:
+        self._askers = Askers(app.store)
         self._app = app
 
     async def several(self, exchange: Asking, principal: Principal) -> None:
@@ -179,7 +182,9 @@ class RunsPages:
         if body.dry_run:
             await self._cut(exchange, run.id, await operations.reuse(run.id, workflow, afresh=body.afresh))
             return
-        made, cut = await operations.fork(run.id, workflow, afresh=body.afresh, dedupe=body.once)
+        once = body.once or new_id("fork")
+        await self._askers.note(principal, run.project, workflow.name, once)
+        made, cut = await operations.fork(run.id, workflow, afresh=body.afresh, dedupe=once)
         await self._cut(exchange, made, cut)
 
     async def again(self, exchange: Asking, principal: Principal) -> None:
@@ -195,7 +200,8 @@ class RunsPages:
             found = await rerun.foresee(chosen, again)
         else:
             most = None if body.at_most_eur is None else Decimal(str(body.at_most_eur))
-            found = await rerun.do(chosen, again, principal.name, at_most_eur=most)
+            asks = functools.partial(self._askers.note, principal, principal.project)
+            found = await rerun.do(chosen, again, principal.name, at_most_eur=most, asks=asks)
         await exchange.json(orjson.dumps({**_many(found), "dry_run": body.dry_run}))
 
     async def plan(self, exchange: Asking, principal: Principal) -> None:

@@ -12,6 +12,7 @@ import orjson
 from metier.calls import JSON, KeyId, Principal, RunId, new_id
 from metier.errors import Conflict, Invalid, NotFound
 from metier.store import Row, Store
+from metier.triggers.askers import Askers
 from metier.triggers.deployment import Deployed, Deployments
 from metier.triggers.event import Event, Taken
 from metier.vault import Vault
@@ -93,6 +94,7 @@ class Intake:
         self._who = who
         self._deployments = deployments
         self._clock = clock
+        self._askers = Askers(store, clock)
         self._expressions = Expressions()
 
     async def preview(self, trigger: Deployed, event: Event) -> Preview:
@@ -192,11 +194,7 @@ class Intake:
         # A digest: what a sender wrote, such as an id of a message, is not kept in the clear.
         dedupe = f"{trigger.kind}:{self._digest(judged.cause).hex()}"
         if asker is not None:
-            # Before the run: whoever asks for it does not approve it, wherever this process dies.
-            asked = {"name": asker.name, "key_id": asker.key_id, "now": self._clock()}
-            await self._queries.run(
-                "asked", {"project": principal.project, "workflow": workflow.name, "dedupe": dedupe, **asked}
-            )
+            await self._askers.note(asker, principal.project, workflow.name, dedupe)
         if asker is not None and isinstance(self._starter, Versioned):
             return await self._starter.start_for(asker, workflow, judged.inputs, principal, dedupe=dedupe)
         return await self._starter.start(workflow, judged.inputs, principal, dedupe=dedupe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal, Protocol, TypeAlias
@@ -19,9 +19,12 @@ from metier.workflow.foresee import Foresight, Resolver
 from metier.workflow.looking import Chosen
 from metier.workflow.operations import Operations
 
-__all__ = ["Again", "Foreseen", "How", "Many", "Platform", "Rerun"]
+__all__ = ["Again", "Asks", "Foreseen", "How", "Many", "Platform", "Rerun"]
 
 How: TypeAlias = Literal["resume", "retry", "fork", "afresh"]
+
+Asks: TypeAlias = Callable[[str, str], Awaitable[None]]
+"""Writes down, by workflow and cause, who asks for a run: they do not approve it."""
 
 _Place: TypeAlias = tuple[str, str, frozenset[str], int]
 """Definition, project, steps that are done, and how often people have lent the money of the run again."""
@@ -149,15 +152,22 @@ class Rerun:
         runs = [await self._one(run, again, known) for run in found[: chosen.limit]]
         return Many(again.label or new_id("batch"), tuple(runs), len(found) > chosen.limit)
 
-    async def do(self, chosen: Chosen, again: Again, by: str, *, at_most_eur: Decimal | None = None) -> Many:
-        """Do them again; nothing at all is done where they may cost more than `at_most_eur`."""
+    async def do(
+        self, chosen: Chosen, again: Again, by: str, *, at_most_eur: Decimal | None = None, asks: Asks | None = None
+    ) -> Many:
+        """Do them again; nothing at all is done where they may cost more than `at_most_eur`.
+
+        With `asks` it is written down who asks for each further run, before it is made.
+        """
         seen = await self.foresee(chosen, again)
         if at_most_eur is not None and (seen.most_eur > at_most_eur or seen.unpriced):
             told = "more than is known, since a price is missing" if seen.unpriced else f"up to {seen.most_eur:f} €"
             raise BudgetExceeded(
                 f"{len(seen.able)} runs may cost {told}, above {at_most_eur:f} €: choose fewer runs, or allow more"
             )
-        done = [one if one.why_not else await self._go(one, replace(again, label=seen.label), by) for one in seen.runs]
+        done = [
+            one if one.why_not else await self._go(one, replace(again, label=seen.label), by, asks) for one in seen.runs
+        ]
         return replace(seen, runs=tuple(done))
 
     async def _one(self, run: Run, again: Again, known: dict[_Place, Decimal | None]) -> Foreseen:
@@ -193,7 +203,7 @@ class Rerun:
             found = await self._operations.reuse(run.id, workflow, afresh=again.how == "afresh")
         return found.kept, found.first, found.outward
 
-    async def _go(self, one: Foreseen, again: Again, by: str) -> Foreseen:
+    async def _go(self, one: Foreseen, again: Again, by: str, asks: Asks | None) -> Foreseen:
         try:
             if again.how == "resume":
                 await self._engine.resume(one.run)
@@ -202,6 +212,8 @@ class Rerun:
             else:
                 workflow = await self._definition(one.run, again)
                 dedupe = f"{again.label}/{one.run}"
+                if asks is not None:
+                    await asks(workflow.name, dedupe)
                 made, _ = await self._operations.fork(one.run, workflow, afresh=again.how == "afresh", dedupe=dedupe)
                 return replace(one, made=made)
         except MetierError as error:
