@@ -75,7 +75,6 @@ class RunsPages:
     """Answers requests about runs: how they stand to every key of their project, all else to its group admins."""
 
     def __init__(self, app: RunServices) -> None:
-        self._askers = Askers(app.store)
         self._app = app
 
     async def several(self, exchange: Asking, principal: Principal) -> None:
@@ -183,7 +182,7 @@ class RunsPages:
             await self._cut(exchange, run.id, await operations.reuse(run.id, workflow, afresh=body.afresh))
             return
         once = body.once or new_id("fork")
-        await self._askers.note(principal, run.project, workflow.name, once)
+        await Askers(self._app.store).note(principal, run.project, workflow.name, once)
         made, cut = await operations.fork(run.id, workflow, afresh=body.afresh, dedupe=once)
         await self._cut(exchange, made, cut)
 
@@ -200,7 +199,7 @@ class RunsPages:
             found = await rerun.foresee(chosen, again)
         else:
             most = None if body.at_most_eur is None else Decimal(str(body.at_most_eur))
-            asks = functools.partial(self._askers.note, principal, principal.project)
+            asks = functools.partial(Askers(self._app.store).note, principal, principal.project)
             found = await rerun.do(chosen, again, principal.name, at_most_eur=most, asks=asks)
         await exchange.json(orjson.dumps({**_many(found), "dry_run": body.dry_run}))
 
