@@ -195,9 +195,7 @@ class Progress:
         await self._queries.run("clear", {"id": held.id}, tx)
 
     async def idle(self, id: str | None = None, tx: Tx | None = None) -> list[str]:
-        """Find the batches that should move and for which nothing is due; or hold one of them, and look again."""
-        if id is not None:
-            await self._queries.one("hold", {"id": id}, tx)
+        """Find the batches that should move and for which nothing is due; or look again at one whose row is held."""
         return [row["id"] for row in await self._queries.all("idle", {"id": id}, tx)]
 
     async def _patiently(self, write: Callable[[], Awaitable[int]]) -> int:

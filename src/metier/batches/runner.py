@@ -65,6 +65,7 @@ class Runner:
             found += await self._dispatch.revive(stalled)
         for id in await self._progress.idle():
             async with self._store.transaction() as tx:
+                await self._dispatch.hold(tx, RunId(id))
                 if await self._progress.idle(id, tx):
                     await self._dispatch.defer(tx, RunId(id))
                     found += 1

@@ -154,6 +154,10 @@ class Dispatch:
             or silent.get(row["worker"], 0.0) >= self.pace.stall_s
         ]
 
+    async def hold(self, tx: Tx, run: RunId) -> None:
+        """Hold the row of a run for the rest of the transaction, so that nobody else makes it due meanwhile."""
+        await self._queries.one(self._hold, {"run": run}, tx)
+
     async def revive(self, stalled: Stalled) -> bool:
         """Put a segment that is due in the place of a stalled one; say no where that ended in the meantime.
 
@@ -161,7 +165,7 @@ class Dispatch:
         """
         async with self._store.transaction() as tx:
             # The row first, as everybody does who makes a run due: so nobody does in between.
-            await self._queries.one(self._hold, {"run": stalled.run}, tx)
+            await self.hold(tx, stalled.run)
             if not await self._queries.all("drop", {"id": stalled.job}, tx):
                 return False
             if await self._queries.one("under_way", {"run": stalled.run, "queue": self._queue}, tx) is not None:

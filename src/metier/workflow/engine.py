@@ -241,7 +241,7 @@ class Engine(Looking):
             found += await self._dispatch.revive(stalled)
         for run in await self._dispatch.idle():
             async with self._store.transaction() as tx:
-                await self._queries.one("lock", {"id": run}, tx)
+                await self._dispatch.hold(tx, run)
                 if await self._dispatch.still_idle(tx, run):
                     await self._dispatch.defer(tx, run)
                     found += 1

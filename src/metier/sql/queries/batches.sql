@@ -54,10 +54,6 @@ SELECT id FROM batches batch
                     WHERE queueing_lock = batch.id AND status IN ('todo', 'doing'))
  ORDER BY id LIMIT 1000
 
--- hold --
--- Holds the row of a batch for the rest of the transaction.
-SELECT id FROM batches WHERE id = %(id)s FOR UPDATE OF batches
-
 -- take --
 -- Gives a batch to a worker under a new epoch, unless another living one has it.
 UPDATE batches SET epoch = epoch + 1, under_way = 0, paused = NULL, resume_at = NULL
