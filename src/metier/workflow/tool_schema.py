@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from metier.calls import JSON
 from metier.deferred import deferred
@@ -23,13 +24,16 @@ _NAMED: Final = frozenset({"properties", "patternProperties", "dependentSchemas"
 """Keywords under which schemas stand by names that are no keywords."""
 _DEEPEST: Final = 60
 
+_Change: TypeAlias = Callable[[str, JSON], tuple[JSON, ...]]
+"""What becomes of a keyword and its value: another value, or nothing."""
+
 
 def checkable(schema: Mapping[str, JSON]) -> dict[str, JSON]:
     """Give a schema without what cannot be applied here: patterns of other languages, references that lead nowhere.
 
     Where it is no schema at all, any object is let through: who serves the tool checks what it takes.
     """
-    found = _pruned(dict(schema), schema, 0)
+    found = _rewritten(dict(schema), functools.partial(_applied, whole=schema))
     assert isinstance(found, dict)
     try:
         jsonschema.Draft202012Validator.check_schema(found)
@@ -41,7 +45,7 @@ def checkable(schema: Mapping[str, JSON]) -> dict[str, JSON]:
 
 def moved(schema: Mapping[str, JSON], place: str) -> dict[str, JSON]:
     """Give a schema as it stands inside another one, at a place such as `#/properties/edited`."""
-    found = _moved(checkable(schema), place)
+    found = _rewritten(checkable(schema), functools.partial(_led, place=place))
     assert isinstance(found, dict)
     return found
 
@@ -58,23 +62,32 @@ def problem_of(given: JSON, schema: Mapping[str, JSON]) -> tuple[str, str] | Non
     return "/".join(str(part) for part in problem.absolute_path) or "the whole", problem.message
 
 
-def _pruned(part: JSON, whole: Mapping[str, JSON], depth: int) -> JSON:
+def _rewritten(part: JSON, change: _Change, depth: int = 0) -> JSON:
+    """Give a schema with each keyword as `change` gives it, in the schemas inside it too."""
     if depth > _DEEPEST:
         return True
     if isinstance(part, list):
-        return [_pruned(one, whole, depth + 1) for one in part]
+        return [_rewritten(one, change, depth + 1) for one in part]
     if not isinstance(part, dict):
         return part
     found: dict[str, JSON] = {}
-    for key, value in part.items():
+    for key, written in part.items():
         if key in _VALUES:
-            found[key] = value
-        elif key in _NAMED and isinstance(value, dict):
-            kept = [name for name in value if key != "patternProperties" or _reads(name)]
-            found[key] = {name: _pruned(value[name], whole, depth + 1) for name in kept}
-        elif not _useless(key, value, whole):
-            found[key] = _pruned(value, whole, depth + 1)
+            found[key] = written
+            continue
+        for value in change(key, written):
+            if key in _NAMED and isinstance(value, dict):
+                found[key] = {name: _rewritten(one, change, depth + 1) for name, one in value.items()}
+            else:
+                found[key] = _rewritten(value, change, depth + 1)
     return found
+
+
+def _applied(key: str, value: JSON, whole: Mapping[str, JSON]) -> tuple[JSON, ...]:
+    """Give what of a keyword can be applied here, or nothing."""
+    if key == "patternProperties" and isinstance(value, dict):
+        return ({name: one for name, one in value.items() if _reads(name)},)
+    return () if _useless(key, value, whole) else (value,)
 
 
 def _useless(key: str, value: JSON, whole: Mapping[str, JSON]) -> bool:
@@ -112,19 +125,6 @@ def _leads(reference: str, whole: Mapping[str, JSON]) -> bool:
     return reference == "#" or reference.startswith("#/")
 
 
-def _moved(part: JSON, place: str) -> JSON:
-    if isinstance(part, list):
-        return [_moved(one, place) for one in part]
-    if not isinstance(part, dict):
-        return part
-    found: dict[str, JSON] = {}
-    for key, value in part.items():
-        if key in _VALUES:
-            found[key] = value
-        elif key in _NAMED and isinstance(value, dict):
-            found[key] = {name: _moved(one, place) for name, one in value.items()}
-        elif key in ("$ref", "$dynamicRef") and isinstance(value, str):
-            found[key] = f"{place}{value[1:]}"
-        else:
-            found[key] = _moved(value, place)
-    return found
+def _led(key: str, value: JSON, place: str) -> tuple[JSON, ...]:
+    """Give a keyword whose reference leads to where the schema stands now."""
+    return (f"{place}{value[1:]}" if key in ("$ref", "$dynamicRef") and isinstance(value, str) else value,)
