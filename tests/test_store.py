@@ -175,6 +175,47 @@ async def test_a_connection_cut_off_in_silence_is_found_by_asking(store: Store, 
             assert await _backend(narrow) != before
 
 
+class Reluctant:
+    """Stands between a client and its server, lets one connection through, and leaves the next without an answer."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._through: list[Through] = []
+        self._held: list[asyncio.StreamWriter] = []
+        self.asked = asyncio.Event()
+
+    async def open(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._through:
+            self._held.append(writer)
+            self.asked.set()
+            return
+        self._through.append(Through(reader, writer, await asyncio.open_unix_connection(self._server)))
+
+    async def end(self) -> None:
+        for through in self._through:
+            await through.end()
+        for writer in self._held:
+            writer.transport.abort()
+
+
+async def test_a_store_that_is_given_up_while_it_opens_leaves_nothing_that_takes_no_cancellation(store: Store) -> None:
+    info = conninfo_to_dict(store.url)
+    reluctant, before = Reluctant(f"{info['host']}/.s.PGSQL.{info.get('port', 5432)}"), asyncio.all_tasks()
+    async with await asyncio.start_server(reluctant.open, "127.0.0.1", 0) as door:
+        url = make_conninfo(store.url, host="127.0.0.1", port=door.sockets[0].getsockname()[1])
+        opening = asyncio.ensure_future(Store(url).__aenter__())
+        await asyncio.wait_for(reluctant.asked.wait(), 20)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        # What the end of a process does: it cancels what is left, once, and waits for it.
+        left = {task for task in asyncio.all_tasks() - before if task.get_name().startswith("pool-")}
+        for task in left:
+            task.cancel()
+        assert not left or not (await asyncio.wait(left, timeout=20))[1]
+        await reluctant.end()
+
+
 class Forgetful:
     """Stands between a client and its server, and may forget a connection: what comes then is refused, not before."""
 

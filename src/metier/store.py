@@ -161,7 +161,12 @@ class Store:
                 "METIER_DATABASE_URL is no address of a PostgreSQL: write postgresql://user:password@host:5432/database"
             ) from None
         await probe.close()
-        await self._pool.open(wait=True, timeout=20)
+        try:
+            await self._pool.open(wait=True, timeout=20)
+        except BaseException:
+            # Half open, its tasks would outlive even the end of the process: they take no cancellation.
+            await self._pool.close()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

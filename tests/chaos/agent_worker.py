@@ -25,6 +25,7 @@ from metier.workflow.journal import Hold, Journal, Line
 from metier.workflow.review import TaskDesk
 from metier.workflow.steps.agent import AgentSteps
 from metier.workflow.steps.tool import Effect
+from tests.chaos.supervising import supervise
 from tests.workflow.flows import flow, step
 
 PACE = Pace(heartbeat_s=0.1, stall_s=1.5, recover_s=0.1, poll_s=0.1, grace_s=0.3, concurrency=4)
@@ -130,22 +131,8 @@ async def work(url: str, key: str, folder: pathlib.Path) -> None:
 
 
 def main(url: str, key: str, folder: str) -> None:
-    """Fork workers one after the other until this program is told to stop."""
-    child, stopping = 0, list[int]()
-
-    def pass_on(number: int, _: object) -> None:
-        stopping.append(number)
-        if child:
-            os.kill(child, number)
-
-    signal.signal(signal.SIGTERM, pass_on)
-    while not stopping:
-        child = os.fork()
-        if child == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            asyncio.run(work(url, key, pathlib.Path(folder)))
-            os._exit(0)
-        os.waitpid(child, 0)
+    """Keep a worker alive until this program is told to stop."""
+    supervise(lambda: work(url, key, pathlib.Path(folder)), lambda _: None)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from metier.store import Store
 from metier.vault import Vault
 from metier.workflow.dispatch import Pace
 from tests.batches.house import CHAT, WHO, chat, said
+from tests.chaos.supervising import supervise
 
 PACE = Pace(heartbeat_s=0.1, stall_s=2.0, recover_s=0.15, poll_s=0.2, grace_s=0.3, concurrency=6)
 RULES = Rules(concurrency=4, project_concurrency=8)
@@ -115,23 +116,9 @@ async def work(url: str, key: str, folder: pathlib.Path) -> None:
 
 
 def main(url: str, key: str, folder: str) -> None:
-    """Fork workers one after the other until this program is told to stop."""
-    child, stopping = 0, list[int]()
-
-    def pass_on(number: int, _: object) -> None:
-        stopping.append(number)
-        if child:
-            os.kill(child, number)
-
-    signal.signal(signal.SIGTERM, pass_on)
-    while not stopping:
-        child = os.fork()
-        if child == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            asyncio.run(work(url, key, pathlib.Path(folder)))
-            os._exit(0)
-        (pathlib.Path(folder) / f"worker {os.getpid()}").write_text(str(child))
-        os.waitpid(child, 0)
+    """Keep a worker alive until this program is told to stop."""
+    pid = pathlib.Path(folder) / f"worker {os.getpid()}"
+    supervise(lambda: work(url, key, pathlib.Path(folder)), lambda child: pid.write_text(str(child)))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from metier.workflow.definition import Workflow
 from metier.workflow.dispatch import Pace
 from metier.workflow.engine import Engine, StepContext
 from metier.workflow.review import TaskDesk
+from tests.chaos.supervising import supervise
 from tests.workflow.flows import branch, flow, step
 
 PACE = Pace(heartbeat_s=0.1, stall_s=2.0, recover_s=0.15, poll_s=0.2, grace_s=0.3, concurrency=6)
@@ -116,24 +117,9 @@ async def work(url: str, key: str, folder: pathlib.Path) -> None:
 
 
 def main(url: str, key: str, folder: str) -> None:
-    """Fork workers one after the other until this program is told to stop."""
-    child = 0
-
-    def pass_on(number: int, _: object) -> None:
-        if child:
-            os.kill(child, number)
-        stopping.append(number)
-
-    stopping: list[int] = []
-    signal.signal(signal.SIGTERM, pass_on)
-    while not stopping:
-        child = os.fork()
-        if child == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            asyncio.run(work(url, key, pathlib.Path(folder)))
-            os._exit(0)
-        (pathlib.Path(folder) / f"worker {os.getpid()}").write_text(str(child))
-        os.waitpid(child, 0)
+    """Keep a worker alive until this program is told to stop."""
+    pid = pathlib.Path(folder) / f"worker {os.getpid()}"
+    supervise(lambda: work(url, key, pathlib.Path(folder)), lambda child: pid.write_text(str(child)))
 
 
 if __name__ == "__main__":

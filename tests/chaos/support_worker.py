@@ -20,6 +20,7 @@ from metier.settings import Settings
 from metier.store import Store
 from metier.workflow.dispatch import Pace
 from metier.workflow.engine import StepContext, StepFunction
+from tests.chaos.supervising import supervise
 from tests.journeys.company import SAMPLE, SENDER
 
 STEP_POINTS = ("start", "done", "left")
@@ -114,26 +115,15 @@ async def work(site: dict[str, Any]) -> None:
 
 
 def main(path: str) -> None:
-    """Fork workers one after the other until this program is told to stop."""
+    """Keep a worker alive until this program is told to stop."""
     site: dict[str, Any] = json.loads(pathlib.Path(path).read_text())
-    child, stopping = 0, list[int]()
 
-    def pass_on(number: int, _: object) -> None:
-        stopping.append(number)
-        if child:
-            os.kill(child, number)
-
-    signal.signal(signal.SIGTERM, pass_on)
-    while not stopping:
-        child = os.fork()
-        if child == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            asyncio.run(work(site))
-            os._exit(0)
+    def begun(child: int) -> None:
         written = pathlib.Path(site["folder"]) / "worker"
         written.with_suffix(".new").write_text(str(child))
         written.with_suffix(".new").replace(written)
-        os.waitpid(child, 0)
+
+    supervise(lambda: work(site), begun)
 
 
 if __name__ == "__main__":

@@ -352,3 +352,30 @@ async def test_a_chore_whose_line_breaks_ends_no_worker(store: Store) -> None:
 
     await Dispatch(store, QUICK).work(segment, stop, [chore])
     assert tried == [0, 1]
+
+
+async def test_a_worker_stopped_while_it_connects_leaves_nothing_that_takes_no_cancellation() -> None:
+    asked, held = asyncio.Event(), list[asyncio.StreamWriter]()
+
+    async def never(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.append(writer)
+        asked.set()
+
+    async with await asyncio.start_server(never, "127.0.0.1", 0) as silent:
+        store, stop = Store(f"postgresql://u@127.0.0.1:{silent.sockets[0].getsockname()[1]}/x"), asyncio.Event()
+        before, dispatch = asyncio.all_tasks(), Dispatch(store, QUICK)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(dispatch.work(still, stop, []))
+            await asyncio.wait_for(asked.wait(), 20)
+            stop.set()
+        # What the end of a process does: it cancels what is left, once, and waits for it.
+        left = {task for task in asyncio.all_tasks() - before if task.get_name().startswith("pool-")}
+        for task in left:
+            task.cancel()
+        assert not left or not (await asyncio.wait(left, timeout=20))[1]
+        for writer in held:
+            writer.transport.abort()
+
+
+async def still(_: RunId) -> None:
+    """Move no run."""

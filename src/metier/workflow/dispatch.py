@@ -278,6 +278,8 @@ class Dispatch:
             async with app.open_async():
                 yield app
         finally:
+            # Where opening was given up, the library leaves its pool half open, and the process would never end.
+            await connector.close_async()
             await pulse.close()
 
 
