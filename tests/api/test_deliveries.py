@@ -40,7 +40,9 @@ async def doubted(desk: Desk) -> tuple[RunId, str]:
     run = (await desk.app.review.get(TaskId(task))).run
     key = f"{run}/ticket"
     with pytest.raises(Unavailable):
-        await Effects(desk.app.store, desk.app.vault).once(key, Deed("tickets.create", "sav", b"Bonjour", transmit))
+        await Effects(desk.app.store, desk.app.vault).once(
+            key, Deed("tickets.create", "sav", b"Bonjour", transmit), "main"
+        )
     return run, f"{DOUBTS}/{identity(key)}"
 
 

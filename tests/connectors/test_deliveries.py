@@ -172,7 +172,7 @@ async def test_a_try_that_waits_goes_on_with_what_a_person_found_meanwhile(store
             await here.deliveries.settle(f"{run}/send", ADA, "again")
         await here.deliveries.settle(f"{run}/send", ADA, "delivered")
         message = compose("sav@exemple.fr", "client@exemple.fr", "Réponse", BODY)
-        await here.outbox.send(f"{run}/send", message)
+        await here.outbox.send(f"{run}/send", message, "main")
         assert len(here.server.taken) == 1
 
 

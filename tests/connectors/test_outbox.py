@@ -54,8 +54,8 @@ async def unknown(_: str) -> bool | None:
 
 async def test_a_message_leaves_once_however_often_it_is_sent(store: Store, vault: Vault, sink: Sink) -> None:
     outbox = Outbox(store, vault, Smtp(await sink.start()), sink.confirm, domain="exemple.fr")
-    first = await outbox.send("run_1/send", letter())
-    second = await outbox.send("run_1/send", letter("another text"))
+    first = await outbox.send("run_1/send", letter(), "main")
+    second = await outbox.send("run_1/send", letter("another text"), "main")
     assert first == second == message_id("run_1/send", "exemple.fr")
     (kept,) = sink.folder.glob("*.eml")
     assert "4,90 €" in email.message_from_bytes(kept.read_bytes()).get_payload(decode=True).decode()  # type: ignore[union-attr]  # one text part
@@ -63,7 +63,9 @@ async def test_a_message_leaves_once_however_often_it_is_sent(store: Store, vaul
 
 
 async def test_the_stored_content_is_sealed(store: Store, vault: Vault, sink: Sink) -> None:
-    await Outbox(store, vault, Smtp(await sink.start()), sink.confirm, domain="exemple.fr").send("run_1/send", letter())
+    await Outbox(store, vault, Smtp(await sink.start()), sink.confirm, domain="exemple.fr").send(
+        "run_1/send", letter(), "main"
+    )
     row = await store.queries("outbox").one("get", {"key": "run_1/send"})
     assert row is not None and b"colis" not in bytes(row["content"])
 
@@ -75,9 +77,9 @@ async def test_a_refusal_leaves_the_message_ready_for_another_try(
     server = Server(answer)
     outbox = Outbox(store, vault, Smtp(await serve(server)), unknown, domain="exemple.fr")
     with pytest.raises(error, match=answer[:3]):
-        await outbox.send("run_1/send", letter())
+        await outbox.send("run_1/send", letter(), "main")
     assert await outbox.state("run_1/send") == "prepared"
-    await outbox.send("run_1/send", letter())
+    await outbox.send("run_1/send", letter(), "main")
     assert len(server.taken) == 1
 
 
@@ -95,7 +97,7 @@ async def test_of_what_the_server_says_only_class_and_codes_are_kept_in_the_clea
 ) -> None:
     outbox = Outbox(store, vault, Smtp(await serve(Server(answer))), unknown, domain="exemple.fr")
     with pytest.raises((Invalid, Unavailable)):
-        await outbox.send("run_1/send", letter())
+        await outbox.send("run_1/send", letter(), "main")
     row = await store.queries("outbox").one("get", {"key": "run_1/send"})
     assert row is not None and kept in row["error"] and not {"client", "exemple"} & set(re.split(r"\W", row["error"]))
 
@@ -107,9 +109,9 @@ async def test_a_cut_on_the_wire_is_never_answered_by_a_second_message(
     server = Server(answer)
     outbox = Outbox(store, vault, Smtp(await serve(server)), unknown, domain="exemple.fr")
     with pytest.raises(Unavailable, match="on the wire"):
-        await outbox.send("run_1/send", letter())
+        await outbox.send("run_1/send", letter(), "main")
     with pytest.raises(StepFailed, match="may or may not"):
-        await outbox.send("run_1/send", letter())
+        await outbox.send("run_1/send", letter(), "main")
     assert await outbox.state("run_1/send") == "unsure" and len(server.taken) <= 1
 
 
@@ -122,8 +124,8 @@ async def test_when_delivery_can_be_asked_the_doubt_is_settled(store: Store, vau
     outbox = Outbox(store, vault, Smtp(await serve(server)), asked, domain="exemple.fr")
     for _ in range(2):
         with pytest.raises(Unavailable):
-            await outbox.send("run_1/send", letter())
-    await outbox.send("run_1/send", letter())
+            await outbox.send("run_1/send", letter(), "main")
+    await outbox.send("run_1/send", letter(), "main")
     assert len(server.taken) == 1 and await outbox.state("run_1/send") == "sent"
 
 
@@ -141,7 +143,7 @@ async def test_two_workers_at_once_send_one_message(store: Store, vault: Vault, 
             await super().transmit(message, counted)
 
     boxes = [Outbox(store, vault, Counting(account), unknown, domain="exemple.fr") for _ in range(4)]
-    done = await asyncio.gather(*(b.send("run_1/send", letter()) for b in boxes), return_exceptions=True)
+    done = await asyncio.gather(*(b.send("run_1/send", letter(), "main") for b in boxes), return_exceptions=True)
     assert count == 1
     assert all(isinstance(d, str | Conflict | StepFailed) for d in done)
 
@@ -158,14 +160,14 @@ async def test_who_is_overtaken_waits_and_gives_what_the_other_was_answered(stor
         return {"done": done}
 
     deed = Deed("shop.book", "shop", b"{}", transmit, again)
-    both = await asyncio.gather(*(Effects(store, vault).once(key, deed) for _ in range(2)))
+    both = await asyncio.gather(*(Effects(store, vault).once(key, deed, "main") for _ in range(2)))
     assert (both, done) == ([{"done": 1}, {"done": 1}], 1)
 
 
 async def test_a_server_that_is_not_there_is_unavailable_and_nothing_is_claimed(store: Store, vault: Vault) -> None:
     outbox = Outbox(store, vault, Smtp(Account("127.0.0.1", 9)), unknown, domain="exemple.fr")
     with pytest.raises(Unavailable, match="cannot be reached"):
-        await outbox.send("run_1/send", letter())
+        await outbox.send("run_1/send", letter(), "main")
     assert await outbox.state("run_1/send") == "prepared"
 
 
@@ -184,5 +186,5 @@ async def test_an_address_no_server_takes_is_told_and_nothing_is_claimed(
     odd = letter()
     odd.replace_header("To", "léa@exemple.fr")
     with pytest.raises(Invalid, match="address that mail servers do not take"):
-        await outbox.send("run_1/send", odd)
+        await outbox.send("run_1/send", odd, "main")
     assert await outbox.state("run_1/send") == "prepared"

@@ -127,12 +127,14 @@ async def test_what_was_written_down_first_is_what_is_done_and_its_answer_is_sea
         return {"canary": "answer"}
 
     with pytest.raises(Invalid, match="no"):
-        await effects.once("run_1/a", Deed("t", "x", b"first", refuse))
+        await effects.once("run_1/a", Deed("t", "x", b"first", refuse), "org_a")
     assert await effects.state("run_1/a") == "prepared"
     with pytest.raises(Conflict, match="already kept"):
-        await effects.once("run_1/a", Deed("other", "x", b"second", do))
-    assert await effects.once("run_1/a", Deed("t", "x", b"second", do)) == {"canary": "answer"}
-    assert await effects.once("run_1/a", Deed("t", "x", b"third", do)) == {"canary": "answer"} and seen == [b"first"]
+        await effects.once("run_1/a", Deed("other", "x", b"second", do), "org_a")
+    assert await effects.once("run_1/a", Deed("t", "x", b"second", do), "org_a") == {"canary": "answer"}
+    assert await effects.once("run_1/a", Deed("t", "x", b"third", do), "org_a") == {"canary": "answer"} and seen == [
+        b"first"
+    ]
     row = await store.queries("outbox").one("get", {"key": "run_1/a"})
     assert row is not None and row["mark"] == "tx 7" and b"canary" not in bytes(row["result"])
     assert orjson.loads(vault.open("outbox result", row["result"], "run_1/a")) == {"canary": "answer"}
@@ -158,7 +160,7 @@ async def test_a_step_that_is_cancelled_on_the_wire_leaves_a_doubt_that_is_asked
         return known
 
     deed = Deed("t", "x", b"c", hang, ask)
-    task = asyncio.create_task(effects.once("run_1/a", deed))
+    task = asyncio.create_task(effects.once("run_1/a", deed, "org_a"))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -166,7 +168,7 @@ async def test_a_step_that_is_cancelled_on_the_wire_leaves_a_doubt_that_is_asked
     assert await effects.state("run_1/a") == "unsure"
     if known is None:
         with pytest.raises(Exception, match="may or may not"):
-            await effects.once("run_1/a", deed)
+            await effects.once("run_1/a", deed, "org_a")
     else:
-        assert await effects.once("run_1/a", deed) == (None if known else 2)
+        assert await effects.once("run_1/a", deed, "org_a") == (None if known else 2)
     assert count == (2 if known is False else 1)

@@ -80,7 +80,7 @@ async def test_another_action_in_doubt_is_shown_as_what_it_is(
 
     async def leave(context: StepContext, with_: dict[str, JSON]) -> JSON:
         deed = Deed("crm.create_ticket", "crm.exemple.fr", b'{"ticket": 7}', breaks)
-        return await Effects(store, vault).once(f"{context.run}/{context.path}", deed)
+        return await Effects(store, vault).once(f"{context.run}/{context.path}", deed, "main")
 
     async with office(store, vault, tmp_path, time.time, {"tool": leave}) as here:
         here.given.pop("letter")

@@ -121,7 +121,9 @@ async def doubted(here: House) -> str:
 
     key = f"{await ran(here)}/send"
     with pytest.raises(Unavailable):
-        await Effects(here.app.store, here.app.vault).once(key, Deed("tickets.create", "a queue", b"{}", transmit))
+        await Effects(here.app.store, here.app.vault).once(
+            key, Deed("tickets.create", "a queue", b"{}", transmit), "main"
+        )
     return identity(key)
 
 

@@ -42,7 +42,7 @@ class Away:
     async def kept(self, place: JSON) -> JSON:
         return None
 
-    async def keep(self, place: JSON, value: JSON, for_s: float) -> None:
+    async def keep(self, place: JSON, value: JSON, for_s: float, workspace: str) -> None:
         return None
 
     async def back(self, run: RunId, path: str) -> None:

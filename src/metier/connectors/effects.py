@@ -100,22 +100,25 @@ class Effects:
         self._queries = store.queries("outbox")
         self._vault = vault
 
-    async def once(self, key: str, deed: Deed) -> JSON:
-        """Do a deed under a key once in its life, and give what the other side answered; null where nobody knows."""
+    async def once(self, key: str, deed: Deed, workspace: str) -> JSON:
+        """Do a deed under a key once in its life, and give what the other side answered; null where nobody knows.
+
+        What it holds is sealed under the key of the workspace, the organisation in whose name it is done.
+        """
         name = deed.identity or identity(key)
         row = {
             "key": key,
             "message_id": name,
-            "content": self._vault.seal("outbox", deed.content, key),
+            "content": self._vault.seal("outbox", deed.content, key, workspace),
             "tool": deed.tool,
             "target": deed.target,
         }
         await self._queries.run("prepare", row)
         try:
-            return await self._once(key, name, deed)
+            return await self._once(key, name, deed, workspace)
         except Overtaken:
             await self._others(key)
-            return await self._once(key, name, deed)
+            return await self._once(key, name, deed, workspace)
 
     async def _others(self, key: str) -> None:
         """Wait for whoever is at it: somebody who was taken for dead, and lives."""
@@ -124,7 +127,7 @@ class Effects:
                 return
             await asyncio.sleep(_PAUSE_S)
 
-    async def _once(self, key: str, name: str, deed: Deed) -> JSON:
+    async def _once(self, key: str, name: str, deed: Deed, workspace: str) -> JSON:
         kept = await self._queries.one("get", {"key": key})
         assert kept is not None
         if kept["state"] in ("sending", "unsure"):
@@ -136,7 +139,13 @@ class Effects:
         if kept["tool"] != deed.tool:
             raise Conflict(f"{key!r} is already kept as an effect of {kept['tool']!r}: give {deed.tool!r} its own key")
         # What was written down first is what leaves, whatever the caller brings on a second try.
-        return await self._do(key, name, self._vault.open("outbox", kept["content"], key), deed)
+        content = self._vault.open("outbox", kept["content"], key)
+        answer = await self._do(key, name, content, deed)
+        sealed = None
+        if answer is not None:
+            sealed = self._vault.seal("outbox result", orjson.dumps(answer), key, workspace)
+        await asyncio.shield(self._queries.run("taken", {"key": key, "result": sealed}))
+        return answer
 
     async def state(self, key: str) -> str | None:
         """Where an effect stands: prepared, sending, sent, unsure, dropped; None when there is none."""
@@ -153,7 +162,7 @@ class Effects:
             claimed = True
 
         try:
-            answer = await deed.transmit(content, name, commit)
+            return await deed.transmit(content, name, commit)
         except NotTaken as refusal:
             if claimed:
                 await asyncio.shield(self._move(key, "sending", "prepared", refusal.kept))
@@ -163,9 +172,6 @@ class Effects:
                 # Shielded: a step that ran out of time still says that its message is in doubt.
                 await asyncio.shield(self._move(key, "sending", "unsure", _class(error)))
             raise
-        sealed = None if answer is None else self._vault.seal("outbox result", orjson.dumps(answer), key)
-        await asyncio.shield(self._queries.run("taken", {"key": key, "result": sealed}))
-        return answer
 
     async def _asked(self, kept: Row, deed: Deed) -> Row:
         """Whether what was on the wire arrived: ask the other side, then whoever settled it meanwhile."""

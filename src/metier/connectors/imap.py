@@ -101,7 +101,7 @@ class Drafts:
         deed = Deed(
             f"{self._given.name}.draft", f"{self._options['host']} {self._folder}", content, transmit, confirm, name
         )
-        await self._given.effects.once(effect.key, deed)
+        await self._given.effects.once(effect.key, deed, effect.principal.organisation)
         return {"message_id": name}
 
     def _message(self, key: str, with_: Mapping[str, JSON]) -> email.message.EmailMessage:

@@ -117,7 +117,7 @@ class Mcp:
 
             content = orjson.dumps({"tool": found.name, "arguments": with_})
             deed = Deed(name, self._given.name, content, transmit, again if repeats else unknowable)
-            return await self._given.effects.once(effect.key, deed)
+            return await self._given.effects.once(effect.key, deed, effect.principal.organisation)
 
         # Servers write schemas for other languages, and refer to other machines: neither is for us to follow.
         schema = checkable(found.input_schema or {"type": "object"})

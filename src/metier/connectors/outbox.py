@@ -36,8 +36,8 @@ class Outbox:
         self._confirm = confirm
         self._domain = domain
 
-    async def send(self, key: str, message: email.message.EmailMessage) -> str:
-        """Send `message` under `key` once in its life and return its Message-ID."""
+    async def send(self, key: str, message: email.message.EmailMessage, workspace: str) -> str:
+        """Send `message` of an organisation under `key` once in its life and return its Message-ID."""
         name = message_id(key, self._domain)
         if "Message-ID" not in message:
             message["Message-ID"] = f"<{name}>"
@@ -51,7 +51,7 @@ class Outbox:
 
         content = message.as_bytes(policy=email.policy.SMTP)
         deed = Deed("email.send", "", content, transmit, confirm, name, f"the e-mail {name!r}")
-        await self.effects.once(key, deed)
+        await self.effects.once(key, deed, workspace)
         return name
 
     async def state(self, key: str) -> str | None:

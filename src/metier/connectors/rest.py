@@ -144,7 +144,7 @@ class Rest:
             host = urllib.parse.urlsplit(request.url).netloc
             confirm = again if operation.repeats else unknowable
             deed = Deed(name, f"{request.method} {host}", orjson.dumps(content), transmit, confirm)
-            return await self._given.effects.once(effect.key, deed)
+            return await self._given.effects.once(effect.key, deed, effect.principal.organisation)
 
         call = do if operation.effect else ask
         return ToolSpec(name, operation.description, operation.schema, operation.effect, call, operation.output)

@@ -157,7 +157,8 @@ class Sql:
 
             content = orjson.dumps({"sql": query.statement, "parameters": _values(query, with_)})
             confirm = self._database.confirm(effect.principal)
-            return await self._given.effects.once(effect.key, Deed(name, self._given.name, content, transmit, confirm))
+            deed = Deed(name, self._given.name, content, transmit, confirm)
+            return await self._given.effects.once(effect.key, deed, effect.principal.organisation)
 
         return ToolSpec(name, query.description, query.schema, query.write, write if query.write else read)
 

@@ -188,7 +188,7 @@ class TaskNotices:
             return None
 
         deed = Deed(NOTICE, "", content, transmit, _arrived, name, f"the notice {key!r}")
-        await self._effects.once(key, deed)
+        await self._effects.once(key, deed, to.organisation)
         return ""
 
     async def _written(self, row: Row, to: Colleague, sender: str, name: str) -> bytes:

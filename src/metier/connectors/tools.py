@@ -57,7 +57,7 @@ def tools(outbox: Outbox | None, customers: Customers | None, sender: str | None
         if outbox is None or not sender:
             raise ConfigError("email.send has no mail server: set METIER_SMTP_URL and METIER_MAIL_FROM")
         message = compose(sender, text(with_, "to"), text(with_, "subject"), text(with_, "body"))
-        return {"message_id": await outbox.send(effect.key, message)}
+        return {"message_id": await outbox.send(effect.key, message, effect.principal.organisation)}
 
     contact = "Find a customer by e-mail address: their tier and their orders."
     letter = "Send one plain text e-mail to one person, exactly once."

@@ -94,7 +94,7 @@ class Webhook:
 
         host = urllib.parse.urlsplit(self._url).netloc
         deed = Deed(f"{self._given.name}.send", f"POST {host}", self._body(with_), transmit, again)
-        return await self._given.effects.once(effect.key, deed)
+        return await self._given.effects.once(effect.key, deed, effect.principal.organisation)
 
     def _body(self, with_: Mapping[str, JSON]) -> bytes:
         return orjson.dumps({"type": text(with_, "type"), "data": with_.get("data")})

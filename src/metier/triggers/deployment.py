@@ -30,6 +30,8 @@ class Deployed:
 
     id: str
     project: ProjectId
+    organisation: str
+    """Whose the project is."""
     flow: str
     kind: TriggerKind
     config: Mapping[str, JSON]

@@ -144,7 +144,7 @@ class Intake:
             judged = self._judged(trigger, event, workflow)
             run = await self._start(trigger, workflow, judged) if judged.holds else None
         except Invalid as wrong:
-            error = self._vault.seal(_PURPOSE, wrong.message.encode(), f"{id}/error")
+            error = self._vault.seal(_PURPOSE, wrong.message.encode(), f"{id}/error", trigger.organisation)
             await self._queries.run("tried", {"id": id, "error": error})
             return Taken("failed", error=wrong.message)
         taken = Taken("started", run) if run else Taken("skipped")
@@ -225,8 +225,8 @@ class Intake:
             if taken.outcome == "failed":
                 id = new_id("let")
                 whole = {"data": dict(event.data), "cause": cause, "fault": event.fault}
-                data = self._vault.seal(_PURPOSE, orjson.dumps(whole), f"{id}/data")
-                error = self._vault.seal(_PURPOSE, taken.error.encode(), f"{id}/error")
+                data = self._vault.seal(_PURPOSE, orjson.dumps(whole), f"{id}/data", trigger.organisation)
+                error = self._vault.seal(_PURPOSE, taken.error.encode(), f"{id}/error", trigger.organisation)
                 await self._queries.run("keep_letter", {**row, "id": id, "data": data, "error": error}, tx)
         return True
 

@@ -75,8 +75,8 @@ class Shelf(Protocol):
     async def kept(self, place: JSON) -> JSON:
         """Give what was kept under all that it depends on, while it holds; else None."""
 
-    async def keep(self, place: JSON, value: JSON, for_s: float) -> None:
-        """Keep a value for some time."""
+    async def keep(self, place: JSON, value: JSON, for_s: float, workspace: str) -> None:
+        """Keep a value of an organisation for some time."""
 
     async def back(self, run: RunId, path: str) -> None:
         """Wait until the database answers, or raise LostRun where it does not for long."""
@@ -158,7 +158,7 @@ class Calling:
                 value = plain(await self._called(function, context, command, limit))
                 fits(value, step.output, f"the output of {command.path!r}")
                 if kept_s is not None and value is not None:
-                    await self._shelf.keep(_place(held, command), value, kept_s)
+                    await self._shelf.keep(_place(held, command), value, kept_s, held.principal.organisation)
             failed = False
         except LostRun:
             raise

@@ -48,18 +48,19 @@ class Events:
 
     async def emit(self, tx: Tx, project: ProjectId, event: str, key: str, data: JSON, id: str) -> bool:
         """Tell an event, and say whether it is the first time for this cause."""
-        sealed = self._vault.seal("event", pack(data), id)
-        row = {"id": id, "project": project, "event": event, "key": key, "data": sealed}
-        await self._queries.one("lock_event", row, tx)
-        if not await self._queries.run("emit", row, tx):
+        place: Row = {"project": project, "event": event, "key": key}
+        packed, found = pack(data), await self._queries.one("lock_event", place, tx)
+        assert found is not None
+        sealed = self._vault.seal("event", packed, id, found["organisation"])
+        if not await self._queries.run("emit", {**place, "id": id, "data": sealed}, tx):
             return False
-        for waiting in await self._queries.all("awaiting", {"project": project, "event": event, "key": key}, tx):
+        for waiting in await self._queries.all("awaiting", place, tx):
             run = RunId(waiting["run"])
             # The run before what it waits for, as everywhere: two orders of locking could wait for each other.
             if await self._queries.one("lock", {"id": run}, tx) is None:
                 continue
-            place = {"run": run, "path": waiting["path"], "attempt": waiting["attempt"], "name": ""}
-            if await self._queries.one("settle", place, tx) is not None:
+            waits = {"run": run, "path": waiting["path"], "attempt": waiting["attempt"], "name": ""}
+            if await self._queries.one("settle", waits, tx) is not None:
                 value: JSON = {"event": event, "key": key, "data": data, "id": id}
                 now = datetime.now(UTC)
                 await self.tell(tx, run, Line(waiting["path"], waiting["attempt"], "result", value, now))

@@ -261,8 +261,8 @@ class Book:
         until, value = self._kept.get(orjson.dumps(place, option=orjson.OPT_SORT_KEYS), (self.clock(), None))
         return value if until > self.clock() else None
 
-    async def keep(self, place: JSON, value: JSON, for_s: float) -> None:
-        """Keep a value for some time."""
+    async def keep(self, place: JSON, value: JSON, for_s: float, workspace: str) -> None:
+        """Keep a value for some time; nothing is sealed here."""
         until = self.clock() + timedelta(seconds=for_s)
         self._kept[orjson.dumps(place, option=orjson.OPT_SORT_KEYS)] = (until, value)
 

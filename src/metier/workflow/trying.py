@@ -52,10 +52,10 @@ class _Database:
         row = await _through(lambda: self._queries.one("kept", {"digest": digest}))
         return None if row is None else unpack(self._vault.open("kept", row["sealed"], digest.hex()))
 
-    async def keep(self, place: JSON, value: JSON, for_s: float) -> None:
-        """Keep a value for some time."""
+    async def keep(self, place: JSON, value: JSON, for_s: float, workspace: str) -> None:
+        """Keep a value for some time, under the key of an organisation."""
         digest = self._digest(place)
-        sealed = self._vault.seal("kept", pack(value), digest.hex())
+        sealed = self._vault.seal("kept", pack(value), digest.hex(), workspace)
         await _through(lambda: self._queries.run("keep", {"digest": digest, "sealed": sealed, "for_s": for_s}))
 
     async def back(self, run: RunId, path: str) -> None:

@@ -25,10 +25,10 @@ DELETE FROM trigger_flows WHERE project = %(project)s AND flow = %(flow)s
 -- list --
 -- Gives triggers as people look at them, of one project or of all.
 SELECT t.id, t.project, t.flow, t.kind, t.spec, t.enabled, t.revision, t.state, t.holder, t.epoch, t.failures, t.error,
-       t.retry_at, t.taken, t.last_at, t.made_at, f.key_id, f.definition,
+       t.retry_at, t.taken, t.last_at, t.made_at, f.key_id, f.definition, coalesce(p.organisation, 'main') AS organisation,
        coalesce(t.held_until > now(), false) AS held,
        (SELECT count(*) FROM trigger_letters l WHERE l.trigger = t.id) AS letters
-  FROM triggers t JOIN trigger_flows f USING (project, flow)
+  FROM triggers t JOIN trigger_flows f USING (project, flow) LEFT JOIN projects p ON p.id = t.project
  WHERE (%(project)s::text IS NULL OR t.project = %(project)s)
    AND (%(flow)s::text IS NULL OR t.flow = %(flow)s)
    AND (%(kind)s::text IS NULL OR t.kind = %(kind)s)
