@@ -116,6 +116,22 @@ async def test_a_run_is_done_again_and_forked(desk: Desk) -> None:
     assert {one["there_kind"] for one in found["data"]} == {""}
 
 
+async def test_a_fork_keeps_its_hours_or_is_given_others(desk: Desk) -> None:
+    run, night = await desk.start(), "01:00-01:01 UTC"
+    await desk.ask("POST", f"/v1/runs/{run}/cancel")
+    forked = (await desk.ask("POST", f"/v1/runs/{run}/fork", {"window": night}))["id"]
+    await desk.ask("POST", f"/v1/runs/{forked}/cancel")
+    again = {"how": "afresh", "status": ["cancelled"], "dry_run": False}
+    many = await desk.ask("POST", "/v1/reruns", again)
+    hours = [(await desk.ask("GET", f"/v1/runs/{one['goes_on_as']}"))["hours"] for one in many["data"]]
+    assert hours == [night, None]
+    many = await desk.ask("POST", "/v1/reruns", {**again, "window": "02:00-02:01 UTC"})
+    assert [(await desk.ask("GET", f"/v1/runs/{one['goes_on_as']}"))["hours"] for one in many["data"]] == [
+        "02:00-02:01 UTC"
+    ] * 2
+    assert "its hours" in str(await desk.ask("POST", "/v1/reruns", {**again, "how": "resume", "window": night}, 422))
+
+
 async def test_whoever_forks_runs_or_does_them_afresh_does_not_approve_what_comes_of_it(desk: Desk) -> None:
     run, app = await desk.start(), desk.house.app
     await desk.ask("POST", f"/v1/runs/{run}/cancel")

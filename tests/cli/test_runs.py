@@ -81,7 +81,16 @@ def test_a_run_that_waits_for_its_hours_says_when_they_come(
     assert (started["status"], started["hours"]) == ("queued", window)
     told = f"{window}, next at {soon:%d/%m %H:%M} UTC"
     assert told in house.run("runs", "show", started["id"]) and told in house.run("runs", "list", "--status", "queued")
+    forked = house.data("runs", "fork", started["id"])["run"]
+    assert (forked["status"], forked["hours"]) == ("queued", window), "as the run it comes from was asked for"
+    assert house.data("runs", "fork", started["id"], "--window", "always")["run"]["status"] == "pending"
     house.run("runs", "cancel", started["id"])
+    chosen = ("--workflow", "suivi", "--status", "cancelled", "--yes")
+    (again,) = house.data("runs", "again", "afresh", *chosen, "--window", f"{window} ")["runs"]
+    assert "write hours and a zone" in again["why_not"]
+    (again,) = house.data("runs", "again", "afresh", *chosen)["runs"]
+    assert house.data("runs", "show", again["made"])["run"]["hours"] == window
+    assert "its hours" in house.run("runs", "again", "resume", *chosen, "--window", window, code=2)
 
 
 def test_what_two_runs_gave_is_compared_path_by_path(house: House, parked: tuple[str, str]) -> None:

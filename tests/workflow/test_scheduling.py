@@ -18,6 +18,7 @@ from metier.workflow.definition import OnError, Step, Workflow
 from metier.workflow.dispatch import Pace
 from metier.workflow.engine import Engine, StepContext
 from metier.workflow.limits import Limit, Limits
+from metier.workflow.operations import Operations
 from metier.workflow.review import Review, Reviewer, TaskDesk
 from tests.workflow.flows import WHO, Counting, Ticking, flow, step
 
@@ -165,6 +166,28 @@ async def test_runs_begin_in_their_hours_only(store: Store, vault: Vault) -> Non
     assert (await engine.get(night)).status == "done"
     with pytest.raises(Invalid, match="write hours and a zone"):
         await engine.start(flow(step("a")), {}, WHO, window="at night")
+
+
+async def test_a_fork_keeps_the_hours_a_run_was_asked_for_with(store: Store, vault: Vault) -> None:
+    clock, one = Ticking(), flow(step("a"))
+    clock.now = datetime(2026, 3, 2, 12, tzinfo=UTC)
+    engine = Engine(store, vault, {"code": Counting()}, clock=clock)
+    operations = Operations(store, vault, engine, None)
+    engine.limit(Limits(flows={"flow": Limit(window="22:00-06:00 UTC")}))
+    plain, always = await engine.start(one, {}, WHO), await engine.start(one, {}, WHO, window="always")
+    later = await engine.start(one, {}, WHO, window="14:00-15:00 UTC")
+    engine.limit(Limits(flows={"flow": Limit(window="20:00-21:00 UTC")}))
+    made = [(await operations.fork(run, one))[0] for run in (plain, always, later)]
+    made.append((await operations.fork(made[2], one))[0])
+    made.append((await operations.fork(later, one, window="16:00-17:00 UTC"))[0])
+    made.append((await operations.fork(made[4], one))[0])
+    found = [(await engine.get(run)).hours for run in made]
+    assert found[:2] == ["20:00-21:00 UTC", None], "where none was asked for, those of its flow hold as they are now"
+    assert found[2:] == ["14:00-15:00 UTC"] * 2 + ["16:00-17:00 UTC"] * 2
+    await engine.drain()
+    assert await statuses(engine, made) == ["queued", "done", *["queued"] * 4]
+    with pytest.raises(Invalid, match="write hours and a zone"):
+        await operations.fork(plain, one, window="at night")
 
 
 async def test_hours_that_go_by_while_runs_are_in_line_come_again(store: Store, vault: Vault) -> None:

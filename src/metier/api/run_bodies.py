@@ -43,6 +43,7 @@ class ForkBody(_Shape):
     models: _Models = Field(default_factory=dict)
     afresh: bool = False
     once: _Name | None = None
+    window: _Name | None = None
     dry_run: bool = False
 
 
@@ -60,6 +61,7 @@ class ManyBody(_Shape):
     release: _Name | None = None
     models: _Models = Field(default_factory=dict)
     label: _Name | None = None
+    window: _Name | None = None
     at_most_eur: Annotated[float, Field(ge=0)] | None = None
     dry_run: bool = False
 

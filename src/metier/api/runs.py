@@ -183,7 +183,7 @@ class RunsPages:
             return
         once = body.once or new_id("fork")
         await Askers(self._app.store).note(principal, run.project, workflow.name, once)
-        made, cut = await operations.fork(run.id, workflow, afresh=body.afresh, dedupe=once)
+        made, cut = await operations.fork(run.id, workflow, afresh=body.afresh, dedupe=once, window=body.window)
         await self._cut(exchange, made, cut)
 
     async def again(self, exchange: Asking, principal: Principal) -> None:
@@ -193,7 +193,7 @@ class RunsPages:
         if body is None:
             return
         workflow = await self._release(body.release, principal)
-        again = Again(body.how, body.step, workflow, body.models, body.label)
+        again = Again(body.how, body.step, workflow, body.models, body.label, body.window)
         rerun, chosen = Rerun.on(self._app), body.chosen(principal.project)
         if body.dry_run:
             found = await rerun.foresee(chosen, again)

@@ -13,7 +13,7 @@ from metier.app import App
 from metier.cli import flows
 from metier.cli.review_who import reviewer
 from metier.cli.runs_chosen import chosen, which_runs
-from metier.cli.runs_moving import dry_run_option, models_option, other_models
+from metier.cli.runs_moving import dry_run_option, models_option, other_models, window_option
 from metier.cli.terminal import Terminal, administer, as_json_option, run
 from metier.errors import Conflict, Invalid
 from metier.record.erasure import Target
@@ -37,6 +37,7 @@ def add_to(group: click.Group) -> None:
 @click.option("--flow", help="With fork or afresh: another definition, a template's name or a path.")
 @models_option
 @click.option("--label", help="With fork or afresh: the same label starts no second run for any of them.")
+@window_option
 @click.option("--at-most-eur", type=click.FloatRange(0), help="Do nothing where they may cost more than this.")
 @dry_run_option
 @click.option("--yes", is_flag=True, help="Do not ask first.")
@@ -57,6 +58,7 @@ def _again(how: Any, as_json: bool, **given: Any) -> None:
             flows.find(given["flow"]) if given["flow"] else None,
             other_models(given["models"]),
             given["label"],
+            given["window"],
         )
         wanted, rerun = await chosen(app, given, given["limit"]), Rerun.on(app)
         most = None if given["at_most_eur"] is None else Decimal(str(given["at_most_eur"]))

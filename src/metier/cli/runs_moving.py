@@ -18,7 +18,7 @@ from metier.workflow.cutting import Cut, with_models
 from metier.workflow.definition import Workflow
 from metier.workflow.operations import Moving
 
-__all__ = ["add_to", "dry_run_option", "models_option", "other_models", "say_cut"]
+__all__ = ["add_to", "dry_run_option", "models_option", "other_models", "say_cut", "window_option"]
 
 _Move: TypeAlias = Callable[[App, RunId], Awaitable[object]]
 
@@ -29,6 +29,11 @@ models_option = click.option(
     "--model", "models", multiple=True, metavar="OLD=NEW", help="Another model or role in the place of one; repeatable."
 )
 """Says which models another run uses."""
+
+window_option = click.option(
+    "--window", help="Begin in these hours only, or always; by default, as the run it comes from was asked to."
+)
+"""Says in which hours another run begins."""
 
 
 def add_to(group: click.Group) -> None:
@@ -128,6 +133,7 @@ def _retry(run_id: str, path: str, dry_run: bool, as_json: bool) -> None:
 @models_option
 @click.option("--afresh", is_flag=True, help="Keep nothing of it: only its inputs and its rights.")
 @click.option("--once", help="A name of yours: with the same one, no second run is started.")
+@window_option
 @dry_run_option
 @as_json_option
 def _fork(run_id: str, as_json: bool, **how: Any) -> None:
@@ -145,7 +151,7 @@ def _fork(run_id: str, as_json: bool, **how: Any) -> None:
             cut = await app.operations.reuse(RunId(run_id), workflow, afresh=how["afresh"])
         else:
             made, cut = await app.operations.fork(
-                RunId(run_id), workflow, afresh=how["afresh"], dedupe=how["once"]
+                RunId(run_id), workflow, afresh=how["afresh"], dedupe=how["once"], window=how["window"]
             )  # fmt: skip
         terminal.data(
             {"run": None if made is None else await app.engine.get(made), "hash": workflow.hash, **_told(cut)}

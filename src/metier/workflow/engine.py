@@ -107,6 +107,7 @@ class Engine(Looking):
             row |= {
                 "status": "queued" if entrance.queued else "pending",
                 "hours": entrance.hours,
+                "asked_hours": window,
                 "opens_at": entrance.opens_at,
             }
             # A run in line is one row: nothing else has to be true together with it.

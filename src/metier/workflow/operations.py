@@ -183,11 +183,18 @@ class Operations:
         return reused(await self._engine.definition(run), workflow, inputs, entries, {"id": run})
 
     async def fork(
-        self, run: RunId, workflow: Workflow, *, afresh: bool = False, dedupe: str | None = None
+        self,
+        run: RunId,
+        workflow: Workflow,
+        *,
+        afresh: bool = False,
+        dedupe: str | None = None,
+        window: str | None = None,
     ) -> tuple[RunId, Cut]:
         """Start another run with the inputs and the rights of one, and the lines of it that still hold.
 
-        With `afresh` none of them is taken over; the same `dedupe` gives the run it has already made.
+        With `afresh` none of them is taken over; the same `dedupe` gives the run it has already made. It begins in the
+        hours that one was asked for with, unless `window` names others.
         """
         row, made = await self._parts(run), RunId(new_id("run"))
         found = await self.reuse(run, workflow, afresh=afresh)
@@ -202,13 +209,14 @@ class Operations:
             "rights": sealed(self._vault, made, "rights", rights, whose),
             "inputs": sealed(self._vault, made, "inputs", inputs, whose),
         }
-        project, door = ProjectId(row["project"]), self._engine.door
+        project, door, asked = ProjectId(row["project"]), self._engine.door, window or row["asked_hours"]
         async with self._store.transaction() as tx:
             await pin(self._queries.run, tx, workflow)
-            entrance = await door.ask(tx, project, workflow.name, None)
+            entrance = await door.ask(tx, project, workflow.name, asked)
             params |= {
                 "status": "queued" if entrance.queued else "pending",
                 "hours": entrance.hours,
+                "asked_hours": asked,
                 "opens_at": entrance.opens_at,
             }
             if await self._queries.one("fork", params, tx) is None:

@@ -81,6 +81,8 @@ class Again:
     """Other models or roles in the place of some, for other runs."""
     label: str | None = None
     """Names the batch: with the same one, a run has one other run and no more, however often this is asked."""
+    window: str | None = None
+    """Hours in which other runs begin; None keeps those each was asked for with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,9 @@ class Rerun:
                 dedupe = f"{again.label}/{one.run}"
                 if asks is not None:
                     await asks(workflow.name, dedupe)
-                made, _ = await self._operations.fork(one.run, workflow, afresh=again.how == "afresh", dedupe=dedupe)
+                made, _ = await self._operations.fork(
+                    one.run, workflow, afresh=again.how == "afresh", dedupe=dedupe, window=again.window
+                )
                 return replace(one, made=made)
         except MetierError as error:
             # One that changed meanwhile keeps none of the others from being done.
@@ -231,6 +235,8 @@ def _check(again: Again) -> None:
         raise Invalid("a step goes with retry, and retry with a step: say from which one runs are done again")
     if again.how in ("resume", "retry") and (again.workflow is not None or again.models):
         raise Invalid("a run keeps its definition for life: do it again as another run (fork, or afresh) to change it")
+    if again.how in ("resume", "retry") and again.window is not None:
+        raise Invalid("a run keeps its hours for life: do it again as another run (fork, or afresh) to change them")
     if again.how == "fork" and again.workflow is None and not again.models:
         raise Invalid("a fork of runs needs another definition or other models: else say afresh, or retry from a step")
 

@@ -9,9 +9,10 @@ SELECT data FROM definitions WHERE hash = %(hash)s
 -- create --
 -- Makes a run, or nothing when the same cause already started one of the project.
 INSERT INTO runs (id, workflow, definition, key_id, project, system, rights, dedupe, inputs, priority, status, place,
-                  hours, opens_at)
+                  hours, asked_hours, opens_at)
 VALUES (%(id)s, %(workflow)s, %(definition)s, %(key_id)s, %(project)s, %(system)s, %(rights)s, %(dedupe)s, %(inputs)s,
-        %(priority)s, %(status)s::run_status, now() - make_interval(mins => %(priority)s), %(hours)s, %(opens_at)s)
+        %(priority)s, %(status)s::run_status, now() - make_interval(mins => %(priority)s), %(hours)s,
+        %(asked_hours)s, %(opens_at)s)
 ON CONFLICT (project, workflow, dedupe) WHERE dedupe IS NOT NULL DO NOTHING
 RETURNING id
 
@@ -538,16 +539,16 @@ DELETE FROM waits WHERE run = %(run)s AND NOT (path = ANY(%(kept)s::text[]))
 -- fork --
 -- Makes a run that goes on from another one, or nothing when it is there already.
 INSERT INTO runs (id, workflow, definition, key_id, project, system, rights, dedupe, inputs, priority, forked_from,
-                  status, place, hours, opens_at)
+                  status, place, hours, asked_hours, opens_at)
 SELECT %(id)s, %(workflow)s, %(definition)s, key_id, project, system, %(rights)s, %(dedupe)s, %(inputs)s, priority, id,
-       %(status)s::run_status, now() - make_interval(mins => priority), %(hours)s, %(opens_at)s
+       %(status)s::run_status, now() - make_interval(mins => priority), %(hours)s, %(asked_hours)s, %(opens_at)s
   FROM runs WHERE id = %(from)s
 ON CONFLICT (project, workflow, dedupe) WHERE dedupe IS NOT NULL DO NOTHING
 RETURNING id
 
 -- sealed_parts --
 -- Gives what a fork of a run begins with, and whether the run is one of another.
-SELECT workflow, definition, project, inputs, rights, parent, around FROM runs WHERE id = %(id)s
+SELECT workflow, definition, project, inputs, rights, parent, around, asked_hours FROM runs WHERE id = %(id)s
 
 -- search --
 -- Gives runs, newest first, by what is known of them without opening anything.
