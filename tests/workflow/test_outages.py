@@ -11,7 +11,7 @@ from typing import Any, LiteralString
 
 import psycopg
 import pytest
-from procrastinate import PsycopgConnector
+from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job, Status
 from psycopg import sql
@@ -375,6 +375,23 @@ async def test_a_worker_stopped_while_it_connects_leaves_nothing_that_takes_no_c
         assert not left or not (await asyncio.wait(left, timeout=20))[1]
         for writer in held:
             writer.transport.abort()
+
+
+async def test_a_worker_whose_cancellation_was_swallowed_ends_before_it_begins(store: Store) -> None:
+    stop, pulse = asyncio.Event(), Pulse(store)
+
+    async def registered() -> int:
+        async with store.connection() as connection:
+            return len(await (await connection.execute("SELECT FROM procrastinate_workers")).fetchall())
+
+    connector = PsycopgConnector(conninfo=store.url)
+    async with App(connector=connector).open_async():
+        manager = Steadfast(connector, stop, pulse, nothing)
+        await manager.unregister_worker(await manager.register_worker())
+        stop.set()
+        with pytest.raises(asyncio.CancelledError):
+            await manager.register_worker()
+    assert await registered() == 0
 
 
 async def still(_: RunId) -> None:

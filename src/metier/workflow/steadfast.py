@@ -72,6 +72,15 @@ class Steadfast(JobManager):
         """Forget workers that are gone for long."""
         return await self._pulse.forget(seconds_since_heartbeat)
 
+    async def register_worker(self) -> int:
+        """Say that a worker begins, unless it is asked to stop: then it ends before it does."""
+        worker = await JobManager.register_worker(self)
+        if self._stop.is_set():
+            # The cancellation may have been swallowed by the connection, on Python 3.11; from here on none is lost.
+            await JobManager.unregister_worker(self, worker)
+            raise asyncio.CancelledError
+        return worker
+
     async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
         """Say that a segment has ended."""
         tries = 0
