@@ -26,6 +26,7 @@ from metier.vault import Vault
 from metier.workflow.engine import Engine
 from metier.workflow.review import Review, Reviewer, Task, TaskDesk
 from tests.connectors.mailserver import Server, serving
+from tests.sealing import found, own, proven
 from tests.workflow.flows import WHO, Counting, Ticking, flow, step
 
 ZOE = Reviewer("zoe", frozenset({"sav"}), "key_z", "main")
@@ -222,6 +223,15 @@ async def test_many_workers_send_each_letter_once(store: Store, vault: Vault) ->
         await at.notices.once()
         ids = [email.message_from_string(one)["Message-ID"] for one in at.server.taken]
         assert len(ids) == len(set(ids)) == 8
+
+
+async def test_a_letter_is_sealed_for_the_organisation_of_whoever_gets_it(store: Store, vault: Vault) -> None:
+    await own(store, WHO.project, "other")
+    async with office(store, vault) as at:
+        await at.park()
+        assert set(await at.news()) == {"far"}
+    ((content, key),) = await found(store, "outbox", "content", "key")
+    assert b"far@exemple.fr" in proven(vault, "other", "outbox", content, key)
 
 
 async def test_a_house_that_names_nobody_keeps_nothing_for_later(store: Store, vault: Vault) -> None:

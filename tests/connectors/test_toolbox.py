@@ -13,7 +13,7 @@ from metier.connectors.deliveries import Deliveries
 from metier.connectors.effects import Deed, Effects, NotTaken
 from metier.connectors.secrets import Secrets
 from metier.connectors.tools import KINDS, Toolbox, names, tools
-from metier.errors import ConfigError, Conflict, Invalid, NotFound
+from metier.errors import ConfigError, Conflict, Invalid, NotFound, Unavailable
 from metier.store import Store
 from metier.vault import Vault
 from metier.workflow.engine import Engine
@@ -21,6 +21,7 @@ from metier.workflow.review import Review, Reviewer, TaskDesk
 from metier.workflow.steps.tool import ToolSteps
 from tests.connectors.place import box
 from tests.connectors.webserver import serving
+from tests.sealing import age, found, proven
 from tests.workflow.flows import WHO, Counting, flow, step
 
 ADA = Reviewer("ada", frozenset({"admins"}), "key_ada")
@@ -135,9 +136,32 @@ async def test_what_was_written_down_first_is_what_is_done_and_its_answer_is_sea
     assert await effects.once("run_1/a", Deed("t", "x", b"third", do), "org_a") == {"canary": "answer"} and seen == [
         b"first"
     ]
-    row = await store.queries("outbox").one("get", {"key": "run_1/a"})
-    assert row is not None and row["mark"] == "tx 7" and b"canary" not in bytes(row["result"])
-    assert orjson.loads(vault.open("outbox result", row["result"], "run_1/a")) == {"canary": "answer"}
+    ((content, result, mark),) = await found(store, "outbox", "content", "result", "mark")
+    assert mark == "tx 7" and b"canary" not in result
+    assert proven(vault, "org_a", "outbox", content, "run_1/a") == b"first"
+    assert orjson.loads(proven(vault, "org_a", "outbox result", result, "run_1/a")) == {"canary": "answer"}
+
+
+async def test_an_effect_from_before_organisations_had_keys_is_done_and_its_answer_is_given(
+    store: Store, vault: Vault
+) -> None:
+    effects = Effects(store, vault)
+
+    async def away(content: bytes, name: str, commit: Any) -> JSON:
+        raise Unavailable("away")
+
+    async def do(content: bytes, name: str, commit: Any) -> JSON:
+        await commit()
+        return content.decode()
+
+    with pytest.raises(Unavailable):
+        await effects.once("run_1/a", Deed("t", "x", b"first", away), "org_a")
+    ((content,),) = await found(store, "outbox", "content")
+    await age(store, "outbox", "content", content, vault.seal("outbox", b"first", "run_1/a"))
+    assert await effects.once("run_1/a", Deed("t", "x", b"second", do), "org_a") == "first"
+    ((result,),) = await found(store, "outbox", "result")
+    await age(store, "outbox", "result", result, vault.seal("outbox result", b'"before"', "run_1/a"))
+    assert await effects.once("run_1/a", Deed("t", "x", b"third", do), "org_a") == "before"
 
 
 @pytest.mark.parametrize("known", [True, False, None])

@@ -6,18 +6,21 @@ import base64
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from metier.calls import OrganisationId
 from metier.connectors.secrets import Secrets
 from metier.connectors.tools import Toolbox
 from metier.connectors.webhook import signed
 from metier.errors import ConfigError, Invalid, RateLimited, Unavailable
 from metier.store import Store
 from metier.vault import Vault
-from tests.connectors.place import Place, box
+from tests.connectors.place import WHO, Place, box
 from tests.connectors.webserver import serving
+from tests.sealing import found, own, proven
 
 KEY = "canary-of-the-hook"
 EVENT: dict[str, Any] = {"type": "order.refunded", "data": {"id": 7}}
@@ -40,6 +43,20 @@ async def test_an_event_is_signed_and_leaves_once(store: Store, vault: Vault) ->
         assert one.headers["webhook-signature"] == "v1," + base64.b64encode(expected).decode()
         assert one.headers["X-Hub-Signature-256"] == "sha256=" + hmac.digest(KEY.encode(), one.body, "sha256").hex()
         assert json.loads(one.body) == EVENT and isinstance(first, dict) and first["id"] == name
+
+
+async def test_what_leaves_is_sealed_for_the_organisation_in_whose_name_it_does(store: Store, vault: Vault) -> None:
+    await own(store, "theirs", "org_a")
+    async with serving() as server:
+        made = await hooks(store, vault, server.url)
+        for organisation in ("main", "org_a"):
+            await Secrets.built(store, vault).set("erp", KEY, organisation=organisation, scope=["hooks"], by="ada")
+            who = replace(WHO, organisation=OrganisationId(organisation))
+            await made["hooks.send"](Place(f"run_1/{organisation}", who), EVENT)
+    for content, result, key in await found(store, "outbox", "content", "result", "key"):
+        whose = key.removeprefix("run_1/")
+        assert json.loads(proven(vault, whose, "outbox", content, key)) == EVENT
+        assert json.loads(proven(vault, whose, "outbox result", result, key))["status"] == 200
 
 
 def test_the_example_of_the_standard_is_signed_as_it_says() -> None:

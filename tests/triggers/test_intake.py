@@ -14,6 +14,7 @@ from metier.triggers import Event, Triggers
 from metier.triggers.intake import Starter
 from metier.vault import Vault
 from metier.workflow.shape import Trigger, Workflow
+from tests.sealing import age, found, own, proven
 from tests.triggers.house import House, Known, trigger, triggered, who
 from tests.workflow.flows import WHO
 
@@ -103,6 +104,30 @@ async def test_an_event_that_becomes_no_run_is_kept_sealed_and_taken_again_once_
     with pytest.raises(NotFound, match="no failed event"):
         await house.triggers.intake.retry(letter.id)
     assert (await house.triggers.intake.take(found, event)).run == again.run
+
+
+async def test_a_letter_is_sealed_for_the_organisation_of_its_project_and_one_from_before_that_is_taken_again(
+    store: Store, vault: Vault
+) -> None:
+    await own(store, WHO.project, "org_a")
+    house = House(store, vault)
+    made = trigger("api", with_={"text": "{{ event.message }}"})
+    id = await house.deploy(triggered(made, inputs={"text": {"type": "integer"}}))
+    await house.triggers.intake.take(await house.triggers.deployments.get(id), Event("e1", {"message": "Bonjour"}))
+    for tries in (1, 2):
+        ((letter, data, error),) = await found(store, "trigger_letters", "id", "data", "error")
+        assert b"Bonjour" in proven(vault, "org_a", "trigger", data, f"{letter}/data")
+        assert b"integer" in proven(vault, "org_a", "trigger", error, f"{letter}/error")
+        assert [one.tries for one in await house.triggers.intake.letters()] == [tries]
+        await house.triggers.intake.retry(letter)
+    for column in ("data", "error"):
+        ((sealed,),) = await found(store, "trigger_letters", column)
+        clear = vault.open("trigger", sealed, f"{letter}/{column}")
+        await age(store, "trigger_letters", column, sealed, vault.seal("trigger", clear, f"{letter}/{column}"))
+    (before,) = await house.triggers.intake.letters()
+    assert before.data == {"message": "Bonjour"} and "integer" in before.error
+    await house.deploy(triggered(made, inputs=TEXT))
+    assert (await house.triggers.intake.retry(letter)).outcome == "started"
 
 
 async def test_what_is_not_the_events_fault_is_raised_and_nothing_is_noted(store: Store, vault: Vault) -> None:

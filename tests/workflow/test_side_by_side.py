@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from metier.calls import JSON, RunId
+from metier.calls import JSON, OrganisationId, ProjectId, RunId
 from metier.errors import Conflict, NotAllowed, ProviderUnavailable
 from metier.store import Store
 from metier.vault import Vault
@@ -16,6 +16,7 @@ from metier.workflow.definition import Branch, OnError, Retry, Step, parse
 from metier.workflow.dispatch import Pace
 from metier.workflow.engine import Engine, StepContext
 from metier.workflow.review import Review, Reviewer, TaskDesk
+from tests.sealing import age, found, own, proven
 from tests.workflow.flows import WHO, Counting, branch, flow, step
 
 ZOE = Reviewer("zoe", frozenset({"sav", "admins"}))
@@ -254,6 +255,50 @@ async def test_what_a_step_gave_is_given_again_for_the_same(store: Store, vault:
     run = await engine.start(kept, {"x": 1}, replace(WHO, project=type(WHO.project)("other")))
     await engine.drain()
     assert len(done.runs) == 3, "nothing is shared between projects"
+
+
+async def test_what_is_kept_is_sealed_for_its_organisation_and_what_was_kept_before_that_is_given(
+    store: Store, vault: Vault
+) -> None:
+    done = Counting()
+    engine = Engine(store, vault, {"code": done})
+    keeps = flow(step("a", with_={"x": 1}, cache_s=600.0), output="{{ steps.a.x }}")
+    theirs = replace(WHO, organisation=OrganisationId("org_a"))
+    await engine.start(keeps, {}, theirs)
+    await engine.drain()
+    ((sealed, digest),) = await found(store, "kept_results", "sealed", "digest")
+    clear = proven(vault, "org_a", "kept", sealed, digest.hex())
+    await age(store, "kept_results", "sealed", sealed, vault.seal("kept", clear, digest.hex()))
+    run = await engine.start(keeps, {}, theirs)
+    await engine.drain()
+    assert await engine.result(run) == 1
+    assert len(done.runs) == 1
+
+
+async def test_an_event_is_sealed_for_the_organisation_of_its_project_and_one_from_before_that_is_had(
+    store: Store, vault: Vault
+) -> None:
+    await own(store, "theirs", "org_a")
+    engine = Engine(store, vault, {"code": Counting()})
+    tell = flow(step("tell", "emit", {"event": "payment", "key": "k"}, with_={"n": "{{ 4 }}"}), name="teller")
+    wait = flow(step("paid", "wait", {"event": "order", "key": "k"}), output="{{ steps.paid.data.n }}")
+    whose = {project: replace(WHO, project=ProjectId(project)) for project in ("sales", "theirs")}
+    for who in whose.values():
+        await engine.start(tell, {}, who)
+    await engine.drain()
+    later = [await engine.start(wait, {}, who) for who in whose.values()]
+    for project in whose:
+        for first in (True, False):
+            assert (
+                await engine.emit(None, ProjectId(project), "order", "k", {"n": 5}, id=f"order in {project}") is first
+            )
+    events = await found(store, "events", "data", "id", "project")
+    assert sorted(project for _, _, project in events) == ["sales", "sales", "theirs", "theirs"]
+    for sealed, id, project in events:
+        clear = proven(vault, "org_a" if project == "theirs" else "main", "event", sealed, id)
+        await age(store, "events", "data", sealed, vault.seal("event", clear, id))
+    await engine.drain()
+    assert [await engine.result(run) for run in later] == [5, 5]
 
 
 async def test_a_retry_in_one_section_does_not_hold_the_other(store: Store, vault: Vault) -> None:
