@@ -253,7 +253,7 @@ def test_a_wrong_entry_is_told_with_its_place(store: Store, vault: Vault, entry:
 async def test_somebody_who_writes_in_sqlite_is_waited_for_and_then_told(
     store: Store, vault: Vault, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metier.connectors.sql._BUSY_MS", 50)
+    monkeypatch.setattr("metier.connectors.sql_sqlite._BUSY_MS", 50)
     sqlite3.connect(tmp_path / "shop.db").execute(TABLE).connection.close()
     made = box(store, vault, shop={"kind": "sql", "file": str(tmp_path / "shop.db"), "queries": QUERIES})
     holder = sqlite3.connect(tmp_path / "shop.db", isolation_level=None)
