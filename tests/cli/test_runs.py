@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from metier.cli.review_who import reviewer
 from tests.cli.house import House
-from tests.cli.test_flows import allowed, written
+from tests.cli.test_flows import allowed, worked, written
 
 ASKS = """
 flow: NAME
@@ -103,6 +104,23 @@ def test_what_two_runs_gave_is_compared_path_by_path(house: House, parked: tuple
     assert "No step gave anything else." in house.run("runs", "diff", one, one)
     assert "run_x" in house.run("runs", "diff", one, "run_x", code=2)
     assert "line 1 of 1" in house.run("runs", "at", one)
+
+
+def test_whoever_asks_for_further_runs_on_the_command_line_does_not_approve_them(
+    house: House, tmp_path: pathlib.Path
+) -> None:
+    allowed(house, "reprise")
+    run = house.data("run", written(tmp_path, "reprise", ASKS), "text=Bonjour, où est mon colis ?")["run"]["id"]
+    forked = house.data("runs", "fork", run, "--afresh")["run"]["id"]
+    house.run("runs", "cancel", run)
+    chosen = ("--workflow", "reprise", "--status", "cancelled", "--yes", "--label", "encore")
+    (again,) = house.data("runs", "again", "afresh", *chosen)["runs"]
+    worked(house, again["made"], "parked")
+    for made in (forked, again["made"]):
+        (task,) = (one for one in house.data("review", "list")["tasks"] if one["run"] == made)
+        for who in ((), ("--as", "zoe", "--group", "sav")):
+            assert "started the run" in house.run("review", "approve", task["id"], *who, code=3)
+        assert house.data("review", "show", task["id"])["task"]["started_by"] == reviewer(None, ()).name
 
 
 @pytest.mark.parametrize("flow", [FAILS, ENDS_WRONG])

@@ -10,6 +10,7 @@ from metier.calls import KeyId, Principal, RunId
 from metier.errors import NotAllowed
 from metier.store import Store
 from metier.triggers import Triggers
+from metier.triggers.askers import Askers
 from metier.vault import Vault
 from metier.workflow.engine import Engine
 from metier.workflow.operations import Operations
@@ -72,6 +73,17 @@ async def test_nor_one_that_goes_on_from_it_and_asking_again_changes_nothing(off
     made, _ = await office.operations.fork(run, approval())
     await office.engine.drain()
     assert (await office.bar(made, LEA), await office.bar(made, ZOE)) == ("self", None)
+
+
+async def test_on_one_machine_people_are_told_by_their_account(office: Office, store: Store) -> None:
+    run, ada = await office.ask(ZOE), replace(WHO, name="ada", key_id=KeyId("local, by ada"))
+    await Askers(store).note(ada, WHO.project, "flow", "again")
+    made, _ = await office.operations.fork(run, approval(), dedupe="again")
+    await office.engine.drain()
+    (task,) = await office.review.list(run=made)
+    known = (("ada", "local"), ("max", "local, by ada"), ("bob", "local"), ("max", "local, by bob"))
+    people = [Reviewer(name, id=id, everywhere=True) for name, id in known]
+    assert [await office.review.bar(task.id, one) for one in people] == ["self", "self", None, None]
 
 
 async def test_who_asked_is_forgotten_with_the_run(office: Office, store: Store) -> None:

@@ -199,7 +199,7 @@ class RunsPages:
             found = await rerun.foresee(chosen, again)
         else:
             most = None if body.at_most_eur is None else Decimal(str(body.at_most_eur))
-            asks = functools.partial(Askers(self._app.store).note, principal, principal.project)
+            asks = functools.partial(Askers(self._app.store).note, principal)
             found = await rerun.do(chosen, again, principal.name, at_most_eur=most, asks=asks)
         await exchange.json(orjson.dumps({**_many(found), "dry_run": body.dry_run}))
 

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import os
 import pwd
+from dataclasses import dataclass
 
 import click
 
 from metier.workflow.review import Reviewer
 
-__all__ = ["as_person", "in_groups", "reviewer"]
+__all__ = ["Operator", "as_person", "in_groups", "operator", "reviewer"]
 
 as_person = click.option(
     "--as", "name", default=None, help="Act in the name of this person, who then only has what is theirs."
 )
 in_groups = click.option("--group", "groups", multiple=True, help="Only what this group has; may be given again.")
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Whoever runs commands on this machine, as one who asks for runs."""
+
+    name: str
+    key_id: str
+    """What a decision keeps of them, too, when they act in the name of somebody else."""
+
+
+def operator() -> Operator:
+    """Who asks for runs on the command line: they decide none of them, in nobody's name."""
+    account = _account()
+    return Operator(account, _acting(account))
 
 
 def reviewer(name: str | None, groups: tuple[str, ...]) -> Reviewer:
@@ -23,9 +39,13 @@ def reviewer(name: str | None, groups: tuple[str, ...]) -> Reviewer:
     return Reviewer(
         name or account,
         frozenset(groups),
-        id="local" if name in (None, account) else f"local, by {account}",
+        id="local" if name in (None, account) else _acting(account),
         everywhere=name is None and not groups,
     )
+
+
+def _acting(account: str) -> str:
+    return f"local, by {account}"
 
 
 def _account() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from decimal import Decimal
 from typing import Any
@@ -11,12 +12,13 @@ from rich.markup import escape
 
 from metier.app import App
 from metier.cli import flows
-from metier.cli.review_who import reviewer
+from metier.cli.review_who import operator, reviewer
 from metier.cli.runs_chosen import chosen, which_runs
 from metier.cli.runs_moving import dry_run_option, models_option, other_models, window_option
 from metier.cli.terminal import Terminal, administer, as_json_option, run
 from metier.errors import Conflict, Invalid
 from metier.record.erasure import Target
+from metier.triggers.askers import Askers
 from metier.vault import member
 from metier.workflow.rerun import Again, Foreseen, Many, Rerun
 
@@ -71,7 +73,9 @@ def _again(how: Any, as_json: bool, **given: Any) -> None:
             if as_json or not sys.stdin.isatty():
                 raise Conflict(f"{told}: nothing was done; look with --dry-run, then say --yes")
             click.confirm(f"{told}. Go on?", abort=True, err=True)
-        _show(terminal, await rerun.do(wanted, again, reviewer(None, ()).name, at_most_eur=most), done=True)
+        asks = functools.partial(Askers(app.store).note, operator())
+        done = await rerun.do(wanted, again, reviewer(None, ()).name, at_most_eur=most, asks=asks)
+        _show(terminal, done, done=True)
 
     run(work, as_json=as_json)
 

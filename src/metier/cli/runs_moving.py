@@ -9,11 +9,12 @@ import click
 from rich.markup import escape
 
 from metier.app import App
-from metier.calls import RunId
+from metier.calls import RunId, new_id
 from metier.cli import flows
-from metier.cli.review_who import reviewer
+from metier.cli.review_who import operator, reviewer
 from metier.cli.terminal import Terminal, as_json_option, run
 from metier.errors import Invalid
+from metier.triggers.askers import Askers
 from metier.workflow.cutting import Cut, with_models
 from metier.workflow.definition import Workflow
 from metier.workflow.operations import Moving
@@ -150,9 +151,11 @@ def _fork(run_id: str, as_json: bool, **how: Any) -> None:
         if how["dry_run"]:
             cut = await app.operations.reuse(RunId(run_id), workflow, afresh=how["afresh"])
         else:
+            once, project = how["once"] or new_id("fork"), (await app.engine.get(RunId(run_id))).project
+            await Askers(app.store).note(operator(), project, workflow.name, once)
             made, cut = await app.operations.fork(
-                RunId(run_id), workflow, afresh=how["afresh"], dedupe=how["once"], window=how["window"]
-            )  # fmt: skip
+                RunId(run_id), workflow, afresh=how["afresh"], dedupe=once, window=how["window"]
+            )
         terminal.data(
             {"run": None if made is None else await app.engine.get(made), "hash": workflow.hash, **_told(cut)}
         )

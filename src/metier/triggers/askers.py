@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from metier.calls import Principal
+from typing import Protocol
+
 from metier.store import Store
 from metier.workflow.context import Clock, utc
 
-__all__ = ["Askers"]
+__all__ = ["Asker", "Askers"]
+
+
+class Asker(Protocol):
+    """Whoever asks, as they are known when they come to decide."""
+
+    @property
+    def name(self) -> str:
+        """What people call them."""
+        ...
+
+    @property
+    def key_id(self) -> str:
+        """What tells them from another of that name."""
+        ...
 
 
 class Askers:
@@ -16,7 +31,7 @@ class Askers:
         self._queries = store.queries("triggers")
         self._clock = clock
 
-    async def note(self, asker: Principal, project: str, workflow: str, dedupe: str) -> None:
+    async def note(self, asker: Asker, project: str, workflow: str, dedupe: str) -> None:
         """Write down who asks, by what the run is known by in its project: its workflow and its cause."""
         row = {"project": project, "workflow": workflow, "dedupe": dedupe, "now": self._clock()}
         await self._queries.run("asked", {**row, "name": asker.name, "key_id": asker.key_id})

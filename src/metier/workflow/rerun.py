@@ -23,8 +23,8 @@ __all__ = ["Again", "Asks", "Foreseen", "How", "Many", "Platform", "Rerun"]
 
 How: TypeAlias = Literal["resume", "retry", "fork", "afresh"]
 
-Asks: TypeAlias = Callable[[str, str], Awaitable[None]]
-"""Writes down, by workflow and cause, who asks for a run: they do not approve it."""
+Asks: TypeAlias = Callable[[str, str, str], Awaitable[None]]
+"""Writes down, by project, workflow and cause, who asks for a run: they do not approve it."""
 
 _Place: TypeAlias = tuple[str, str, frozenset[str], int]
 """Definition, project, steps that are done, and how often people have lent the money of the run again."""
@@ -215,7 +215,7 @@ class Rerun:
                 workflow = await self._definition(one.run, again)
                 dedupe = f"{again.label}/{one.run}"
                 if asks is not None:
-                    await asks(workflow.name, dedupe)
+                    await asks((await self._engine.get(one.run)).project, workflow.name, dedupe)
                 made, _ = await self._operations.fork(
                     one.run, workflow, afresh=again.how == "afresh", dedupe=dedupe, window=again.window
                 )
