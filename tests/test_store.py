@@ -126,7 +126,7 @@ async def test_a_connection_is_not_lost_with_whoever_is_cancelled_on_the_way_bac
                 await asyncio.sleep(0)
             borrowing.cancel()
             await asyncio.wait([borrowing], timeout=0.1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await _backend(narrow)
 
 
@@ -147,7 +147,7 @@ async def test_a_connection_the_server_has_closed_is_not_lent_again(store: Store
         before = await _backend(narrow)
         assert await _backend(narrow) == before
         async with store.connection() as other:
-            await other.execute("SELECT pg_terminate_backend(%s, 5000)", (before,))
+            await other.execute("SELECT pg_terminate_backend(%s, 60000)", (before,))
         assert await _backend(narrow) != before
 
 
@@ -204,7 +204,7 @@ async def test_a_store_that_is_given_up_while_it_opens_leaves_nothing_that_takes
     async with await asyncio.start_server(reluctant.open, "127.0.0.1", 0) as door:
         url = make_conninfo(store.url, host="127.0.0.1", port=door.sockets[0].getsockname()[1])
         opening = asyncio.ensure_future(Store(url).__aenter__())
-        await asyncio.wait_for(reluctant.asked.wait(), 20)
+        await asyncio.wait_for(reluctant.asked.wait(), 60)
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
@@ -212,7 +212,7 @@ async def test_a_store_that_is_given_up_while_it_opens_leaves_nothing_that_takes
         left = {task for task in asyncio.all_tasks() - before if task.get_name().startswith("pool-")}
         for task in left:
             task.cancel()
-        assert not left or not (await asyncio.wait(left, timeout=20))[1]
+        assert not left or not (await asyncio.wait(left, timeout=60))[1]
         await reluctant.end()
 
 

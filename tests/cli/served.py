@@ -34,14 +34,14 @@ class Served:
 
 @contextlib.contextmanager
 def serving(house: House, *options: str, **variables: str) -> Iterator[Served]:
-    """Start it on a free port; at the end ask it to stop, which it does with code 0 within ten seconds."""
+    """Start it on a free port; at the end ask it to stop, which it does with code 0."""
     process = subprocess.Popen(
         [METIER, "serve", "--port", "0", "--json", *options],
         env={**house.environment, "PATH": "/usr/bin:/bin", **variables},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     # One that says nothing is ended, so that reading its output ends too.
-    watch = threading.Timer(60, process.kill)
+    watch = threading.Timer(120, process.kill)
     watch.start()
     assert process.stdout is not None
     text = ""
@@ -55,7 +55,7 @@ def serving(house: House, *options: str, **variables: str) -> Iterator[Served]:
         yield served
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        _, served.error = process.communicate(timeout=10)
+        _, served.error = process.communicate(timeout=60)
         assert (process.returncode, "Traceback" in served.error) == (0, False), served.error
     finally:
         process.kill()

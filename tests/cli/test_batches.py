@@ -36,7 +36,7 @@ def made(house: House) -> tuple[str, str]:
             stop = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 group.create_task(working(app, stop))
-                for _ in range(600):
+                for _ in range(2400):
                     await asyncio.sleep(0.05)
                     if (await app.batches.get(found[0])).over and (await app.batches.get(found[1])).paused:
                         break

@@ -87,13 +87,13 @@ def worked(house: House, run: str, status: str, env: Mapping[str, str] | None = 
         [METIER, "worker"], env={**house.environment, "PATH": "/usr/bin:/bin", **(env or {})},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as worker:  # fmt: skip
-        for _ in range(300):
+        for _ in range(900):
             shown: dict[str, Any] = house.data("runs", "show", run)
             if shown["run"]["status"] == status:
                 break
             time.sleep(0.1)
         worker.send_signal(signal.SIGTERM)
-        _, error = worker.communicate(timeout=20)
+        _, error = worker.communicate(timeout=60)
     assert (worker.returncode, shown["run"]["status"]) == (0, status), (error, shown)
     assert "Traceback" not in error
     return shown

@@ -93,7 +93,7 @@ async def test_a_call_in_progress_ends_before_the_server_stops(
                     asked_to_stop.set()
                     rest = (await response.read()).decode()
             assert "à tous" in rest and rest.rstrip().endswith("data: [DONE]")
-            await asyncio.to_thread(served.process.wait, 10)
+            await asyncio.to_thread(served.process.wait, 60)
 
 
 def test_a_port_that_is_taken_is_told(house: House) -> None:
@@ -101,7 +101,7 @@ def test_a_port_that_is_taken_is_told(house: House) -> None:
         port = str(taken.getsockname()[1])
         done = subprocess.run(
             [METIER, "serve", "--port", port], env={**house.environment, "PATH": "/usr/bin:/bin"},
-            capture_output=True, text=True, timeout=30,
+            capture_output=True, text=True, timeout=120,
         )  # fmt: skip
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
     assert port in done.stderr and "Ready" not in done.stdout
@@ -197,7 +197,7 @@ async def test_a_call_is_a_span_in_the_trace_of_its_client(house: House, secret:
             assert (await ask(served.url, secret))[0] == 200
             # What waits is sent at the end.
             served.process.send_signal(signal.SIGTERM)
-            await asyncio.to_thread(served.process.wait, 20)
+            await asyncio.to_thread(served.process.wait, 60)
         first, second = collector.spans
         assert (first["traceId"], first["parentSpanId"]) == (TRACE, PARENT)
         assert second["traceId"] != TRACE

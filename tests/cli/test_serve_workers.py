@@ -137,12 +137,12 @@ async def test_readiness_goes_first_and_calls_under_way_end(house: House, secret
     async with running(slow) as url:
         config = tmp_path / "metier.yaml"
         config.write_text(yaml.safe_dump(declared(url)))
-        with serving(house, "--workers", "2", "--notice", "3", METIER_CONFIG=str(config)) as served:
+        with serving(house, "--workers", "2", "--notice", "8", METIER_CONFIG=str(config)) as served:
             calls = [asyncio.create_task(ask(served.url, secret)) for _ in range(4)]
             for _ in calls:
                 await arrived.acquire()
             served.process.send_signal(signal.SIGTERM)
-            for _ in range(100):
+            for _ in range(400):
                 status, told = await get(f"{served.url}/readyz")
                 if status == 503:
                     break
@@ -150,7 +150,7 @@ async def test_readiness_goes_first_and_calls_under_way_end(house: House, secret
             assert (status, json.loads(told)["status"]) == (503, "stopping")
             released.set()
             assert [status for status, _ in await asyncio.gather(*calls)] == [200] * 4
-            await asyncio.to_thread(served.process.wait, 30)
+            await asyncio.to_thread(served.process.wait, 60)
     answered = await asyncio.to_thread(house.data, "usage", "--by", "project")
     assert sum(row["calls"] for row in answered["usage"]) >= 4
 
@@ -174,7 +174,7 @@ def test_what_is_wrong_with_the_house_is_said_once(house: House, tmp_path: pathl
     config = tmp_path / "metier.yaml"
     config.write_text("models: 12\n")
     done = subprocess.run(
-        [METIER, "serve", "--port", "0", "--workers", "3"], capture_output=True, text=True, timeout=60,
+        [METIER, "serve", "--port", "0", "--workers", "3"], capture_output=True, text=True, timeout=120,
         env={**house.environment, "PATH": "/usr/bin:/bin", "METIER_CONFIG": str(config)},
     )  # fmt: skip
     assert (done.returncode, "Traceback" in done.stderr, "Ready" in done.stdout) == (2, False, False), done.stderr

@@ -45,12 +45,12 @@ def mail_server(server: Server) -> Iterator[dict[str, str]]:
 
     thread = threading.Thread(target=loop.run_until_complete, args=(work(),))
     thread.start()
-    ready.wait(10)
+    assert ready.wait(60)
     try:
         yield {"METIER_SMTP_URL": f"smtp://127.0.0.1:{ports[0]}", "METIER_MAIL_FROM": "sav@exemple.fr"}
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(60)
         loop.close()
 
 

@@ -224,7 +224,7 @@ async def test_leaving_closes_the_connection_to_the_provider() -> None:
         stream = provider.stream(CALL, deployment(server.url))
         async with aclosing(stream) as chunks:  # type: ignore[type-var]  # an async generator, as every provider's
             await anext(chunks)
-        await asyncio.wait_for(server.gone.wait(), 5)
+        await asyncio.wait_for(server.gone.wait(), 60)
 
 
 async def test_embeddings_come_in_batches_of_a_hundred() -> None:

@@ -99,11 +99,11 @@ async def test_a_decision_made_elsewhere_holds_here_soon(store: Store, tmp_path:
     try:
         assert records.contents.transcript(world.call()) is None
         await elsewhere.decide(world.principal.system, "Claire", "review", capture="masked")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while records.contents.transcript(world.call()) is None:
                 await elsewhere.list()
         await elsewhere.decide(world.principal.system, "Claire", "over", capture="none")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while records.contents.transcript(world.call()) is not None:
                 await elsewhere.list()
     finally:

@@ -158,7 +158,7 @@ async def test_the_loop_survives_what_flushing_cannot_do_yet(store: Store, tmp_p
     await spend(world, ledger, admission, 10)
     async with store.transaction() as tx:
         await tx.execute("ALTER TABLE calls_away RENAME TO calls")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while ledger.waiting:
             await rows(store)
     loop.cancel()

@@ -77,7 +77,7 @@ async def test_a_message_that_arrives_while_others_are_read_waits_for_no_next_on
     id = await deployed(house, existing=True)
     source = await house.triggers.source(await house.triggers.deployments.get(id))
     seen = []
-    async with asyncio.timeout(20), contextlib.aclosing(source.events(None)) as events:
+    async with asyncio.timeout(60), contextlib.aclosing(source.events(None)) as events:
         async for event in events:
             if isinstance(event, Event):
                 seen.append(event.data["subject"])

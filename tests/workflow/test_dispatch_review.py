@@ -51,7 +51,7 @@ async def ended(engine: Engine, run: RunId) -> str:
 
 async def until(so: Callable[[], Awaitable[bool]]) -> None:
     """Wait until something is so."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             if await so():
                 return

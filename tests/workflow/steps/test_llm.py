@@ -115,7 +115,7 @@ async def test_an_answer_is_kept_before_it_is_used(store: Store, tmp_path: pathl
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(b.app.engine.work(stop))
-            await asyncio.wait_for(reached.wait(), 20)
+            await asyncio.wait_for(reached.wait(), 60)
             assert [line.name for line in await b.lines(run)] == ["answer"]
             stop.set()
     async with bench(store, tmp_path, provider) as b:
