@@ -19,6 +19,7 @@ from metier.store import Store
 from metier.vault import Vault
 from metier.workflow.definition import Workflow
 from metier.workflow.engine import StepContext
+from metier.workflow.steps.tool import Effect
 from tests.connectors.mailserver import Server, serving
 from tests.console.desk import APPROVAL, Office, office
 from tests.workflow.flows import flow, step
@@ -62,8 +63,8 @@ async def posting(
         outbox = Outbox(store, vault, Smtp(account), _unknown, domain="exemple.fr")
         send = tools(outbox, None, "sav@exemple.fr")["email.send"]
 
-        async def leave(context: StepContext, with_: dict[str, object]) -> object:
-            return await send(_Effect(f"{context.run}/{context.path}"), with_)  # type: ignore[arg-type]  # JSON it is
+        async def leave(context: StepContext, with_: dict[str, JSON]) -> JSON:
+            return await send(Effect(f"{context.run}/{context.path}", context), with_)
 
         async with office(store, vault, folder, time.time, {"tool": leave}) as here:
             here.given.pop("letter")
@@ -100,11 +101,6 @@ async def test_another_action_in_doubt_is_shown_as_what_it_is(
             assert "Cette action n'est plus dans le doute" in (await zoe.get(path)).text
         await here.engine.drain()
         assert (await here.engine.get(task.run)).status == ("cancelled" if cancelled else "done")
-
-
-class _Effect:
-    def __init__(self, key: str) -> None:
-        self.key = key
 
 
 @pytest.mark.parametrize(("found", "taken", "said"), [("delivered", 1, "Il est parti"), ("again", 2, "de nouveau")])

@@ -139,7 +139,7 @@ class Batches:
             "endpoint": endpoint,
             "input_file": input_file,
             "quiet_hours": "" if window is None else str(window),
-            "metadata": self.vault.seal(SEALED_FOR, orjson.dumps(asked), f"{id}/metadata"),
+            "metadata": self.vault.seal(SEALED_FOR, orjson.dumps(asked), f"{id}/metadata", principal.organisation),
             "keep_s": keep_s or self.rules.keep_s,
             "now": now,
             "expires_at": now + _LIFE,

@@ -47,6 +47,8 @@ class Writing:
 
     id: str
     project: ProjectId
+    workspace: str
+    """The organisation under whose key it is sealed."""
     _queries: Queries
     _vault: Vault
     _tx: Tx | None = None
@@ -71,7 +73,9 @@ class Writing:
     async def _keep(self, piece: bytes) -> None:
         bound = _place(self.id, self._number)
         # Compressing and sealing 256 kB takes milliseconds in which calls would wait.
-        sealed = await asyncio.to_thread(lambda: self._vault.seal(_SEALED_FOR, zlib.compress(piece, 1), bound))
+        sealed = await asyncio.to_thread(
+            lambda: self._vault.seal(_SEALED_FOR, zlib.compress(piece, 1), bound, self.workspace)
+        )
         row = {"file": self.id, "number": self._number, "sealed": sealed}
         await self._queries.run("keep_piece", row, self._tx)
         self._number += 1
@@ -89,7 +93,7 @@ class Files:
 
     async def begin(self, principal: Principal) -> Writing:
         """Open a file that arrives; nobody sees it before it is stored."""
-        return await self._begin(principal.project, principal.key_id, None)
+        return await self._begin(principal.project, principal.organisation, principal.key_id, None)
 
     async def store(
         self, writing: Writing, name: str, purpose: Purpose, keep_s: int | None = None, *, tx: Tx | None = None
@@ -101,11 +105,11 @@ class Files:
                 param="expires_after",
             )
         await writing.end()
-        now = self._clock()
+        now, named = self._clock(), name[:_LONGEST_NAME].encode("utf-8", "replace")
         row = {
             "id": writing.id,
             "purpose": purpose,
-            "name": self._vault.seal(_SEALED_FOR, name[:_LONGEST_NAME].encode("utf-8", "replace"), writing.id),
+            "name": self._vault.seal(_SEALED_FOR, named, writing.id, writing.workspace),
             "bytes": writing.size,
             "expires_at": now + timedelta(seconds=keep_s or self.rules.keep_s),
         }
@@ -123,9 +127,9 @@ class Files:
         """Forget a file that did not arrive whole."""
         await self._queries.run("drop", {"id": writing.id})
 
-    async def compose(self, project: ProjectId, tx: Tx) -> Writing:
-        """Open a file that is written in a transaction: it exists with it, or not at all."""
-        return await self._begin(project, None, tx)
+    async def compose(self, project: ProjectId, workspace: str, tx: Tx) -> Writing:
+        """Open a file of an organisation that is written in a transaction: it exists with it, or not at all."""
+        return await self._begin(project, workspace, None, tx)
 
     async def get(self, project: str, id: str) -> StoredFile:
         """Give a file of a project."""
@@ -179,11 +183,11 @@ class Files:
         """Delete files whose time is over and uploads nobody ended; says how many."""
         return await self._queries.run("purge", {"now": self._clock()})
 
-    async def _begin(self, project: ProjectId, key: KeyId | None, tx: Tx | None) -> Writing:
+    async def _begin(self, project: ProjectId, workspace: str, key: KeyId | None, tx: Tx | None) -> Writing:
         now, id = self._clock(), new_id("file")
         row = {"id": id, "project": project, "key_id": key or "", "now": now, "expires_at": now + _ARRIVING}
         await self._queries.run("begin", row, tx)
-        return Writing(id, project, self._queries, self._vault, tx)
+        return Writing(id, project, workspace, self._queries, self._vault, tx)
 
     async def _known(self, row: Row, tx: Tx) -> StoredFile:
         stored = await self._queries.one("stored", row, tx)

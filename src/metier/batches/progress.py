@@ -34,6 +34,8 @@ class Held:
 
     id: str
     project: ProjectId
+    organisation: str
+    """Whose the project is: what is sealed for the batch is sealed under its key."""
     key_id: KeyId
     endpoint: str
     input_file: str
@@ -176,7 +178,9 @@ class Progress:
 
     async def close(self, held: Held, ending: Status, now: datetime, errors: Sequence[Mapping[str, Any]] = ()) -> None:
         """Say how the batch ends; from then on no call is made."""
-        sealed = self._vault.seal(SEALED_FOR, orjson.dumps([*errors]), f"{held.id}/errors") if errors else None
+        sealed = None
+        if errors:
+            sealed = self._vault.seal(SEALED_FOR, orjson.dumps([*errors]), f"{held.id}/errors", held.organisation)
         await self._queries.run("close", {**_mine(held), "ending": ending, "now": now, "errors": sealed})
 
     async def results(self, held: Held) -> AsyncGenerator[Result, None]:
@@ -222,11 +226,11 @@ class Progress:
         return Result(number, state if state in ("done", "failed") else None, name, answer)
 
     def _sealed(self, held: Held, number: int, answer: bytes) -> bytes:
-        return self._vault.seal(SEALED_FOR, zlib.compress(answer, 1), f"{held.id}/{number}")
+        return self._vault.seal(SEALED_FOR, zlib.compress(answer, 1), f"{held.id}/{number}", held.organisation)
 
 
 def _sealed_name(vault: Vault, held: Held, number: int, name: str | None) -> bytes | None:
-    return None if name is None else vault.seal(SEALED_FOR, name.encode(), _name(held, number))
+    return None if name is None else vault.seal(SEALED_FOR, name.encode(), _name(held, number), held.organisation)
 
 
 def _mine(held: Held) -> Row:

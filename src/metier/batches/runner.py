@@ -183,7 +183,7 @@ class Runner:
                 counts["total"] += 1
                 counts[outcome] += 1
                 if outcome not in files:
-                    files[outcome] = await self._files.compose(held.project, tx)
+                    files[outcome] = await self._files.compose(held.project, held.organisation, tx)
                 await files[outcome].feed(result.answer or _rest(held, result, ending))
             written: dict[Outcome, str] = {}
             for made, file in files.items():

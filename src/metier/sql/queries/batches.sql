@@ -59,7 +59,8 @@ SELECT id FROM batches batch
 UPDATE batches SET epoch = epoch + 1, under_way = 0, paused = NULL, resume_at = NULL
  WHERE id = %(id)s AND status IN ('validating', 'in_progress', 'finalizing', 'cancelling')
    AND (SELECT count(*) FROM procrastinate_jobs WHERE queueing_lock = %(id)s AND status = 'doing') <= 1
-RETURNING id, project, key_id, endpoint, input_file, status, epoch, quiet_hours, keep_s, stalls, ending, expires_at
+RETURNING id, project, key_id, endpoint, input_file, status, epoch, quiet_hours, keep_s, stalls, ending, expires_at,
+          coalesce((SELECT organisation FROM projects WHERE projects.id = batches.project), 'main') AS organisation
 
 -- reopen --
 -- Makes the lines of a worker that died callable again.
