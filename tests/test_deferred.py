@@ -25,6 +25,7 @@ NOT_NEEDED = (
     "rich",
     "sqlite3",
 )
+WORKED_WITH = ("aiohttp", "metier.app", "metier.cli.terminal", "procrastinate", "psycopg", "pydantic")
 
 
 def _is_checking(node: ast.stmt) -> bool:
@@ -53,6 +54,13 @@ def test_what_a_library_lacks_and_a_library_that_lacks_are_told_as_ever() -> Non
 
 def test_what_serves_loads_no_library_that_a_gateway_may_never_need() -> None:
     probe = f"import sys, metier.cli.serving\nprint(*[name for name in {NOT_NEEDED!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("name", ["serve", "worker"])
+def test_what_a_service_can_do_is_told_without_what_it_works_with(name: str) -> None:
+    probe = f"import sys, metier.cli.{name}\nprint(*[one for one in {WORKED_WITH!r} if one in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

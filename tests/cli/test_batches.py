@@ -10,7 +10,7 @@ import pytest
 from metier.api import batches
 from metier.app import Parts, build
 from metier.catalog import Catalog
-from metier.cli.worker import working
+from metier.cli.working import working
 from metier.providers.scripted import ScriptedProvider, says
 from metier.settings import load
 from metier.testing import MODELS, caller

@@ -27,7 +27,7 @@ from metier.cli import preparation
 from metier.cli.listening import NO_MODELS, Service, listen, shown
 from metier.cli.node import Node
 from metier.cli.terminal import Terminal, run
-from metier.cli.worker import working
+from metier.cli.working import working
 from metier.deferred import deferred
 
 if TYPE_CHECKING:
