@@ -142,14 +142,16 @@ async def test_a_stream_that_breaks_ends_with_an_error_and_no_done(door: Door) -
 
 @pytest.mark.parametrize(("stream", "after"), [(False, 0), (True, 0), (True, 1), (True, 2), (True, 3)])
 async def test_a_client_who_leaves_is_settled_at_once(door: Door, stream: bool, after: int) -> None:
-    turns = 0
+    turns, left = 0, asyncio.Event()
 
     async def breathe() -> None:
         nonlocal turns
         turns += 1
         for _ in range(3):
-            # A whole answer that is there within a moment is given all the same.
-            await asyncio.sleep(0 if stream else 0.03)
+            await asyncio.sleep(0)
+        if not stream:
+            # A whole answer that is there within a moment is given all the same: this one is not.
+            await left.wait()
 
     script = says(*[f"mot {n} " for n in range(6)])
     door.provider.then(Script(script.chunks, before=breathe))
@@ -157,8 +159,9 @@ async def test_a_client_who_leaves_is_settled_at_once(door: Door, stream: bool, 
     response = await door.post(CHAT, {**HELLO, "stream": stream}, leave_after=after)
     assert not response.ended
     assert turns <= after + 2, "the provider is not read to its end for nobody"
-    left = (await door.here.rows())[-1]
-    assert (left["outcome"], door.provider.closed[-1]) == ("cancelled", left["id"])
+    row = (await door.here.rows())[-1]
+    assert (row["outcome"], door.provider.closed[-1]) == ("cancelled", row["id"])
+    left.set()
     # The loop is as it was: the next call of the same task is not cancelled by what came before.
     assert (await door.post(CHAT, HELLO, leave_after=None)).status == 200
 
