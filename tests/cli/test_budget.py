@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from decimal import Decimal
 
 import pytest
 
-from metier.store import Store
+from metier.postgres import Embedded
+from metier.store import Store, create_database
 from tests.cli.house import House
 
 
@@ -83,13 +85,21 @@ def test_limits_are_set_listed_shown_and_dropped(house: House, system: str) -> N
         (("show", "limit_x"), 2, "no limit"),
         (("drop", "limit_x"), 2, "nothing was removed"),
         (("settle", "worker_x"), 2, "metier budget open"),
-        (("open",), 0, "Nothing is open"),
-        (("alerts",), 0, "No alert"),
         (("set", "concurrency", "3", "--per", "day", "--system", "limites"), 2, "has no period: leave it out"),
     ],
 )
-def test_what_goes_wrong_is_said_in_a_line(house: House, arguments: tuple[str, ...], code: int, word: str) -> None:
+def test_what_goes_wrong_is_said_in_a_line(
+    house: House, system: str, arguments: tuple[str, ...], code: int, word: str
+) -> None:
     assert word in house.run("budget", *arguments, code=code)
+
+
+def test_where_nothing_is_open_and_nothing_was_told_that_is_said(server: Embedded, template: str, house: House) -> None:
+    # A house in which no other test has spent anything.
+    asyncio.run(create_database(server.url("postgres"), "cli_unspent", template=template))
+    unspent = dataclasses.replace(house, database_url=server.url("cli_unspent"))
+    assert "Nothing is open" in unspent.run("budget", "open")
+    assert "No alert" in unspent.run("budget", "alerts")
 
 
 def test_what_a_lost_worker_held_is_listed_and_settled_by_a_person(house: House, system: str) -> None:
