@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -11,7 +12,7 @@ import pytest
 from metier.calls import JSON, RunId
 from metier.errors import Conflict, Invalid, NotAllowed, NotFound
 from metier.record.erasure import Target
-from metier.store import Store
+from metier.store import Queries, Row, Store, Tx
 from metier.vault import Vault
 from metier.workflow.definition import Workflow
 from metier.workflow.desk import read_twice
@@ -66,6 +67,31 @@ def office(store: Store, vault: Vault) -> Office:
     clock = Ticking()
     engine = Engine(store, vault, {"code": Counting()}, desk=TaskDesk(store, vault, clock=clock), clock=clock)
     return Office(engine, Review(store, vault, engine, clock=clock), clock)
+
+
+class Watched(Store):
+    """A store that notes which queries of reviews are made."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, size=2)
+        self.asked: list[str] = []
+
+    def queries(self, owner: str) -> Queries:
+        """Give queries that are noted, by name."""
+        return Noted(self) if owner == "review" else super().queries(owner)
+
+
+class Noted(Queries):
+    """The queries of reviews, noted in their store."""
+
+    def __init__(self, store: Watched) -> None:
+        super().__init__(store, "review")
+        self._asked = store.asked
+
+    async def one(self, name: str, params: Mapping[str, object] | None = None, tx: Tx | None = None) -> Row | None:
+        """Run a query, and note it."""
+        self._asked.append(name)
+        return await super().one(name, params, tx)
 
 
 def approval(**more: JSON) -> Workflow:
@@ -286,3 +312,18 @@ async def test_an_erasure_of_a_person_takes_the_corrections_about_them(office: O
     (left,) = await office.review.corrections.list()
     assert left.edited == {"path": "None"}
     assert (await erase(Target("main", project="sales"), "Camille", False)) == 1
+
+
+async def test_whose_a_task_is_is_read_with_the_task_and_not_looked_up_again(
+    office: Office, store: Store, vault: Vault
+) -> None:
+    task = await office.park()
+    watched = Watched(store.url)
+    async with watched:
+        review = Review(watched, vault, office.engine, clock=office.clock)
+        await review.comment(task.id, ZOE, "elle a rappelé")
+        await review.hand_off(task.id, ZOE, "user:max", "à toi")
+        await review.decide(task.id, MAX, {"decision": "approve", "edited": {}}, "vu avec elle")
+    assert watched.asked == ["get"] * 3
+    told = [event.words for event in await office.review.history(task.id) if event.words]
+    assert told == ["elle a rappelé", "à toi", "vu avec elle"]

@@ -138,21 +138,20 @@ class Review:
         async with self._store.transaction() as tx:
             if not await self._queries.run("claim", {**_by(reviewer), "id": task, "seen": row["assignee"]}, tx):
                 raise await self._taken(task)
-            await self._settling.tell(tx, task, "claimed", reviewer)
+            await self._settling.tell(tx, row, "claimed", reviewer)
 
     async def release(self, task: TaskId, reviewer: Reviewer) -> None:
         """Put a claimed task back for the others it is assigned to."""
         async with self._store.transaction() as tx:
             if not await self._queries.run("release", {**_by(reviewer), "id": task}, tx):
                 raise Conflict(f"task {task!r} is not claimed by {reviewer.known_as!r}: there is nothing to release")
-            await self._settling.tell(tx, task, "released", reviewer)
+            await self._settling.tell(tx, {"id": task}, "released", reviewer)
 
     async def comment(self, task: TaskId, reviewer: Reviewer, words: str) -> None:
         """Say something on a task to whoever works on it, without deciding."""
-        await self._mine(task, reviewer)
-        said = _words(words, "the comment")
+        row, said = await self._mine(task, reviewer), _words(words, "the comment")
         async with self._store.transaction() as tx:
-            await self._settling.tell(tx, task, "commented", reviewer, said)
+            await self._settling.tell(tx, row, "commented", reviewer, said)
 
     async def hand_off(self, task: TaskId, reviewer: Reviewer, to: str, note: str) -> None:
         """Give a task to another group or person, with what they need to know; the operator may, whoever claimed it."""
@@ -168,7 +167,7 @@ class Review:
         async with self._store.transaction() as tx:
             if not await self._queries.run("hand_off", change, tx):
                 raise await self._taken(task)
-            await self._settling.tell(tx, task, "handed_off", reviewer, said, target)
+            await self._settling.tell(tx, row, "handed_off", reviewer, said, target)
 
     async def link(
         self,
@@ -188,7 +187,7 @@ class Review:
             await self._theirs(row, by, person, groups)
         async with self._store.transaction() as tx:
             token = await self.links.make(read_task(self._vault, row), person, lasts, tx)
-            await self._settling.tell(tx, task, "linked", by, token.partition(".")[0], f"user:{person}")
+            await self._settling.tell(tx, row, "linked", by, token.partition(".")[0], f"user:{person}")
         return token, await self.links.read(token)
 
     async def decide(self, task: TaskId, reviewer: Reviewer, decision: JSON, note: str = "") -> None:

@@ -36,21 +36,22 @@ class Settling:
         self._clock = clock
 
     async def tell(
-        self, tx: Tx, task: TaskId, kind: EventKind, by: Reviewer | None, words: str = "", target: str | None = None
+        self, tx: Tx, row: Row, kind: EventKind, by: Reviewer | None, words: str = "", target: str | None = None
     ) -> None:
-        """Note that something happened to a task."""
-        found = await self._queries.one("title", {"id": task}, tx) if words else None
-        whose = "" if found is None else self._vault.workspace(found["title"])
-        row = {
+        """Note that something happened to a task, by its row; words are sealed as what it shows is."""
+        task = TaskId(row["id"])
+        told = {
             "task": task,
             "kind": kind,
             "at": self._clock(),
             "by": None if by is None else by.name,
             "by_id": None if by is None else by.id,
             "target": target,
-            "words": sealed(self._vault, task, "words", words, whose) if words else None,
+            "words": sealed(self._vault, task, "words", words, self._vault.workspace(row["payload"]))
+            if words
+            else None,
         }
-        await self._queries.run("tell", row, tx)
+        await self._queries.run("tell", told, tx)
 
     async def settle(self, row: Row, decision: JSON, by: Reviewer | None = None, note: str = "") -> None:
         """Record a decision, by the date that passed when nobody took it."""
@@ -70,7 +71,7 @@ class Settling:
                 await self.end(tx, row, value, by, note)
             if workflow is not None and by is not None and isinstance(value, dict):
                 await self._corrections.add(tx, row, payload, value["edited"], by, workflow)
-                await self.tell(tx, id, "changed", by)
+                await self.tell(tx, row, "changed", by)
 
     async def end(self, tx: Tx, row: Row, value: JSON, by: Reviewer | None, note: str = "") -> None:
         """Hand a decision to the run and close the task."""
@@ -98,7 +99,7 @@ class Settling:
             await self._parked(tx, row)
         await self._close(tx, row, value, by, note)
         await self._queries.run("agree", {"id": id, "agreed": agreed}, tx)
-        await self.tell(tx, id, "agreed" if agreed else "disagreed", None)
+        await self.tell(tx, row, "agreed" if agreed else "disagreed", None)
         if not agreed:
             await self._desk.again(tx, row, readers)
         return True
@@ -122,7 +123,7 @@ class Settling:
         }
         if not await self._queries.run("settle", settled, tx):
             raise Conflict(f"task {id!r} has changed since you opened it: look at it again")
-        await self.tell(tx, id, "expired" if by is None else "decided", by, note)
+        await self.tell(tx, row, "expired" if by is None else "decided", by, note)
 
 
 def _choice(value: JSON) -> JSON:

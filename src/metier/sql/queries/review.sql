@@ -58,10 +58,6 @@ SELECT tasks.*, runs.key_id AS starter_id, keys.name AS starter
   FROM tasks JOIN runs ON runs.id = tasks.run LEFT JOIN keys ON keys.id = runs.key_id
  WHERE run = %(run)s ORDER BY tasks.id
 
--- title --
--- Gives the sealed title of a task, which says whose it is.
-SELECT title FROM tasks WHERE id = %(id)s
-
 -- tell --
 -- Adds something that happened to a task to what happened before.
 INSERT INTO task_events (task, kind, at, by_name, by_id, target, words)
