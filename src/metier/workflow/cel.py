@@ -34,7 +34,7 @@ else:
     lark = deferred("lark")
     celparser = deferred("celpy.celparser")
 
-__all__ = ["EXPRESSION_MAX", "Piece", "expressions_in", "parse", "pieces"]
+__all__ = ["EXPRESSION_MAX", "Piece", "expressions_in", "parse", "pieces", "texts_in"]
 
 EXPRESSION_MAX = 2_000
 """Characters of one expression."""
@@ -119,17 +119,23 @@ def pieces(template: str) -> tuple[Piece, ...]:
 
 def expressions_in(template: JSON, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield every expression of a template with the path of the text it stands in."""
+    for place, text in texts_in(template, path):
+        for piece in pieces(text):
+            if piece.expression:
+                yield place, piece.text
+
+
+def texts_in(template: JSON, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every text of a template with its path, as `expressions_in` writes it."""
     match template:
         case str():
-            for piece in pieces(template):
-                if piece.expression:
-                    yield path, piece.text
+            yield path, template
         case list():
             for position, item in enumerate(template):
-                yield from expressions_in(item, f"{path}/{position}")
+                yield from texts_in(item, f"{path}/{position}")
         case dict():
             for key, value in template.items():
-                yield from expressions_in(value, f"{path}/{key}")
+                yield from texts_in(value, f"{path}/{key}")
 
 
 def _closing(template: str, start: int) -> int | None:

@@ -12,11 +12,14 @@ from metier.deferred import deferred
 from metier.errors import Invalid, MetierError, NotFound
 from metier.workflow import rules
 from metier.workflow.bundle import prompts_of
-from metier.workflow.cel import expressions_in, parse, pieces
+from metier.workflow.cel import expressions_in, parse, pieces, texts_in
 from metier.workflow.files import language_of
-from metier.workflow.inference import alike, give, types_of, words
+from metier.workflow.inference import give
+from metier.workflow.nulls import EVERYTHING
+from metier.workflow.schema_types import alike, types_of, words
 from metier.workflow.shape import FlowTest, Mark, Step, Trigger, Workflow
 from metier.workflow.shorthand import conform
+from metier.workflow.step_outputs import gives
 from metier.workflow.tables import gaps
 from metier.workflow.view import Schema, Seen, Severity, View
 from metier.workflow.yaml_source import placed, suggest
@@ -36,64 +39,7 @@ __all__ = [
     "check_replacements",
     "check_rules",
     "check_test",
-    "gives",
 ]
-
-_HIT: dict[str, JSON] = {
-    "type": "object",
-    "properties": {
-        "id": {"type": "string"},
-        "document": {"type": "string"},
-        "title": {"type": "string"},
-        "text": {"type": "string"},
-        "score": {"type": "number"},
-    },
-    "required": ["id", "document", "title", "text", "score"],
-}
-_BUILT_IN: Mapping[str, Schema] = {
-    "retrieve": {
-        "type": "object",
-        "properties": {"hits": {"type": "array", "items": _HIT}},
-        "required": ["hits"],
-        "additionalProperties": False,
-    },
-    "loop": {
-        "type": "object",
-        "properties": {
-            "turns": {"type": "integer"},
-            "kept": {"type": "integer"},
-            "met": {"type": "boolean"},
-            "score": {"type": ["number", "null"]},
-        },
-        "required": ["turns", "kept", "met", "score"],
-        "additionalProperties": False,
-    },
-    "wait": {
-        "type": "object",
-        "properties": {"at": {"type": "string"}},
-        "required": ["at"],
-        "additionalProperties": False,
-    },
-    "agent": {
-        "type": "object",
-        "properties": {"text": {"type": "string"}, "agent": {"type": "string"}},
-        "required": ["text", "agent"],
-    },
-    "switch": {
-        "type": "object",
-        "properties": {"branch": {"type": ["integer", "null"]}},
-        "required": ["branch"],
-        "additionalProperties": False,
-    },
-    "llm": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
-}
-"""What steps give when they declare no output."""
-_EVENT: Schema = {
-    "type": "object",
-    "properties": {"event": {"type": "string"}, "key": {"type": "string"}, "data": {}},
-    "required": ["event", "key", "data"],
-    "additionalProperties": False,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,40 +117,26 @@ class Report:
             )
 
     def template(self, template: JSON, view: View, marks: Mapping[str, Mark], path: str, fallback: Mark) -> None:
-        """Check every expression of a template."""
-        for inner, expr in expressions_in(template):
-            self.expression(expr, view, marks.get(path + inner, marks.get(path, fallback)))
+        """Check every expression of a template; one that is put into a text must not be null."""
+        for inner, text in texts_in(template):
+            cut = pieces(text)
+            for piece in cut:
+                if piece.expression:
+                    mark = marks.get(path + inner, marks.get(path, fallback))
+                    self.expression(piece.text, view, mark, "a text" if len(cut) > 1 else "")
 
     def condition(self, expr: str, view: View, mark: Mark) -> None:
         """Check an expression that must give true or false."""
-        types = types_of(self.expression(expr, view, mark))
+        types = types_of(self.expression(expr, view, mark, "a condition"))
         if types and "boolean" not in types:
             self.say(mark, "not-a-condition", f"{expr!r} gives {words(types)}; a condition must give true or false")
 
-    def expression(self, expr: str, view: View, mark: Mark) -> Schema:
-        """Check one expression and give the schema of its value."""
-        schema, remarks = give(parse(expr), view)
+    def expression(self, expr: str, view: View, mark: Mark, needed: str = "") -> Schema:
+        """Check one expression and give the schema of its value; `needed` says what takes it that takes no null."""
+        schema, remarks = give(parse(expr), view, needed)
         for remark in remarks:
             self.say(mark, remark.code, f"in {expr!r}: {remark.message}", remark.suggestion, remark.severity)
         return schema
-
-
-def gives(step: Step, workflow: Workflow) -> Schema:
-    """Find the schema of what a step gives, from its output or from its kind."""
-    if step.output is not None:
-        return step.output
-    if step.kind == "rules":
-        try:
-            return rules.table(workflow, str(step.config)).outputs
-        except MetierError:
-            return {}
-    if step.kind == "parallel":
-        names = [branch.name for branch in step.branches]
-        done: dict[str, JSON] = {name: {"type": "boolean"} for name in names}
-        return {"type": "object", "properties": done, "required": [*names], "additionalProperties": False}
-    if step.kind == "wait" and isinstance(step.config, dict) and "event" in step.config:
-        return _EVENT
-    return _BUILT_IN.get(step.kind, {})
 
 
 def check_prompt(report: Report, step: Step) -> None:
@@ -360,8 +292,9 @@ def check_test(report: Report, test: FlowTest, view: View) -> None:
     # A test looks at the end of one run, where it knows which steps ran: only names are checked.
     everything = {step.id: Seen(report.gives(step)) for step in report.workflow.walk()}
     scope = {**view.variables, "output": {}, "status": {"type": "string"}}
+    over = View(scope, everything, report.all_ids, frozenset({EVERYTHING}))
     for wanted in test.expect:
-        report.condition(wanted.expr, View(scope, everything, report.all_ids), wanted.mark)
+        report.condition(wanted.expr, over, wanted.mark)
 
 
 def _fits(report: Report, template: JSON, wanted: Schema, view: View, place: Mark, what: str) -> None:

@@ -8,7 +8,9 @@ from metier.calls import JSON
 from metier.workflow.bundle import OFFERED, called_path
 from metier.workflow.cel import parse, pieces
 from metier.workflow.checks import Report, check_given
-from metier.workflow.inference import give, types_of, words
+from metier.workflow.inference import give
+from metier.workflow.nulls import allows_null, without_null
+from metier.workflow.schema_types import types_of, words
 from metier.workflow.shape import Mark, Step, Trigger, Workflow
 from metier.workflow.view import Schema, View
 from metier.workflow.yaml_source import suggest
@@ -213,7 +215,15 @@ def items_of(report: Report, step: Step, view: View) -> Schema:
             f"foreach {step.id!r} goes over {words(types)}; it needs a list",
             "give a list, such as steps.plan.tasks",
         )
-    items = schema.get("items")
+    elif allows_null(schema):
+        report.say(
+            mark,
+            "may-be-null",
+            f"foreach {step.id!r} goes over what may be null; it needs a list",
+            "write … == null ? [] : …",
+            "warning",
+        )
+    items = without_null(schema).get("items")
     return items if isinstance(items, dict) else {}
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from metier.calls import JSON
 from metier.workflow.functions import FUNCTIONS, Unfit
+from metier.workflow.nulls import allows_null, asked, is_there, mended, of_element, refuses_null, shaped, without_null
+from metier.workflow.schema_types import NUMBERS, alike, either, items_of, named, of_value, types_of, words
 from metier.workflow.syntax import (
     Binary,
     Choice,
@@ -25,11 +27,10 @@ from metier.workflow.syntax import (
 from metier.workflow.view import Schema, Severity, View, known_after, path_of, step_id
 from metier.workflow.yaml_source import suggest
 
-__all__ = ["Remark", "alike", "give", "types_of", "words"]
+__all__ = ["Remark", "give"]
 
 _WORDS = {"None": "null", "nil": "null", "undefined": "null", "NULL": "null", "True": "true", "False": "false"}
 """What other languages call null and the truths."""
-_NUMBERS = frozenset({"integer", "number"})
 _TRIED = dict.fromkeys(("matches", "find", "find_all"), "") | dict.fromkeys(("format_date", "in_zone"), "2026-10-01")
 """What functions are tried with whose other arguments can be wrong in themselves, such as a pattern."""
 
@@ -47,6 +48,7 @@ class Remark:
 @dataclass(slots=True)
 class _Reading:
     remarks: list[Remark] = field(default_factory=list)
+    doubted: set[str] = field(default_factory=set)
 
     def say(self, code: str, message: str, suggestion: str = "", severity: Severity = "error") -> None:
         remark = Remark(code, message, suggestion.removeprefix("; "), severity)
@@ -54,39 +56,58 @@ class _Reading:
             self.remarks.append(remark)
 
     def schema(self, node: Node, view: View) -> Schema:
+        """Find what an expression gives at a place, without the null that is ruled out there."""
+        found = self._found(node, view)
+        return without_null(found) if allows_null(found) and is_there(node, view.facts) else found
+
+    def needed(self, node: Node, view: View, does: str) -> Schema:
+        """Find what an expression gives where null would make the run fail, and say so where it may be null."""
+        found = self.schema(node, view)
+        if (id := step_id(node)) is not None and not is_there(node, view.facts):
+            self._not_null(id, "", view)
+        if not allows_null(found):
+            return found
+        sure = without_null(found)
+        shown, mend = mended(node, types_of(sure), does)
+        if shown not in self.doubted:
+            self.say("may-be-null", f"{shown} may be null, and {does} takes no null", mend, "warning")
+        self.doubted.add(shown)
+        return sure
+
+    def _found(self, node: Node, view: View) -> Schema:
         match node:
             case Constant(value=value):
-                return _constant(value)
+                return of_value(value)
             case Name(name=name):
                 return self._name(name, view)
             case Select():
                 return self._select(node, view)
             case Index(target=target, index=index):
-                self.schema(index, view)
-                whole = self.schema(target, view)
+                self.needed(index, view, "[…]")
+                whole = self.needed(target, view, "[…]")
                 if isinstance(index, Constant) and isinstance(index.value, str):
                     return self._field(whole, index.value, target, view)
                 self._able(whole, {"array", "object", "null"}, "cannot take an element of {}")
-                return _items(whole)
+                return items_of(whole)
             case Function(name=name, arguments=arguments):
                 return self._call(name, arguments, view)
             case Comprehension():
                 return self._comprehend(node, view)
             case Unary(operator=operator, operand=operand):
-                given = self.schema(operand, view)
+                given = self.needed(operand, view, f"'{operator}'")
                 if operator == "!":
                     self._boolean(given, "what follows '!'")
                     return {"type": "boolean"}
-                self._able(given, _NUMBERS, "cannot negate {}")
+                self._able(given, NUMBERS, "cannot negate {}")
                 return given
             case Binary():
                 return self._binary(node, view)
             case Choice(condition=condition, then=then, otherwise=otherwise):
-                self._boolean(self.schema(condition, view), "the condition before '?'")
+                self._boolean(self.needed(condition, view, "a condition"), "the condition before '?'")
                 yes, no = known_after(condition, view)
                 one = self.schema(then, view.knowing(yes))
                 two = self.schema(otherwise, view.knowing(no))
-                return one if one == two else _either(one, two)
+                return one if one == two else either(one, two)
             case ListOf(items=items):
                 for item in items:
                     self.schema(item, view)
@@ -114,8 +135,10 @@ class _Reading:
             return {"type": "boolean"}
         if isinstance(node.target, Name) and node.target.name == "steps":
             return self._step(node.field, view)
-        if isinstance(node.target, Select) and (id := step_id(node.target)) is not None:
-            self._not_null(id, node.field, view)
+        if (id := step_id(node.target)) is None:
+            return self._field(self.needed(node.target, view, f"'.{node.field}'"), node.field, node.target, view)
+        if not is_there(node.target, view.facts):
+            self._not_null(id, f".{node.field}", view)
         return self._field(self.schema(node.target, view), node.field, node.target, view)
 
     def _step(self, id: str, view: View) -> Schema:
@@ -143,14 +166,14 @@ class _Reading:
         if seen.never is not None:
             if any(reason.key == f"end {id}" and reason.key in view.facts for reason in seen.reasons):
                 return
-            self.say("always-null", f"'steps.{id}' is null here: {seen.never}", f"remove 'steps.{id}.{wanted}'")
+            self.say("always-null", f"'steps.{id}' is null here: {seen.never}", f"remove 'steps.{id}{wanted}'")
             return
         open_reasons = [reason for reason in seen.reasons if reason.key not in view.facts]
         if open_reasons:
             self.say(
                 "may-be-null",
                 f"'steps.{id}' may be null here: {open_reasons[0].text}",
-                f"write steps.{id} == null ? … : steps.{id}.{wanted}",
+                f"write steps.{id} == null ? … : steps.{id}{wanted}",
                 "warning",
             )
 
@@ -186,12 +209,15 @@ class _Reading:
         return found if isinstance(found, dict) else {}
 
     def _call(self, name: str, arguments: tuple[Node, ...], view: View) -> Schema:
-        given = [self.schema(argument, view) for argument in arguments]
+        given = [
+            self.needed(one, view, name) if refuses_null(name, number) else self.schema(one, view)
+            for number, one in enumerate(arguments)
+        ]
         function = FUNCTIONS[name]
         for wanted, schema in zip(function.takes, given, strict=False):
             types, allowed = types_of(schema) - {"null"}, frozenset(wanted.split("|"))
             if wanted and types and not alike(types, allowed):
-                self.say("wrong-type", f"{name} needs {_named(allowed)}, and this is {words(types)}")
+                self.say("wrong-type", f"{name} needs {named(allowed)}, and this is {words(types)}")
         constants = [one.value for one in arguments if isinstance(one, Constant)]
         if len(constants) == len(arguments) - 1 and name in _TRIED and not isinstance(arguments[0], Constant):
             constants.insert(0, _TRIED[name])
@@ -201,27 +227,30 @@ class _Reading:
             except Unfit as wrong:
                 self.say("wrong-value", f"this call always fails: {wrong}")
         if function.like is not None and given:
-            return dict(given[0]) if function.like == "first" else _items(given[0])
+            like = given[0] if function.like == "first" else items_of(given[0])
+            return without_null(like) if allows_null(like) else like
         return {"type": function.gives} if function.gives is not None else {}
 
     def _comprehend(self, node: Comprehension, view: View) -> Schema:
-        whole = self.schema(node.target, view)
+        whole = self.needed(node.target, view, node.macro)
         types = types_of(whole)
         if types and not types & {"array", "object"}:
             self.say("wrong-type", f"{node.macro} needs a list, and this is {words(types)}")
-        element: Schema = {"type": "string"} if types == {"object"} else _items(whole)
+        element: Schema = {"type": "string"} if types == {"object"} else items_of(whole)
         inner = replace(view, variables={**view.variables, node.variable: element})
+        inner = inner.knowing(of_element(view.facts, node.variable, node.target))
         if node.condition is not None:
-            self._boolean(self.schema(node.condition, inner), "the condition of map")
-        body = self.schema(node.body, inner)
+            self._boolean(self.needed(node.condition, inner, "a condition"), "the condition of map")
+            inner = inner.knowing(known_after(node.condition, inner)[0])
         if node.macro == "map":
-            return {"type": "array", "items": dict(body)}
-        self._boolean(body, f"the condition of {node.macro}")
-        return (
-            whole
-            if node.macro == "filter" and types == {"array"}
-            else {"type": "array" if node.macro == "filter" else "boolean"}
-        )
+            return {"type": "array", "items": dict(self.schema(node.body, inner))}
+        self._boolean(self.needed(node.body, inner, "a condition"), f"the condition of {node.macro}")
+        if node.macro != "filter":
+            return {"type": "boolean"}
+        if types != {"array"}:
+            return {"type": "array"}
+        kept = shaped(element, known_after(node.body, inner)[0], node.variable)
+        return whole if kept == element else {**whole, "items": dict(kept)}
 
     def _map(self, entries: tuple[tuple[Node, Node], ...], view: View) -> Schema:
         properties: dict[str, JSON] = {}
@@ -234,14 +263,21 @@ class _Reading:
         return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
     def _binary(self, node: Binary, view: View) -> Schema:
-        left = self.schema(node.left, view)
+        does = f"'{node.operator}'"
         if node.operator in ("&&", "||"):
-            yes, no = known_after(node.left, view)
-            right = self.schema(node.right, view.knowing(yes if node.operator == "&&" else no))
+            which = 0 if node.operator == "&&" else 1
+            # A side that decides wins even where the other fails: what the right side asks also guards the left.
+            left = self.needed(node.left, view.knowing(asked(node.right)[which]), does)
+            right = self.needed(node.right, view.knowing(known_after(node.left, view)[which]), does)
             self._boolean(left, f"what stands before '{node.operator}'")
             self._boolean(right, f"what stands after '{node.operator}'")
             return {"type": "boolean"}
-        right = self.schema(node.right, view)
+        if node.operator in ("==", "!="):
+            left, right = self.schema(node.left, view), self.schema(node.right, view)
+            self._comparable(node, left, right)
+            return {"type": "boolean"}
+        left = self.schema(node.left, view) if node.operator == "in" else self.needed(node.left, view, does)
+        right = self.needed(node.right, view, does)
         if node.operator in ("+", "-", "*", "/", "%"):
             return self._arithmetic(node.operator, left, right)
         if node.operator == "in":
@@ -250,9 +286,7 @@ class _Reading:
                 self._chosen(left, item, "it is never found")
             return {"type": "boolean"}
         one, two = types_of(left), types_of(right)
-        if node.operator in ("==", "!="):
-            self._comparable(node, left, right)
-        elif one and two and not alike(one - {"null"}, two - {"null"}):
+        if one and two and not alike(one - {"null"}, two - {"null"}):
             self.say("wrong-type", f"cannot compare {words(one)} {node.operator} {words(two)}")
         return {"type": "boolean"}
 
@@ -281,17 +315,17 @@ class _Reading:
         one, two = types_of(left), types_of(right)
         if not one or not two:
             return {}
-        if one <= _NUMBERS and two <= _NUMBERS:
+        if one <= NUMBERS and two <= NUMBERS:
             return {"type": "integer" if one == two == {"integer"} else "number"}
         if operator == "+" and one == two and one <= {"string", "array"}:
             return {"type": next(iter(one))}
-        if not one & two and not (one & _NUMBERS and two & _NUMBERS):
+        if not one & two and not (one & NUMBERS and two & NUMBERS):
             self.say(
                 "wrong-type",
                 f"cannot compute {words(one)} {operator} {words(two)}",
                 "convert with string() or double()",
             )
-        elif "null" not in one | two and not (one | two) & {"string", "array"} and not (one | two) & _NUMBERS:
+        elif "null" not in one | two and not (one | two) & {"string", "array"} and not (one | two) & NUMBERS:
             self.say("wrong-type", f"cannot compute {words(one)} {operator} {words(two)}")
         return {}
 
@@ -301,68 +335,14 @@ class _Reading:
             self.say("not-a-condition", f"{what} is {words(types)}; it must be true or false")
 
 
-def give(node: Node, view: View) -> tuple[Schema, tuple[Remark, ...]]:
-    """Find the schema of what an expression gives at a place, and what is wrong with it there."""
+def give(node: Node, view: View, needed: str = "") -> tuple[Schema, tuple[Remark, ...]]:
+    """Find the schema of what an expression gives at a place, and what is wrong with it there.
+
+    Where its value must not be null, `needed` says what takes it, such as `a text`.
+    """
     reading = _Reading()
-    schema = reading.schema(node, view)
+    schema = reading.needed(node, view, needed) if needed else reading.schema(node, view)
     return schema, tuple(reading.remarks)
-
-
-def types_of(schema: Schema) -> frozenset[str]:
-    """Name the types a schema allows; empty when it does not say."""
-    named = schema.get("type")
-    if isinstance(named, str):
-        return frozenset({named})
-    if isinstance(named, list):
-        return frozenset(str(one) for one in named)
-    choices = schema.get("enum")
-    if isinstance(choices, list):
-        return frozenset(name for choice in choices for name in types_of(_constant(choice)))
-    if "const" in schema:
-        return types_of(_constant(schema["const"]))
-    return frozenset()
-
-
-def _constant(value: JSON) -> Schema:
-    match value:
-        case None:
-            return {"type": "null"}
-        case bool():
-            return {"type": "boolean"}
-        case int():
-            return {"type": "integer"}
-        case float():
-            return {"type": "number"}
-        case str():
-            return {"type": "string"}
-        case list():
-            return {"type": "array"}
-    return {"type": "object"}
-
-
-def _items(schema: Schema) -> Schema:
-    items = schema.get("items")
-    return items if isinstance(items, dict) else {}
-
-
-def _either(one: Schema, two: Schema) -> Schema:
-    types = types_of(one) | types_of(two)
-    return {"type": [*sorted(types)]} if types_of(one) and types_of(two) else {}
-
-
-def alike(one: frozenset[str], two: frozenset[str]) -> bool:
-    """Tell whether a value could be of both kinds; numbers are alike, and what is unknown is like anything."""
-    return bool(one & two) or bool(one & _NUMBERS and two & _NUMBERS) or not one or not two
-
-
-def words(types: frozenset[str]) -> str:
-    """Name types in a message, in a stable order."""
-    return " or ".join(sorted(types))
-
-
-def _named(types: frozenset[str]) -> str:
-    names = {"array": "a list", "object": "a map", "integer": "a whole number"}
-    return " or ".join(sorted(names.get(one, f"a {one}") for one in types))
 
 
 def _names(node: Node) -> Iterator[str]:

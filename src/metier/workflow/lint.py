@@ -31,7 +31,8 @@ from metier.workflow.checks_flow import (
     template_schema,
 )
 from metier.workflow.definition import embedded
-from metier.workflow.inference import give, types_of, words
+from metier.workflow.inference import give
+from metier.workflow.schema_types import types_of, words
 from metier.workflow.shape import Branch, Mark, Step, Workflow
 from metier.workflow.view import Reason, Schema, Seen, View, known_after
 from metier.workflow.yaml_source import placed
@@ -45,6 +46,7 @@ _RUN: Schema = {
     "additionalProperties": False,
 }
 _INDEX: Schema = {"type": "integer"}
+_NOTHING: frozenset[str] = frozenset()
 _TURN: Schema = {
     "type": "object",
     "properties": {"turn": {"type": "integer"}, "max": {"type": "integer"}},
@@ -112,10 +114,11 @@ class _Walk:
         return view, ended
 
     def step(self, step: Step, view: View) -> tuple[View, bool]:
-        inner = view
+        inner, asked, failed = view, _NOTHING, _NOTHING
         if step.when is not None:
             self.report.condition(step.when, view, step.marks.get("when", step.mark))
-            inner = view.knowing(known_after(parse(step.when), view)[0])
+            asked, failed = known_after(parse(step.when), view)
+            inner = view.knowing(asked)
         check_replacements(self.report, step)
         for key, template in step.with_.items():
             # What `retrieve` asks stands under its kind key, and is checked there.
@@ -135,11 +138,11 @@ class _Walk:
                 self.human(step, inner)
             case "end":
                 self.end(step, inner)
-                return view, step.when is None
+                return view.knowing(failed), step.when is None
             case _:
                 self.work(step, inner)
-        after = self.seen(view, inner, step)
-        return replace(after, facts=view.facts), ended and step.when is None
+        known = inner.facts if step.kind == "switch" and step.when is None else view.facts
+        return replace(self.seen(view, inner, step, asked), facts=known), ended and step.when is None
 
     def loop(self, step: Step, view: View) -> View:
         config = step.config if isinstance(step.config, dict) else {}
@@ -182,18 +185,21 @@ class _Walk:
 
     def switch(self, step: Step, view: View) -> tuple[View, bool]:
         """Check every branch with what its condition proves; afterwards its steps may be null."""
-        steps = dict(view.steps)
-        all_end = any(branch.when is None for branch in step.branches)
+        steps, other = dict(view.steps), view
+        all_end = has_else = any(branch.when is None for branch in step.branches)
+        ways: list[frozenset[str]] = []
         for number, branch in enumerate(step.branches):
-            inner = view
+            inner = other
             if branch.when is not None:
-                mark = step.marks.get(f"switch/{number}/when", branch.mark)
-                self.report.condition(branch.when, view, mark)
-                inner = view.knowing(known_after(parse(branch.when), view)[0])
+                self.report.condition(branch.when, other, step.marks.get(f"switch/{number}/when", branch.mark))
+                holds, fails = known_after(parse(branch.when), other)
+                inner, other = other.knowing(holds), other.knowing(fails)
             after, ended = self.sequence(branch.steps, inner)
             all_end = all_end and ended
+            ways.extend(() if ended else (after.facts,))
             steps.update(self.branch(step, number, branch, after, ended))
-        return replace(view, steps=steps), all_end
+        ways.extend(() if has_else else (other.facts,))
+        return replace(view, steps=steps, facts=frozenset.intersection(*ways) if ways else view.facts), all_end
 
     def branch(self, step: Step, number: int, branch: Branch, after: View, ended: bool) -> Iterator[tuple[str, Seen]]:
         reason = Reason(f"branch {step.id}/{number}", f"it is in branch {number + 1} of switch {step.id!r}")
@@ -201,7 +207,8 @@ class _Walk:
         for child in (inner for outer in branch.steps for inner in outer.walk()):
             seen = after.steps.get(child.id)
             if seen is not None:
-                yield child.id, replace(seen, reasons=(reason, *seen.reasons), never=seen.never or never)
+                reasons, proves = (reason, *seen.reasons), seen.proves | after.facts
+                yield child.id, replace(seen, reasons=reasons, proves=proves, never=seen.never or never)
 
     def foreach(self, step: Step, view: View) -> View:
         """Check the body as one item sees it; outside of it its steps are null."""
@@ -361,7 +368,7 @@ class _Walk:
             case "model":
                 self.report.reference(step, "model", str(step.config), self.report.known.classifiers, "classifier")
 
-    def seen(self, before: View, after: View, step: Step) -> View:
+    def seen(self, before: View, after: View, step: Step, asked: frozenset[str]) -> View:
         """Add a step, and what it holds, to what can be read after it."""
         own: tuple[Reason, ...] = ()
         if step.when is not None:
@@ -371,8 +378,9 @@ class _Walk:
         steps = dict(after.steps)
         for child in step.walk():
             if child.id in steps and child is not step:
-                steps[child.id] = replace(steps[child.id], reasons=(*own, *steps[child.id].reasons))
-        steps[step.id] = Seen(self.report.gives(step), own, mark=step.mark)
+                held = steps[child.id]
+                steps[child.id] = replace(held, reasons=(*own, *held.reasons), proves=held.proves | asked)
+        steps[step.id] = Seen(self.report.gives(step), own, mark=step.mark, proves=asked)
         return replace(before, steps=steps)
 
 

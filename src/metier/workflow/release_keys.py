@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from metier.calls import JSON, Principal
 from metier.errors import Invalid, MetierError
 from metier.workflow.expressions import EXPRESSION_MAX, Expressions, parse
-from metier.workflow.inference import give, types_of, words
+from metier.workflow.inference import give
+from metier.workflow.schema_types import types_of, words
 from metier.workflow.shape import Workflow
 from metier.workflow.syntax import Name, Node, inside
 from metier.workflow.view import View

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from metier.calls import JSON
 from metier.errors import Invalid
 from metier.workflow.cel import parse
-from metier.workflow.inference import types_of
 from metier.workflow.rules import Table
+from metier.workflow.schema_types import types_of
 from metier.workflow.shorthand import conform
 from metier.workflow.syntax import Binary, Choice, Constant, Function, ListOf, Node, Select, Unary, inside
 from metier.workflow.view import path_of

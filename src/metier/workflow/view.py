@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from metier.calls import JSON
+from metier.workflow.nulls import ruled_out
 from metier.workflow.shape import Mark
 from metier.workflow.syntax import Binary, Constant, Name, Node, Select, Unary
 
@@ -35,6 +36,8 @@ class Seen:
     never: str | None = None
     """Why it is always null there, such as coming later."""
     mark: Mark | None = None
+    proves: frozenset[str] = frozenset()
+    """What is known where the step is known to have run, such as what its `when` asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class View:
     all_ids: frozenset[str] = frozenset()
     """Ids of the whole workflow, to tell a later step from one that does not exist."""
     facts: frozenset[str] = frozenset()
-    """Keys of reasons that cannot hold here, and paths known to be there."""
+    """Keys of reasons that cannot hold here, paths known to be there, and values known not to be null."""
 
     racing: Mapping[str, str] = field(default_factory=dict)
     """Steps that run at the same time, in another section of a parallel step, with the id of that step."""
@@ -75,14 +78,30 @@ def path_of(node: Node) -> str:
 
 def known_after(node: Node, view: View) -> tuple[frozenset[str], frozenset[str]]:
     """Say what is known where a condition holds, and where it does not."""
+    yes, no = _steps_known(node, view)
+    some, others = ruled_out(node)
+    return yes | _with_steps(some, view), no | _with_steps(others, view)
+
+
+def _with_steps(facts: frozenset[str], view: View) -> frozenset[str]:
+    """A step whose output is not null has run, and so has what it asked before."""
+    found = facts
+    for fact in facts:
+        way = fact.split(".", 2)
+        if way[0] == "some steps" and len(way) == 2:
+            found |= _proven(way[1], view)
+    return found
+
+
+def _steps_known(node: Node, view: View) -> tuple[frozenset[str], frozenset[str]]:
     nothing: frozenset[str] = frozenset()
     match node:
         case Binary(operator="&&", left=left, right=right):
-            return known_after(left, view)[0] | known_after(right, view)[0], nothing
+            return _steps_known(left, view)[0] | _steps_known(right, view)[0], nothing
         case Binary(operator="||", left=left, right=right):
-            return nothing, known_after(left, view)[1] | known_after(right, view)[1]
+            return nothing, _steps_known(left, view)[1] | _steps_known(right, view)[1]
         case Unary(operator="!", operand=operand):
-            yes, no = known_after(operand, view)
+            yes, no = _steps_known(operand, view)
             return no, yes
         case Select(test=True, target=target, field=name):
             id = step_id(target)
@@ -113,4 +132,4 @@ def _read_steps(node: Node, view: View) -> frozenset[str]:
 
 def _proven(id: str | None, view: View) -> frozenset[str]:
     seen = view.steps.get(id) if id is not None else None
-    return frozenset(reason.key for reason in seen.reasons) if seen is not None else frozenset()
+    return seen.proves.union(reason.key for reason in seen.reasons) if seen is not None else frozenset()
