@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
@@ -56,6 +57,7 @@ async def test_the_headers_say_what_the_next_calls_get(door: Door) -> None:
     await door.limit("key", key, "requests", "minute", "3")
     await door.limit("project", door.here.principal.project, "requests", "minute", "50")
     await door.limit("project", door.here.principal.project, "tokens", "minute", "100000")
+    began = time.monotonic()
     for left in (2, 1, 0):
         response = await door.post()
         assert response.status == 200
@@ -66,7 +68,8 @@ async def test_the_headers_say_what_the_next_calls_get(door: Door) -> None:
     refused = await door.post()
     assert (refused.status, refused.json["error"]["code"]) == (429, "rate_limited")
     wait_s, wait_ms = int(refused.headers["retry-after"]), int(refused.headers["retry-after-ms"])
-    assert 59 < wait_ms / 1000 <= wait_s <= 63 and "x-should-retry" not in refused.headers
+    # A minute from the first of them on: on a busy machine a part of it is over.
+    assert began + 59 - time.monotonic() < wait_ms / 1000 <= wait_s <= 63 and "x-should-retry" not in refused.headers
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     anthropic = {**HELLO, "max_tokens": 5}
     assert (await door.post("/v1/messages", anthropic)).status == 429

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import random
+import time
 from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
@@ -103,11 +104,13 @@ async def test_a_rate_refuses_with_the_wait_and_leaves_nothing_held(store: Store
         limit("key", who.key_id, "requests", "minute", "2"), limit("project", who.project, "money", "month", "1"),
         limit("organisation", "main", "concurrency", "now", "1"),
     )  # fmt: skip
+    began = time.monotonic()
     await here.spend()
     await here.spend()
     with pytest.raises(RateLimited, match="2 requests per minute") as caught:
         await here.spend()
-    assert 60 < vars(caught.value)["retry_after_s"] <= 62
+    # From the first of them on: on a busy machine a part of it is over.
+    assert began + 60 - time.monotonic() < vars(caught.value)["retry_after_s"] <= 62
     await here.ledger.flush()
     await here.admission.tick(idle_s=0)
     assert (await here.admission.budget(who.project)).held_eur == 0  # type: ignore[union-attr]  # it was just set
