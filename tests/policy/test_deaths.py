@@ -23,12 +23,13 @@ from metier.store import Store
 from tests.record.world import World, CATALOG
 
 async def main():
-    url, folder, project, system, key, name = sys.argv[1:]
-    chance = random.Random(name)
+    url, folder, project, system, key, name, patience = sys.argv[1:]
+    chance, told = random.Random(name), 0
     async with Store(url, size=4) as store:
         principal = Principal(KeyId(key), ProjectId(project), SystemId(system))
         world = World(store, Register(store), None, Catalog.from_yaml(CATALOG), principal, pathlib.Path(folder))
         async def worker(number):
+            nonlocal told
             admission = world.admission(f"{name}-{number}")
             ledger = world.ledger(f"{name}-{number}", admission)
             for n in range(400):
@@ -37,12 +38,17 @@ async def main():
                     async with ledger.entry(call) as entry:
                         await admission.admit(call, world.model, entry)
                         print("made", flush=True)
+                        told += 1
+                        if told >= int(patience):
+                            print("held", flush=True)
+                            await asyncio.sleep(600)
                         entry.deployment = world.deployment
                         await asyncio.sleep(0.01)
                         entry.usage = Usage(output_tokens=chance.randrange(0, 36))
                         entry.receipt()
                 except (BudgetExceeded, RateLimited):
                     print("refused", flush=True)
+                    told += 1
                 if n % 7 == 0:
                     await ledger.flush()
                     await admission.tick(idle_s=0)
@@ -76,14 +82,15 @@ async def test_processes_that_are_killed_overspend_nothing_and_leave_exact_books
 
     async def hammer(name: str, patience: int | None) -> None:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", HAMMER, *who, name, cwd=pathlib.Path(__file__).parents[2],
+            sys.executable, "-c", HAMMER, *who, name, str(patience or 10_000), cwd=pathlib.Path(__file__).parents[2],
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert process.stdout is not None
         seen = 0
-        async for _ in process.stdout:
+        async for line in process.stdout:
             seen += 1
-            if seen == patience:
+            # In the middle of a call, or long after the last one that was let through.
+            if patience is not None and (line == b"held\n" or seen == 400):
                 process.send_signal(signal.SIGKILL)
                 break
         await process.stdout.read()
