@@ -112,6 +112,30 @@ async def test_a_hold_on_somebody_in_an_item_keeps_all_that_stands_around_it(sto
     assert await people.erase(target(vault, "eve@exemple.fr"), "zoe", False) == 1
 
 
+async def test_what_is_foreseen_is_deleted_and_what_is_held_is_found_in_one_way(store: Store, vault: Vault) -> None:
+    async def finds(context: StepContext, given: dict[str, JSON]) -> JSON:
+        return {"contact": given["of"]}
+
+    engine, people = Engine(store, vault, {"code": finds}), ("held@exemple.fr", "free@exemple.fr", "none@exemple.fr")
+    config: JSON = {"over": "{{ [inputs.of] }}", "max": 1, "as": "runs", "each": 1}
+    each = step("each", "foreach", config, steps=(step("v", with_={"of": "{{ item }}"}),))
+    runs = [await engine.start(flow(each, output=1), {"of": one}, WHO) for one in people]
+    await engine.drain()
+    await Operations(store, vault, engine, None).people.look()
+    await told(store, "UPDATE runs SET finished_at = now() - interval '40 days'")
+    holds = (("h1", people[0], None), ("h2", people[0], None), ("h3", people[1], utc()))
+    hold = """INSERT INTO legal_holds (id, scope, target, reason, by_whom, released_at)
+              VALUES (%s, 'subject', %s, 'court', 'zoe', %s)"""
+    for id, person, released in holds:
+        await told(store, hold, id, member(vault, "main", person), released)
+    assert await count(store, "runs_held") == 4, "the run and its item, under each of two holds"
+    retention = RunRetention(store, vault, RunRules(days=1))
+    foreseen, swept = await retention.sweep(dry_run=True), await retention.sweep()
+    assert foreseen is not None and swept is not None
+    assert [one.runs for one in foreseen.runs] == [one.runs for one in swept.runs] == [2]
+    assert [one.id for one in await engine.list() if one.parent is None] == runs[:1]
+
+
 async def test_a_run_nobody_can_read_keeps_no_other_from_being_erased(store: Store, vault: Vault) -> None:
     engine = Engine(store, vault, {"code": Counting()})
     people = Operations(store, vault, engine, None).people

@@ -604,13 +604,9 @@ WITH RECURSIVE up AS (
     SELECT runs.id, runs.parent FROM run_people JOIN runs ON runs.id = run_people.run WHERE person = %(person)s
     UNION
     SELECT runs.id, runs.parent FROM up JOIN runs ON runs.id = up.parent
-), held AS (
+), held AS MATERIALIZED (
     -- Whoever else is held may be in the same runs, or in those below them.
-    SELECT runs.id, runs.parent, legal_holds.id AS hold
-      FROM legal_holds JOIN run_people ON person = target JOIN runs ON runs.id = run_people.run
-     WHERE released_at IS NULL AND scope = 'subject'
-    UNION
-    SELECT runs.id, runs.parent, held.hold FROM held JOIN runs ON runs.id = held.parent
+    SELECT id, hold FROM runs_held
 )
 SELECT runs.id, runs.status, coalesce(
     (SELECT min(id) FROM legal_holds
@@ -624,13 +620,6 @@ SELECT runs.id, runs.status, coalesce(
 
 -- expired_runs --
 -- Counts runs that are over for longer than a flow, a project or the house keeps them, by flow and project.
-WITH RECURSIVE held AS (
-    SELECT runs.id, runs.parent
-      FROM legal_holds JOIN run_people ON person = target JOIN runs ON runs.id = run_people.run
-     WHERE released_at IS NULL AND scope = 'subject'
-    UNION
-    SELECT runs.id, runs.parent FROM held JOIN runs ON runs.id = held.parent
-)
 SELECT workflow, project, count(*) AS runs, min(finished_at) AS oldest
   FROM runs
  WHERE parent IS NULL AND status IN ('done', 'failed', 'cancelled', 'dead')
@@ -639,18 +628,11 @@ SELECT workflow, project, count(*) AS runs, min(finished_at) AS oldest
        (%(flows)s::jsonb ->> workflow)::integer, (%(projects)s::jsonb ->> project)::integer, %(days)s))
    AND NOT EXISTS (SELECT 1 FROM legal_holds WHERE released_at IS NULL
                       AND (scope = 'system' AND target = runs.system OR scope = 'project' AND target = runs.project))
-   AND id NOT IN (SELECT id FROM held)
+   AND id NOT IN (SELECT id FROM runs_held)
  GROUP BY workflow, project ORDER BY workflow, project
 
 -- expire_runs --
 -- Deletes some of them, with all they hold and all they had started.
-WITH RECURSIVE held AS (
-    SELECT runs.id, runs.parent
-      FROM legal_holds JOIN run_people ON person = target JOIN runs ON runs.id = run_people.run
-     WHERE released_at IS NULL AND scope = 'subject'
-    UNION
-    SELECT runs.id, runs.parent FROM held JOIN runs ON runs.id = held.parent
-)
 DELETE FROM runs WHERE id IN (
     SELECT id FROM runs
      WHERE parent IS NULL AND status IN ('done', 'failed', 'cancelled', 'dead')
@@ -659,7 +641,7 @@ DELETE FROM runs WHERE id IN (
            (%(flows)s::jsonb ->> workflow)::integer, (%(projects)s::jsonb ->> project)::integer, %(days)s))
        AND NOT EXISTS (SELECT 1 FROM legal_holds WHERE released_at IS NULL
                           AND (scope = 'system' AND target = runs.system OR scope = 'project' AND target = runs.project))
-       AND id NOT IN (SELECT id FROM held)
+       AND id NOT IN (SELECT id FROM runs_held)
      ORDER BY finished_at LIMIT %(most)s FOR UPDATE SKIP LOCKED)
 
 -- erase_run --
