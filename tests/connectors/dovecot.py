@@ -79,7 +79,7 @@ class Mailbox:
     @contextlib.contextmanager
     def client(self) -> Iterator[imaplib.IMAP4]:
         """Sign in."""
-        with imaplib.IMAP4("127.0.0.1", self.port, timeout=10) as client:
+        with imaplib.IMAP4("127.0.0.1", self.port, timeout=60) as client:
             client.login(USER, PASSWORD)
             yield client
 
@@ -103,8 +103,6 @@ def dovecot() -> Iterator[Mailbox]:
     started = program()
     assert started is not None
     home = pathlib.Path(tempfile.mkdtemp(prefix="metier-drafts-"))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = int(taken.getsockname()[1])
     for name in ("run", "state", "mail"):
         (home / name).mkdir()
     login = system = owner = pwd.getpwuid(os.getuid())
@@ -113,31 +111,38 @@ def dovecot() -> Iterator[Mailbox]:
         login, system, owner = (pwd.getpwnam(name) for name in ("dovenull", "dovecot", "nobody"))
         home.chmod(0o755)
         os.chown(home / "mail", owner.pw_uid, owner.pw_gid)
-    text = _CONFIG.format(
-        home=home, port=port, password=PASSWORD, uid=owner.pw_uid, gid=owner.pw_gid, system=system.pw_name,
-        login=login.pw_name, group=grp.getgrgid(system.pw_gid).gr_name,
-    )  # fmt: skip
-    (home / "dovecot.conf").write_text(text)
-    running = subprocess.Popen([started, "-F", "-c", str(home / "dovecot.conf")], stderr=subprocess.DEVNULL)
-    made = Mailbox(port)
+    given = {
+        "home": home, "password": PASSWORD, "uid": owner.pw_uid, "gid": owner.pw_gid, "system": system.pw_name,
+        "login": login.pw_name, "group": grp.getgrgid(system.pw_gid).gr_name,
+    }  # fmt: skip
+    # A port that is free now may be somebody else's by the time it is opened.
+    for _ in range(5):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            made = Mailbox(int(taken.getsockname()[1]))
+        (home / "dovecot.conf").write_text(_CONFIG.format(port=made.port, **given))
+        running = subprocess.Popen([started, "-F", "-c", str(home / "dovecot.conf")], stderr=subprocess.DEVNULL)
+        if _answering(made, running):
+            break
+        running.kill()
+        running.wait()
+    else:
+        raise AssertionError(f"dovecot does not answer: {(home / 'log').read_text()[-2000:]}")
     try:
-        _answering(made, running, home)
         yield made
     finally:
         running.send_signal(signal.SIGTERM)
-        running.wait(timeout=20)
+        running.wait(timeout=60)
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _answering(made: Mailbox, running: subprocess.Popen[bytes], home: pathlib.Path) -> None:
-    for _ in range(500):
-        with contextlib.suppress(OSError, imaplib.IMAP4.error), made.client():
-            return
+def _answering(made: Mailbox, running: subprocess.Popen[bytes]) -> bool:
+    for _ in range(3000):
         if running.poll() is not None:
-            break
+            return False
+        with contextlib.suppress(OSError, imaplib.IMAP4.error), made.client():
+            return True
         time.sleep(0.02)
-    running.kill()
-    raise AssertionError(f"dovecot does not answer: {(home / 'log').read_text()[-2000:]}")
+    return False
 
 
 @contextlib.asynccontextmanager

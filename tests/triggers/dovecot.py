@@ -97,7 +97,7 @@ class Dovecot:
     @contextlib.contextmanager
     def client(self, user: str = "support") -> Iterator[imaplib.IMAP4]:
         """Another client of the same mailbox."""
-        with imaplib.IMAP4("127.0.0.1", self.plain, timeout=10) as client:
+        with imaplib.IMAP4("127.0.0.1", self.plain, timeout=60) as client:
             client.login(user, PASSWORD)
             yield client
 
@@ -137,7 +137,6 @@ def dovecot(home: pathlib.Path) -> Iterator[Dovecot]:
     """Run a server in a folder until the block ends."""
     program = found()
     assert program is not None
-    server = Dovecot(home, _port(), _port())
     for name in ("run", "state", "mail"):
         (home / name).mkdir(parents=True)
     _certificate(home)
@@ -147,36 +146,43 @@ def dovecot(home: pathlib.Path) -> Iterator[Dovecot]:
         login, system, owner = (pwd.getpwnam(name) for name in ("dovenull", "dovecot", "nobody"))
         home.chmod(0o755)
         os.chown(home / "mail", owner.pw_uid, owner.pw_gid)
-    text = _CONFIG.format(
-        home=home, plain=server.plain, tls=server.tls, password=PASSWORD, uid=owner.pw_uid, gid=owner.pw_gid,
-        system=system.pw_name, login=login.pw_name, group=grp.getgrgid(system.pw_gid).gr_name,
-    )  # fmt: skip
-    (home / "dovecot.conf").write_text(text)
-    running = subprocess.Popen([program, "-F", "-c", str(home / "dovecot.conf")], stderr=subprocess.PIPE)
+    given = {
+        "home": home, "password": PASSWORD, "uid": owner.pw_uid, "gid": owner.pw_gid, "system": system.pw_name,
+        "login": login.pw_name, "group": grp.getgrgid(system.pw_gid).gr_name,
+    }  # fmt: skip
+    # A port that is free now may be somebody else's by the time it is opened.
+    for _ in range(5):
+        server = Dovecot(home, *_ports())
+        (home / "dovecot.conf").write_text(_CONFIG.format(plain=server.plain, tls=server.tls, **given))
+        running = subprocess.Popen([program, "-F", "-c", str(home / "dovecot.conf")], stderr=subprocess.PIPE)
+        if _answering(server, running):
+            break
+        running.kill()
+        told = running.communicate()[1].decode()
+    else:
+        log = home / "log"
+        said = log.read_text() if log.exists() else ""
+        raise AssertionError(f"dovecot does not answer: {said[-2000:]} {told[-2000:]}")
     try:
-        _answering(server, running)
         yield server
     finally:
         running.send_signal(signal.SIGTERM)
-        running.communicate(timeout=20)
+        running.communicate(timeout=60)
 
 
-def _answering(server: Dovecot, running: subprocess.Popen[bytes]) -> None:
-    for _ in range(500):
-        with contextlib.suppress(OSError, imaplib.IMAP4.error, ssl.SSLError), server.client():
-            return
+def _answering(server: Dovecot, running: subprocess.Popen[bytes]) -> bool:
+    for _ in range(3000):
         if running.poll() is not None:
-            break
+            return False
+        with contextlib.suppress(OSError, imaplib.IMAP4.error, ssl.SSLError), server.client():
+            return True
         time.sleep(0.02)
-    log = server.home / "log"
-    said = log.read_text() if log.exists() else ""
-    running.kill()
-    raise AssertionError(f"dovecot does not answer: {said[-2000:]} {running.communicate()[1].decode()[-2000:]}")
+    return False
 
 
-def _port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+def _ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return int(one.getsockname()[1]), int(other.getsockname()[1])
 
 
 def _certificate(home: pathlib.Path) -> None:

@@ -21,7 +21,7 @@ from tests.workflow.flows import WHO, flow, step
 
 __all__ = ["HASTE", "House", "Known", "soon", "told", "trigger", "triggered", "who"]
 
-HASTE = Haste(lease_s=2.0, beat_s=0.1, first_s=0.2, most_s=0.4)
+HASTE = Haste(lease_s=60.0, beat_s=0.1, first_s=0.2, most_s=0.4)
 
 
 class Known:
