@@ -20,6 +20,7 @@ from metier.store import Store
 from metier.testing import StillClock
 from metier.triggers import Event, Mark, Mount
 from metier.triggers.cron import CronSource
+from metier.triggers.folder import FolderSource
 from metier.vault import Vault
 from tests.triggers.house import House, Known, soon, trigger, triggered
 from tests.workflow.flows import WHO
@@ -50,26 +51,29 @@ async def test_a_file_is_taken_once_it_stands_still_and_moved_to_where_it_went(
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {".caché", "encore.part", "lien.txt"}
 
 
-async def test_a_file_that_still_grows_is_waited_for(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
-    house = House(store, vault)
-    config: dict[str, JSON] = {"path": str(tmp_path), "poll": "100ms", "pattern": "*.txt"}
-    await house.deploy(triggered(trigger("folder", config, FILE)))
-    async with house.working():
-        with (tmp_path / "long.txt").open("w") as growing:
-            for _ in range(30):
+async def test_a_file_that_still_grows_is_waited_for(tmp_path: pathlib.Path) -> None:
+    looks = 0
+
+    async def grow(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks <= 30:
+            with (tmp_path / "long.txt").open("a") as growing:
                 growing.write("abc")
-                growing.flush()
-                await asyncio.sleep(0.02)
-                assert await house.count() == 0
-        await house.until(1)
-    assert await house.runs() == [{"name": "long.txt", "text": "abc" * 30}]
+
+    config: dict[str, JSON] = {"path": str(tmp_path), "pattern": "*.txt"}
+    now = datetime.now(UTC)
+    mount = Mount(config, "sales", OrganisationId("main"), Known(), lambda _, data: data.decode(), now, sleep=grow)
+    async with aclosing(FolderSource(mount).events(None)) as events:
+        found = await anext(event async for event in events if isinstance(event, Event))
+    assert (found.data["name"], found.data["text"], looks) == ("long.txt", "abc" * 30, 31)
 
 
 async def test_a_folder_that_is_gone_is_told_on_the_trigger(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
     house = House(store, vault)
     id = await house.deploy(triggered(trigger("folder", {"path": str(tmp_path / "in"), "poll": "50ms"}, FILE)))
     async with house.working():
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 found = await house.triggers.deployments.get(id)
                 if found.error is not None:
@@ -164,7 +168,7 @@ async def test_rows_are_taken_by_a_column_that_grows_and_again_when_they_change(
     with_: dict[str, JSON] = {"id": "{{ event.id }}", "state": "{{ event.state }}"}
     id = await house.deploy(triggered(trigger("row", config, with_)))
     async with house.working():
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (await house.triggers.deployments.get(id)).state is None:  # noqa: ASYNC110  # a row, not an event
                 await asyncio.sleep(0.02)
         await other.execute("INSERT INTO orders (id, state) VALUES (3, 'new')")
