@@ -164,7 +164,7 @@ async def test_sections_are_read_at_once_and_votes_are_counted(store: Store, tmp
     async def meet() -> None:
         if len(provider.calls) >= 3:
             three.set()
-        await asyncio.wait_for(three.wait(), 30)
+        await asyncio.wait_for(three.wait(), 60)
 
     def read(value: JSON) -> Script:
         return Script(gives(value).chunks, before=meet)
@@ -224,11 +224,14 @@ async def test_a_plan_without_end_starts_no_worker(store: Store, tmp_path: pathl
 
 
 async def test_workers_run_a_few_at_a_time_and_a_lost_one_is_told(store: Store, tmp_path: pathlib.Path) -> None:
-    most = [0]
+    most, three = [0], asyncio.Event()
 
     async def slowly() -> None:
         most[0] = max(most[0], len(provider.calls) - len(provider.closed))
-        await asyncio.sleep(0.1)  # long enough for those beside it to begin, however busy the machine is
+        if most[0] >= 3:
+            three.set()
+        await asyncio.wait_for(three.wait(), 60)
+        await asyncio.sleep(0.1)  # a fourth would begin meanwhile
 
     def worker(call: Call) -> Script:
         said = "".join(message.content for message in call.messages)

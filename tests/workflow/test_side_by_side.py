@@ -74,7 +74,7 @@ async def test_a_question_in_one_section_stops_no_other(store: Store, vault: Vau
     run = await engine.start(flow(step("all", "parallel", branches=ways), output="{{ [steps.x, steps.two] }}"), {}, WHO)
     async with asyncio.TaskGroup() as group:
         working = group.create_task(engine.drain())
-        await asyncio.wait_for(reached.wait(), 20)
+        await asyncio.wait_for(reached.wait(), 60)
         while not (tasks := await review.list(ZOE)):  # noqa: ASYNC110  # the engine tells nobody of it here
             await asyncio.sleep(0.02)
         assert (await engine.get(run)).status == "running"
@@ -198,11 +198,14 @@ def many(number: int, **config: JSON) -> Step:
 
 
 async def test_items_that_are_runs_give_what_paths_give(store: Store, vault: Vault) -> None:
-    under, most = [0], [0]
+    under, most, three = [0], [0], asyncio.Event()
 
     async def counted(context: StepContext, given: dict[str, JSON]) -> JSON:
         under[0] += 1
         most[0] = max(under[0], most[0])
+        if under[0] == 3:
+            three.set()
+        await asyncio.wait_for(three.wait(), 60)
         await asyncio.sleep(0.01)
         under[0] -= 1
         return await double(context, given)
@@ -211,6 +214,8 @@ async def test_items_that_are_runs_give_what_paths_give(store: Store, vault: Vau
     inputs: dict[str, JSON] = {"all": [*range(30)], "base": 100}
     results = []
     for kept in ("runs", "paths"):
+        most[0] = 0
+        three.clear()
         made = flow(step("first", "tool"), many(30, **{"as": kept, "concurrency": 3}), output="{{ steps.each }}")
         run = await engine.start(made, inputs, WHO)
         await engine.drain()

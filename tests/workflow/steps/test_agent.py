@@ -249,7 +249,7 @@ async def test_a_step_out_of_time_keeps_what_it_has_paid(store: Store, tmp_path:
     slow = replace(says("Late."), before=hung.wait)
     provider = ScriptedProvider(asks("shop_pay_back", {"eur": 5}), slow, says("Now."))
     async with shop(store, tmp_path, provider) as s:
-        run = await s.play(desk(timeout_s=1.0, retry=Retry(1, "constant", 0)))
+        run = await s.play(desk(timeout_s=3.0, retry=Retry(1, "constant", 0)))
         assert await s.engine.result(run.id) == {"text": "Now.", "agent": "it"}
         assert (len(provider.calls), len(s.pay.calls)) == (3, 1)
 
