@@ -111,7 +111,7 @@ async def work(url: str, key: str, folder: pathlib.Path) -> None:
     vault = Vault(bytes.fromhex(key))
     async with Store(url, size=8) as store:
         engine = Engine(
-            store, vault, {"code": Faulty(folder, store)}, desk=TaskDesk(store, vault), pace=PACE, max_strikes=8
+            store, vault, {"code": Faulty(folder, store)}, desk=TaskDesk(store, vault), pace=PACE, max_strikes=50
         )
         await engine.work(stop)
 

@@ -142,7 +142,7 @@ def zygote() -> Iterator[Zygote]:
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        process.wait(30)
+        process.wait(60)
 
 
 @contextlib.asynccontextmanager

@@ -261,6 +261,8 @@ class House:
             silent.cancel()
             # What was sent before the silence has to reach the client, or at least its surface.
             await asyncio.sleep(0.05)
+            for _ in range(100):  # where all that time went to others, it is still on its way through the loop
+                await asyncio.sleep(0)
             leave.set()
         return await asking
 
@@ -287,7 +289,7 @@ class House:
         wrong: list[str] = []
         rows = await self.calls()
         # Connections are given back in the turns after their call.
-        for _ in range(100):
+        for _ in range(1200):
             if not self.server.midway:
                 break
             await asyncio.sleep(0.05)

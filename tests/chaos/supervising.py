@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Coroutine
@@ -17,7 +18,8 @@ def supervise(work: Callable[[], Coroutine[None, None, None]], begun: Callable[[
     def pass_on(number: int, _: object) -> None:
         stopping.append(number)
         if child:
-            os.kill(child, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself a moment ago
+                os.kill(child, number)
 
     signal.signal(signal.SIGTERM, pass_on)
     while True:

@@ -49,11 +49,11 @@ class Site:
             yield
         finally:
             running.terminate()
-            running.wait(30)
+            running.wait(60)
 
     async def until(self, status: str, run: RunId) -> None:
         """Look until the run is there; the limit of the whole test is the only clock."""
-        async with asyncio.timeout(180):
+        async with asyncio.timeout(540):
             while (found := await self.engine.get(run)).status != status:
                 assert not found.over, found
                 await asyncio.sleep(0.05)

@@ -56,7 +56,7 @@ class Site:
             for process in running:
                 process.terminate()
             for process in running:
-                process.wait(30)
+                process.wait(60)
 
     def log(self, word: str) -> Counter[str]:
         path = self.folder / "log"
@@ -66,7 +66,7 @@ class Site:
     async def until_over(self, batches: Sequence[Batch]) -> list[Batch]:
         """Look until every batch is over; the limit of the whole test is the only clock."""
         found: list[Batch] = []
-        async with asyncio.timeout(150):
+        async with asyncio.timeout(540):
             while len(found) < len(batches):
                 # The pool of this very process has to notice a restart of the database too.
                 with contextlib.suppress(psycopg.OperationalError, Unavailable):

@@ -14,7 +14,7 @@ def test_a_day_through_restart_kill_and_outages_loses_nothing_and_counts_nothing
     done = subprocess.run(
         [sys.executable, ROOT / "bench" / "day.py", "--brisk", "--calls", "400", "--rate", "100", "--users", "8",
          "--outage", "2.4", "--database", "1"],
-        capture_output=True, text=True, timeout=240,
+        capture_output=True, text=True, timeout=540,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])

@@ -59,7 +59,7 @@ class Site:
             for process in running:
                 process.terminate()
             for process in running:
-                process.wait(30)
+                process.wait(60)
 
     def log(self) -> list[list[str]]:
         return [line.split() for line in (self.folder / "log").read_text().splitlines()]
@@ -67,7 +67,7 @@ class Site:
     async def until(self, status: str, runs: Sequence[RunId]) -> None:
         """Look until every run is there; the limit of the whole test is the only clock."""
         left = set(runs)
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(540):
             while left:
                 for run in tuple(left):
                     if (found := await self.engine.get(run)).status == status:

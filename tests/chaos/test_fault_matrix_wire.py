@@ -51,7 +51,7 @@ async def test_clients_that_hang_up_are_noticed(store: Store, tmp_path: pathlib.
                 await hang_up(here, cell, url, abruptly)
 
         await asyncio.gather(*(one(cell) for cell in made))
-        for _ in range(200):
+        for _ in range(1200):
             rows = await here.calls()
             if len(rows) == len(made):
                 break

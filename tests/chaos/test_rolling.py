@@ -79,7 +79,7 @@ class Site:
 
     async def done(self, runs: list[RunId]) -> None:
         left = set(runs)
-        async with asyncio.timeout(150):
+        async with asyncio.timeout(540):
             while left:
                 left = {run for run in left if (await self.engine.get(run)).status != "done"}
                 await asyncio.sleep(0.1)
@@ -91,7 +91,7 @@ async def test_the_runs_of_a_killed_worker_move_again_on_the_others_within_half_
         site = Site(store, server.port)
         server.held.clear()
         runs = [await site.engine.start(asking(1), {}, WHO) for _ in range(6)]
-        async with site.workers(3) as workers, asyncio.timeout(150):
+        async with site.workers(3) as workers, asyncio.timeout(540):
             while len(server.by) < 1 or sum(server.asked.values()) < 4:  # noqa: ASYNC110  # whoever asks, asks outside
                 await asyncio.sleep(0.05)
             victim = next(process for process in workers if process.pid in server.by)
@@ -105,7 +105,7 @@ async def test_the_runs_of_a_killed_worker_move_again_on_the_others_within_half_
             took = max(server.at[run, 2] for run in lost) - died
             server.held.set()
             await site.done(runs)
-    assert took < 45, f"{took:.1f} s: 30 are promised, the rest is for a busy machine"
+    assert took < 60, f"{took:.1f} s: 30 are promised, the rest is for a busy machine"
     assert {run for (run, _), number in server.asked.items() if number > 1} == set(lost), "the others ran once"
 
 
@@ -119,7 +119,7 @@ async def test_workers_are_restarted_under_load_without_a_lost_or_doubled_step(s
                 # Some for each restart: on a busy machine a process takes longer to end than all of them together.
                 runs += [await site.engine.start(asking(8), {}, WHO) for _ in range(20)]
                 before = sum(server.asked.values())
-                async with asyncio.timeout(90):
+                async with asyncio.timeout(540):
                     while sum(server.asked.values()) < before + 40:  # noqa: ASYNC110
                         await asyncio.sleep(0.05)
                 assert sum(server.asked.values()) < 8 * len(runs), "there is load at every restart"

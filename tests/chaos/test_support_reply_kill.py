@@ -77,14 +77,14 @@ class Site:
             yield
         finally:
             self.supervisor.terminate()
-            self.supervisor.wait(30)
+            self.supervisor.wait(60)
 
     def worker(self) -> int:
         return int((self.folder / "worker").read_text())
 
     async def until(self, run: RunId, status: str) -> None:
         """Look until the run is there; the limit of the whole test is the only clock."""
-        async with asyncio.timeout(150):
+        async with asyncio.timeout(540):
             while (found := await self.company.app.engine.get(run)).status != status:
                 assert not found.over, found
                 assert self.supervisor is not None and self.supervisor.poll() is None, "the supervisor died"
@@ -197,7 +197,7 @@ async def test_the_database_may_be_killed_while_the_model_answers(answered: str)
                 os.kill(pid, signal.SIGKILL)
                 if answered == "while it is away":
                     s.model.released.set()
-                    await asyncio.wait_for(s.model.ended.wait(), 20)
+                    await asyncio.wait_for(s.model.ended.wait(), 60)
                 again = Embedded(home / "server")
                 await asyncio.to_thread(again.start)
                 s.model.released.set()
