@@ -19,6 +19,8 @@ __all__ = ["main"]
 def main(kept: pathlib.Path, port: int | None) -> None:
     """Serve the tools; what changes something writes a line into a file, which tests count."""
     server: MCPServer[Any] = MCPServer("tests")
+    # The library keeps tools from writing between its messages, which a hostile server would not.
+    wire = os.dup(1)
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=True))
     def add(a: int, b: int) -> int:
@@ -58,6 +60,28 @@ def main(kept: pathlib.Path, port: int | None) -> None:
         """Never answer."""
         time.sleep(60)
         return "late"
+
+    @server.tool(annotations=ToolAnnotations(read_only_hint=True))
+    def flood(with_lines: bool) -> str:
+        """Send without end, in one line or in messages that say nothing, and count what was taken."""
+        said = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x" * 9_000}}
+        piece, taken = json.dumps(said).encode() + b"\n" if with_lines else b"x" * 60_000, 0
+        while True:
+            taken += os.write(wire, piece)
+            with kept.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(taken) + "\n")
+
+    @server.tool(annotations=ToolAnnotations(read_only_hint=True))
+    def large(n: int) -> str:
+        """Answer with so many letters."""
+        return "x" * n
+
+    @server.tool(annotations=ToolAnnotations(read_only_hint=True))
+    def knotted(
+        word: Annotated[str, Field(json_schema_extra={"pattern": "^(a+)+$"})],
+    ) -> Annotated[dict[str, str], Field(json_schema_extra={"additionalProperties": {"pattern": "^(a+)+$"}})]:
+        """Take and give words by a pattern that goes back and forth for ever, where somebody applies it so."""
+        return {"word": word}
 
     if port is None:
         server.run("stdio")

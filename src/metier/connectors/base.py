@@ -12,6 +12,7 @@ from metier.connectors.secrets import Secrets
 from metier.deferred import deferred
 from metier.errors import ConfigError, Invalid
 from metier.workflow.context import fits
+from metier.workflow.tool_schema import fits_tool
 
 if TYPE_CHECKING:
     import jsonschema
@@ -55,14 +56,17 @@ class ToolSpec:
     call: Call
     output: Mapping[str, JSON] | None = None
     """JSON Schema of what comes out, where it is known."""
+    foreign: bool = False
+    """Whether the other side wrote the schemas: then they are applied within bounds."""
 
     async def __call__(self, effect: Effect, with_: dict[str, JSON]) -> JSON:
         """Check what goes in, call, check what comes out."""
-        fits(with_, self.schema, f"what {self.name!r} was given")
+        check = fits_tool if self.foreign else fits
+        check(with_, self.schema, f"what {self.name!r} was given")
         found = await self.call(effect, with_)
         if found is not None or not self.effect:
             # An effect that a person settled has no answer.
-            fits(found, self.output, f"what {self.name!r} gave")
+            check(found, self.output, f"what {self.name!r} gave")
         return found
 
 

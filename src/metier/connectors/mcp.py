@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fnmatch
-import os
-import pathlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
 from metier.calls import JSON, Principal
 from metier.connectors.base import Connector, Effect, Given, ToolSpec, whole
 from metier.connectors.effects import Commit, Deed, NotTaken, again, unknowable
+from metier.connectors.mcp_stdio import Meter, program
 from metier.connectors.web import Web, web_of
 from metier.errors import ConfigError, Invalid, MetierError, NotFound, Unavailable
 from metier.workflow.tool_schema import checkable
@@ -25,8 +24,6 @@ __all__ = ["Mcp", "mcp"]
 
 _T = TypeVar("_T")
 _FRESH_S = 300
-_AROUND = 1_000_000
-"""Bytes the protocol may take beside an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +120,7 @@ class Mcp:
         schema = checkable(found.input_schema or {"type": "object"})
         output = None if found.output_schema is None else checkable(found.output_schema)
         described = str(found.description or found.title or found.name)
-        return ToolSpec(name, described, schema, not reads, ask if reads else do, output)
+        return ToolSpec(name, described, schema, not reads, ask if reads else do, output, foreign=True)
 
     async def _listed(self, client: Any, hidden: Sequence[str]) -> list[Any]:
         found, cursor = list[Any](), None
@@ -167,22 +164,30 @@ class Mcp:
             raise ConfigError("MCP servers need the package mcp: pip install 'metier[mcp]'") from error
         name, outcome = self._given.name, list[_T]()
         failed: MetierError | NotTaken | None = None
+        meter = Meter(name, self._most)
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
-                self._transport(who) as (transport, hidden),
+                self._transport(who, meter) as (transport, hidden),
                 Client(transport, read_timeout_seconds=self._timeout_s) as client,
             ):
+                # The library would check answers by patterns of the server, which may never end: ToolSpec does it.
+                session: Any = client.session
+                session.validate_tool_result = _unchecked
                 try:
                     outcome.append(await work(client, hidden))
                 except (MetierError, NotTaken) as error:
                     failed = error
         except MCPError as error:
-            raise self._said(error) from None
+            raise meter.refused or self._said(error) from None
         except (ExceptionGroup, OSError, TimeoutError) as error:
             if not outcome and failed is None:
-                raise _found(error) or Unavailable(
-                    f"the MCP server {name!r} cannot be reached or broke off ({type(error).__name__}); try again"
+                raise (
+                    meter.refused
+                    or _found(error)
+                    or Unavailable(
+                        f"the MCP server {name!r} cannot be reached or broke off ({type(error).__name__}); try again"
+                    )
                 ) from error
         if failed is not None:
             raise failed
@@ -196,36 +201,27 @@ class Mcp:
         return Unavailable(f"the MCP server {self._given.name!r} answered with the error {code}; it is tried again")
 
     @contextlib.asynccontextmanager
-    async def _transport(self, who: Principal | None) -> AsyncIterator[tuple[Any, Sequence[str]]]:
-        from mcp.client.stdio import StdioServerParameters, stdio_client
+    async def _transport(self, who: Principal | None, meter: Meter) -> AsyncIterator[tuple[Any, Sequence[str]]]:
         from mcp.client.streamable_http import streamable_http_client
 
         options = self._given.options
         if self._web is None:
             secret = {n: await self._given.secret(s, who) for n, s in (options.get("secret_env") or {}).items()}
-            command, *arguments = options["command"]
-            started = StdioServerParameters(
-                command=command, args=arguments, env={**(options.get("env") or {}), **secret},
-                cwd=options.get("folder"),
-            )  # fmt: skip
-            with _silent() as silent:
-                yield stdio_client(started, errlog=silent), tuple(secret.values())
+            env = {**(options.get("env") or {}), **secret}
+            yield program(options["command"], env, options.get("folder"), meter), tuple(secret.values())
             return
         proof = await self._web.auth.proof(who)
         headers = {**(options.get("headers") or {}), **proof.headers}
-        async with _client(self._web, headers, self._timeout_s, self._most) as client:
+        async with _client(self._web, headers, self._timeout_s, meter) as client:
             yield streamable_http_client(options["url"], http_client=client), proof.hidden
 
 
-@contextlib.contextmanager
-def _silent() -> Iterator[TextIO]:
-    """Where a server may write what it likes: nobody reads it, and it may repeat what it was given."""
-    with pathlib.Path(os.devnull).open("w", encoding="utf-8") as file:
-        yield file
+async def _unchecked(name: str, answer: Any) -> None:
+    """Stand in for the check of the library."""
 
 
-def _client(web: Web, headers: Mapping[str, str], timeout_s: float, most: int) -> Any:
-    """Make an HTTP client that connects to the addresses that were checked, and takes no more than so many bytes."""
+def _client(web: Web, headers: Mapping[str, str], timeout_s: float, meter: Meter) -> Any:
+    """Make an HTTP client that connects to the addresses that were checked, and takes no more than a meter lets it."""
     import httpx2
 
     class Bounded(httpx2.AsyncByteStream):
@@ -233,10 +229,8 @@ def _client(web: Web, headers: Mapping[str, str], timeout_s: float, most: int) -
             self._stream = stream
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            left = most + _AROUND
             async for piece in self._stream:
-                left -= len(piece)
-                if left < 0:
+                if not meter.takes(len(piece)):
                     raise httpx2.ReadError("it answers without end")
                 yield piece
 
@@ -250,10 +244,16 @@ def _client(web: Web, headers: Mapping[str, str], timeout_s: float, most: int) -
             request.url = request.url.copy_with(host=address)
             request.extensions = {**request.extensions, "sni_hostname": host}
             response = await super().handle_async_request(request)
+            packed = response.headers.get("Content-Encoding", "identity")
+            if packed.strip().lower() != "identity":
+                meter.packed(packed)
+                await response.aclose()
+                raise httpx2.ReadError("its size is not known")
             response.stream = Bounded(response.stream)
             return response
 
-    return httpx2.AsyncClient(transport=Checked(), headers=dict(headers), timeout=timeout_s, trust_env=False)
+    asked = {**headers, "Accept-Encoding": "identity"}
+    return httpx2.AsyncClient(transport=Checked(), headers=asked, timeout=timeout_s, trust_env=False)
 
 
 def _found(error: BaseException) -> MetierError | None:

@@ -144,6 +144,7 @@ class _Reading:
             places=places,
             key_header=header or key or KEY_HEADER,
             repeats=header is not None or key is not None or method in ("put", "delete"),
+            foreign=True,
             joined=frozenset(joined),
         )
 

@@ -45,6 +45,8 @@ class Operation:
     key_header: str = KEY_HEADER
     repeats: bool = False
     """The server does it once however often it is asked with the same key."""
+    foreign: bool = False
+    """Its schemas come from the other side."""
     joined: frozenset[str] = frozenset()
     """Lists that are written in one parameter, with commas."""
 
@@ -147,7 +149,9 @@ class Rest:
             return await self._given.effects.once(effect.key, deed, effect.principal.organisation)
 
         call = do if operation.effect else ask
-        return ToolSpec(name, operation.description, operation.schema, operation.effect, call, operation.output)
+        return ToolSpec(
+            name, operation.description, operation.schema, operation.effect, call, operation.output, operation.foreign
+        )  # fmt: skip
 
 
 def _segment(name: str, value: JSON) -> str:
