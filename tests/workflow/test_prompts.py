@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from metier.calls import Message
+from metier.calls import JSON, Message
 from metier.errors import Invalid
 from metier.workflow import prompts
 from metier.workflow.definition import parse
@@ -125,3 +125,79 @@ steps:
 def test_an_error_in_a_prompt_tells_its_line() -> None:
     with pytest.raises(Invalid, match=r"p\.md:3:1: cannot read the prompt"):
         prompts.check("system\n---\n{% if %}", "p.md")
+
+
+MANY: list[JSON] = [*range(100_000)]
+LONG = "x " * 400_000
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("{% for a in x %}{% for b in x %}{% endfor %}{% endfor %}", {"x": MANY}),
+        ("{% for a in x if false %}{% for b in x %}{% endfor %}{% endfor %}" * 4, {"x": MANY}),
+        ("{% for a in t %}{% for b in t %}{% endfor %}{% endfor %}", {"t": LONG}),
+        ("{% for a in x %}{% for b in x + x %}{% endfor %}{% endfor %}", {"x": MANY}),
+        ("{% for a in x %}{% if x | sort == 1 %}{% endif %}{% endfor %}", {"x": MANY}),
+        ("{% for a in x %}{% if x | unique | first == 1 %}{% endif %}{% endfor %}", {"x": MANY}),
+        ("{% for a in x %}{% if x | join == 1 %}{% endif %}{% endfor %}", {"x": MANY}),
+        ("{% for a in x %}{% if ['a', 'b'] | join(t) == 1 %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG[:400_000]}),
+        ("{% for a in x %}{% if x | tojson == 1 %}{% endif %}{% endfor %}", {"x": MANY}),
+        ("{% for a in x %}{% if d | items | length %}{% endif %}{% endfor %}", {"x": MANY, "d": {"k": MANY}}),
+        ("{% for a in x %}{% if t | title | length %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG}),
+        ("{% for a in x %}{% if t | wordcount %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG}),
+        ("{% for a in x %}{% if (t ~ t) | length %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG}),
+        ("{% for a in x %}{% if (t + t) | length %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG}),
+        ("{% for a in x %}{% if -1 in x %}{% endif %}{% endfor %}", {"x": MANY}),
+        ("{% for a in x %}{% if -1 is in(x) %}{% endif %}{% endfor %}", {"x": MANY}),
+        ("{% for a in x %}{% if x == y %}{% endif %}{% endfor %}", {"x": MANY, "y": [*MANY]}),
+        ("{{ (" + " ~ ".join(["t"] * 40) + ") | length }}", {"t": LONG}),
+        ("{{ [x, x, x, x, x, x, x, x, x, x] }}", {"x": MANY}),
+    ],
+)
+def test_the_work_of_one_rendering_is_bounded(text: str, given: dict[str, JSON]) -> None:
+    with pytest.raises(Invalid, match=f"cannot fill in the prompt 'p.md': it takes more than {prompts.WORK_MAX} units"):
+        prompts.prompt(text, "p.md", given)
+
+
+def test_all_parts_of_a_prompt_are_one_rendering() -> None:
+    loop = "{% for a in x %}{% endfor %}{% for a in x %}{% endfor %}"
+    assert prompts.prompt(f"{loop}a", "p.md", {"x": MANY}).user == "a"
+    with pytest.raises(Invalid, match="units of work"):
+        prompts.prompt(f"{loop}\n---\n{loop}a", "p.md", {"x": MANY})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{{ 15 | round(99999999, 'ceil') }}", "round takes a precision between -15 and 15"),
+        ("{{ n | round(-99999999, 'floor') }}", "round takes a precision between -15 and 15"),
+        ("{{ deep | tojson(8) | length }}", "tojson would give more than 1000000 characters"),
+        ("{{ t | truncate(-5) }}", "expected length >= 3, got -5"),
+    ],
+)
+def test_a_filter_that_could_go_on_for_ever_is_refused(text: str, says: str) -> None:
+    deep: JSON = [*MANY]
+    for _ in range(200):
+        deep = [deep]
+    with pytest.raises(Invalid, match=says):
+        prompts.prompt(text, "p.md", {"n": 15, "deep": deep, "t": "text"})
+
+
+def test_a_long_table_is_no_too_much_work() -> None:
+    cells = "{% for c in row.cells %} {{ c }}{% if c == 'e' %}!{% endif %}{% endfor %}"
+    text = "{% for row in rows %}{{ row.id }}:" + cells + "\n{% endfor %}"
+    rows: JSON = [{"id": number, "cells": ["a", "b", "c", "d", "e"]} for number in range(10_000)]
+    assert prompts.prompt(text, "p.md", {"rows": rows}).user.count("!") == 10_000
+
+
+def test_loops_go_over_objects_texts_and_what_filters_give() -> None:
+    text = "{% for k in d %}{{ loop.index }}{{ k }}{% endfor %} {% for c in 'ab' %}{{ c }}{% endfor %}"
+    text += " {% for u in x | unique %}{{ u }}{{ loop.last }}{% endfor %}"
+    assert prompts.prompt(text, "p.md", {"d": {"k": 1}, "x": [1, 1]}).user == "1k ab 1True"
+    with pytest.raises(Invalid, match="'y' is undefined"):
+        prompts.prompt("{% for a in y %}{% endfor %}", "p.md", {})
+    with pytest.raises(Invalid, match="'int' object is not iterable"):
+        prompts.prompt("{% for a in y %}{% endfor %}", "p.md", {"y": 1})
+    with pytest.raises(Invalid, match="there is no filter 'weighed'"):
+        prompts.prompt("{{ y | weighed(1) }}", "p.md", {"y": 1})
