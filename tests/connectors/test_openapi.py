@@ -204,6 +204,12 @@ async def test_a_description_that_grows_without_end_costs_only_its_operation(
     assert isinstance(connector, Rest) and "too deep or too large" in connector._note
 
 
+async def test_a_pattern_of_a_description_does_not_go_back(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
+    text = json.dumps(described({"type": "object", "properties": {"word": {"pattern": "^(a+)+$"}}}))
+    with pytest.raises(Invalid, match="does not fit its schema at body/word"):
+        await written(store, vault, tmp_path, text)["shop.a"](Place(), {"body": {"word": "a" * 40 + "!"}})
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, "openapi: 3.1.0\nx:\n  " + "- " * 300 + "x"], ids=["flow", "block"])
 def test_a_description_nested_beyond_reason_is_refused(
     store: Store, vault: Vault, tmp_path: pathlib.Path, text: str
