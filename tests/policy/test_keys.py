@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import pathlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -165,6 +166,23 @@ async def test_the_last_known_answer_holds_while_the_database_is_away_and_no_lon
         await mirror.get("a")
     rows.down, rows.held = False, {}
     assert await mirror.get("a") is None
+
+
+async def test_a_slow_database_is_waited_for_where_nothing_is_held_and_not_where_something_is() -> None:
+    clock, slow = [0.0], asyncio.Event()
+
+    async def load(keys: Sequence[str]) -> Mapping[str, int]:
+        await asyncio.sleep(0.05)
+        if clock[0]:
+            await slow.wait()
+        return dict.fromkeys(keys, 1)
+
+    mirror: Mirror[int] = Mirror(load, clock=lambda: clock[0], patience_s=0.01, first_s=60.0)
+    assert await mirror.get("a") == 1, "slower than the patience, which is for what is held"
+    clock[0] = 2.0
+    async with asyncio.timeout(60):
+        assert await mirror.get("a") == 1
+    assert not slow.is_set()
 
 
 async def test_a_mirror_stays_small_however_many_names_are_tried() -> None:

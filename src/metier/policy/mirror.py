@@ -37,6 +37,7 @@ class Mirror(Generic[_V]):
         max_age_s: float = 1.0,
         grace_s: float = 300.0,
         patience_s: float = 2.0,
+        first_s: float = 10.0,
         most: int = 10_000,
     ) -> None:
         self._load = load
@@ -44,6 +45,7 @@ class Mirror(Generic[_V]):
         self._max_age_s = max_age_s
         self._grace_s = grace_s
         self._patience_s = patience_s
+        self._first_s = max(first_s, patience_s)
         self._most = most
         self._held: dict[str, tuple[float, _V | None]] = {}
         self._down_until = 0.0
@@ -115,7 +117,8 @@ class Mirror(Generic[_V]):
 
     async def _read(self, keys: Sequence[str]) -> None:
         asked_at = self._clock()
-        async with within(self._patience_s):
+        # What is held answers meanwhile; whoever is asked for the first time would be refused for a slow database.
+        async with within(self._patience_s if any(key in self._held for key in keys) else self._first_s):
             rows = await self._load(keys)
         self._failing = False
         # Misses are held too, so that a wrong key in a loop costs one query a second; they must not pile up.
