@@ -95,3 +95,73 @@ def test_names_are_refused_as_before() -> None:
     assert found is not None and "'b' was unexpected" in found[1]
     with pytest.raises(Invalid, match="what it gave does not fit its schema at a: expected type 'integer'"):
         fits_tool({"a": "1"}, of({"type": "integer"}), "what it gave")
+
+
+UNREAD = "^(?=b)b"
+RIGHT: list[tuple[dict[str, JSON], JSON]] = [
+    (of({"not": {"pattern": UNREAD}}), "a"),
+    (of({"not": {"pattern": "^x"}}), "a" * 20_000),
+    (of({"oneOf": [{"pattern": UNREAD}, {"pattern": "^(?!b)"}]}), "a"),
+    (of({"oneOf": [{"pattern": "^[0-9]+$"}, {"pattern": "^[a-z]+$"}]}), "a"),
+    (of({"oneOf": [{"$ref": "https://elsewhere.example/schema"}, {"type": "string"}]}), "a"),
+    (of({"oneOf": [{"properties": {n: {}}, "unevaluatedProperties": False} for n in ("b", "c")]}), {"b": 1}),
+    (of({"if": {"pattern": UNREAD}, "then": {"minLength": 9}}), "a"),
+    (of({"if": {"pattern": "^b"}, "then": {"minLength": 9}}), "a"),
+    (of({"contains": {"pattern": UNREAD}, "maxContains": 1}), ["b", "c", "d"]),
+    (of({"not": {"uniqueItems": True}}), [1, 1]),
+    (of({"not": {"$ref": "#/$defs/b"}}, **{"$defs": {"b": {"pattern": UNREAD}}}), "a"),
+    (of({"pattern": r"^[\w-~]+$"}), "a-b"),
+    (of({"pattern": r"^[^\W]+$"}), "éa"),
+    (of({"pattern": r"^\bé"}), "é"),
+    (of({"pattern": "^a{,3}$"}), "aa"),
+]
+
+
+@pytest.mark.parametrize(("schema", "value"), RIGHT)
+def test_what_cannot_be_applied_refuses_nothing(schema: dict[str, JSON], value: JSON) -> None:
+    given: dict[str, JSON] = {"a": value}
+    assert problem_of(given, schema) is None
+    fits_tool(given, schema, "what it was given")
+    fits({"edited": given}, of({}, properties={"edited": moved(schema, "#/properties/edited")}), "what was edited")
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ({"not": {"pattern": "^x"}}, "xa"),
+        ({"oneOf": [{"pattern": "^a"}, {"pattern": "a$"}, {"pattern": UNREAD}]}, "a"),
+        ({"oneOf": [{"type": "integer"}, {"type": "null"}]}, "a"),
+        ({"if": {"pattern": "^x"}, "then": {"minLength": 9}, "else": {"minLength": 3}}, "a"),
+        ({"if": {"pattern": "^x"}, "then": {"minLength": 9}}, "xa"),
+        ({"contains": {"const": 1}, "maxContains": 1}, [1, 1]),
+        ({"contains": {"const": 1}, "minContains": 2}, [1, 2]),
+    ],
+)
+def test_what_can_be_applied_refuses_as_before(part: dict[str, JSON], value: JSON) -> None:
+    with pytest.raises(Invalid, match="at a"):
+        fits_tool({"a": value}, of(part), "what it was given")
+
+
+OLD: dict[str, JSON] = {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "^(a+)+$"}
+FAR: dict[str, JSON] = {"$ref": "http://192.0.2.1/schema", "$dynamicRef": "http://192.0.2.1/schema"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        of(OLD),
+        of({"$ref": "#/default"}, default=OLD),
+        of(FAR),
+        of({"$ref": "#/default"}, default=FAR),
+        of({"$id": "http://192.0.2.1/", "$ref": "#/$defs/b"}, **{"$defs": {"b": {}}}),
+        of({"$ref": "#/x-b"}, **{"x-b": {"properties": 5, "pattern": 5}}),
+    ],
+)
+def test_no_schema_brings_back_patterns_or_other_machines(schema: dict[str, JSON]) -> None:
+    problem_of({"a": HOSTILE}, schema)
+    fits({"edited": {"a": HOSTILE}}, of({}, properties={"edited": moved(schema, "#/properties/edited")}), "it")
+    if "x-b" not in schema:
+        try:
+            fits_tool({"a": HOSTILE}, schema, "what it was given")
+        except Invalid as refused:
+            assert HOSTILE not in str(refused)

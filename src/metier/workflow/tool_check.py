@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +17,11 @@ from metier.deferred import deferred
 if TYPE_CHECKING:
     import jsonschema
     import re2
+    import referencing
 else:
     jsonschema = deferred("jsonschema")
     re2 = deferred("re2")
+    referencing = deferred("referencing")
 
 __all__ = ["Overdone", "faults", "reads", "size"]
 
@@ -29,8 +32,10 @@ _WORK: Final = (20_000, 20, 200_000)
 """Keywords that may be applied: to begin with, for each value that is checked, and in all."""
 _FAULTS: Final = 50
 _PIECE: Final = re.compile(r"\\u[0-9a-fA-F]{4}|\\.|.", re.DOTALL)
-_CLASSES: Final[Mapping[str, str]] = {r"\w": r"\p{L}\p{M}\p{N}_", r"\d": r"\p{Nd}", r"\s": r"\s\v\p{Z}"}
+_CLASSES: Final[Mapping[str, str]] = {r"\w": r"\p{L}_\p{M}\p{N}", r"\d": r"\p{Nd}", r"\s": r"\s\v\p{Z}"}
 """What RE2 takes for ASCII alone, as Python reads it: a letter with an accent is one."""
+_OTHERWISE: Final = re.compile(r"\\[Wb]|\{,\d|\\u[dD][89a-fA-F]")
+"""What RE2 would read otherwise than Python or JavaScript does: whoever wrote it knows which was meant."""
 
 
 class Overdone(Exception):
@@ -38,12 +43,14 @@ class Overdone(Exception):
 
 
 class _Unread(Exception):
-    """The pattern is too long to be applied."""
+    """The pattern is too long to be applied, or not read everywhere alike."""
 
 
 @dataclass(slots=True)
 class _Work:
     left: int
+    doubt: bool = False
+    """Whether something was let through because it cannot be applied here."""
 
 
 _left: ContextVar[_Work] = ContextVar("left")
@@ -55,7 +62,11 @@ def faults(value: JSON, schema: Mapping[str, JSON]) -> list[jsonschema.Validatio
     begun, each, most = _WORK
     token = _left.set(_Work(min(most, begun + each * size(value, most // each))))
     try:
-        return list(itertools.islice(_checker()(dict(schema)).iter_errors(value), _FAULTS))
+        # The registry asks nobody: references lead to a place of the same schema, or nowhere.
+        checker = _checker()(dict(schema), registry=referencing.Registry())
+        return list(itertools.islice(checker.iter_errors(value), _FAULTS))
+    except referencing.exceptions.Unresolvable:
+        raise Overdone from None
     finally:
         _left.reset(token)
 
@@ -84,7 +95,7 @@ def size(value: JSON, most: int) -> int:
 
 @lru_cache(1_000)
 def _pattern(written: str) -> Any:
-    if len(written) > _LONGEST_PATTERN:
+    if len(written) > _LONGEST_PATTERN or _OTHERWISE.search(written.replace(r"\\", "")):
         raise _Unread
     options = re2.Options()
     options.log_errors = False
@@ -114,15 +125,25 @@ def _spend(work: int) -> None:
         raise Overdone
 
 
-def _found(pattern: str, text: str) -> bool:
-    if len(text) > _LONGEST_TEXT:
-        return True
-    _spend(1 + len(text))
-    try:
-        return _pattern(pattern).search(text) is not None
-    except (re2.error, UnicodeError, _Unread):
-        # A pattern of another language, or half a character, which no text of UTF-8 has.
-        return True
+def _found(pattern: str, text: str) -> bool | None:
+    """Tell whether a pattern is found in a text; None, with a doubt noted, where it cannot be applied."""
+    if len(text) <= _LONGEST_TEXT:
+        _spend(1 + len(text))
+        # A pattern of another language may fail, or half a character, which no text of UTF-8 has.
+        with contextlib.suppress(re2.error, UnicodeError, _Unread):
+            return _pattern(pattern).search(text) is not None
+    _left.get().doubt = True
+    return None
+
+
+def _tried(validator: Any, value: Any, inner: Any, place: Any = None) -> tuple[list[Any], bool]:
+    """Give what is wrong by a schema inside, and whether nothing is for sure: what is wrong always is."""
+    work = _left.get()
+    before, work.doubt = work.doubt, False
+    wrong = list(validator.descend(value, inner, schema_path=place))
+    sure = not work.doubt
+    work.doubt = before or (not wrong and not sure)
+    return wrong, sure
 
 
 @cache
@@ -131,9 +152,18 @@ def _checker() -> Any:
     own = {
         "pattern": _by_pattern, "patternProperties": _by_names, "additionalProperties": _by_other_names,
         "uniqueItems": _once_each, "unevaluatedProperties": _passed, "unevaluatedItems": _passed,
+        "not": _not, "oneOf": _one_of, "if": _if, "contains": _contains,
     }  # fmt: skip
     extend: Any = jsonschema.validators.extend
-    return extend(usual, {name: _counted(one) for name, one in {**usual.VALIDATORS, **own}.items()})
+    made = extend(usual, {name: _counted(one) for name, one in {**usual.VALIDATORS, **own}.items()})
+    made.evolve = _evolved
+    return made
+
+
+def _evolved(validator: Any, **changes: Any) -> Any:
+    """Go on with the same keywords: a `$schema` inside would bring those of the library back."""
+    kept = {"schema": validator.schema, "registry": validator._registry, "_resolver": validator._resolver}
+    return type(validator)(**{**kept, **changes})
 
 
 def _counted(keyword: _Keyword) -> _Keyword:
@@ -145,7 +175,7 @@ def _counted(keyword: _Keyword) -> _Keyword:
 
 
 def _by_pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Any]:
-    if isinstance(value, str) and not _found(pattern, value):
+    if isinstance(value, str) and _found(pattern, value) is False:
         yield jsonschema.ValidationError(f"{value[:200]!r} does not match {pattern!r}")
 
 
@@ -159,7 +189,7 @@ def _by_names(validator: Any, patterns: Mapping[str, Any], value: Any, schema: A
 def _by_other_names(validator: Any, inner: Any, value: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
     for name, one in value.items() if isinstance(value, dict) else ():
-        if name in known or any(_found(pattern, name) for pattern in patterns):
+        if name in known or any(_found(pattern, name) is not False for pattern in patterns):
             continue
         if inner is False:
             yield jsonschema.ValidationError(f"Additional properties are not allowed ({name[:200]!r} was unexpected)")
@@ -169,7 +199,43 @@ def _by_other_names(validator: Any, inner: Any, value: Any, schema: Mapping[str,
 
 def _passed(validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[Any]:
     """Let through what is found by going through all that was applied before, uncounted."""
+    _left.get().doubt = True
     return iter(())
+
+
+def _not(validator: Any, inner: Any, value: Any, schema: Any) -> Iterator[Any]:
+    wrong, sure = _tried(validator, value, inner)
+    if not wrong and sure:
+        yield jsonschema.ValidationError(f"{str(value)[:200]!r} should not be valid under {inner!r}")
+
+
+def _one_of(validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[Any]:
+    tried = [_tried(validator, value, one, place) for place, one in enumerate(wanted)]
+    if all(wrong for wrong, _ in tried):
+        context = [one for wrong, _ in tried for one in wrong]
+        said = f"{str(value)[:200]!r} is not valid under any of the given schemas"
+        yield jsonschema.ValidationError(said, context=context)
+    elif sum(not wrong and sure for wrong, sure in tried) > 1:
+        yield jsonschema.ValidationError(f"{str(value)[:200]!r} is valid under more than one of the given schemas")
+
+
+def _if(validator: Any, inner: Any, value: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
+    wrong, sure = _tried(validator, value, inner)
+    then = "else" if wrong else "then"
+    if then in schema and (wrong or sure):
+        yield from validator.descend(value, schema[then], schema_path=then)
+
+
+def _contains(validator: Any, inner: Any, value: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
+    if not isinstance(value, list):
+        return
+    tried = [_tried(validator, one, inner) for one in value]
+    least, most = schema.get("minContains", 1), schema.get("maxContains", len(value))
+    if sum(not wrong for wrong, _ in tried) < least:
+        yield jsonschema.ValidationError("Too few items match the given schema", validator_value=inner)
+    elif sum(not wrong and sure for wrong, sure in tried) > most:
+        said = f"Too many items match the given schema (expected at most {most})"
+        yield jsonschema.ValidationError(said, validator="maxContains", validator_value=most)
 
 
 def _once_each(validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[Any]:
