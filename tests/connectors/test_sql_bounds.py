@@ -38,6 +38,7 @@ def queries(kind: str) -> dict[str, Any]:
         "blob": {"sql": BLOB[kind], "input": {"n": "integer"}},
         "texts": {"sql": TEXTS[kind], "input": {"n": "integer", "each": "integer"}},
         "twice": {"sql": "SELECT id AS a, id + 1 AS a, '{\"b\": [1]}' AS q FROM notes"},
+        "ours": {"sql": f"{BLOB[kind]}, 1 AS metier_row, 2 AS metier_asked", "input": {"n": "integer"}},
         "sizes": {"sql": "SELECT id, length(body) AS n FROM notes ORDER BY id"},
         "note": {"sql": NOTE[kind], "input": {"many": "string", "each": "integer"}, "write": True},
     }
@@ -80,6 +81,29 @@ async def test_one_value_beyond_the_bound_is_refused(shop: Toolbox) -> None:
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
+
+
+async def test_columns_named_like_ours_are_no_way_around_the_bound(shop: Toolbox) -> None:
+    found = await call(shop, "shop.ours", {"n": 3})
+    assert found["rows"] == [{"b": "AAAA", "metier_row": 1, "metier_asked": 2}]
+    tracemalloc.start()
+    try:
+        with pytest.raises(Invalid, match="more than 200,000 bytes"):
+            await call(shop, "shop.ours", {"n": 20_000_000})
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+ENDS = ["; /* a /* b */ c */", "; -- it's", " /* a /* b; */ c */ ;", ";\f\n", " ; ; "]
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_a_query_may_end_as_it_likes(store: Store, vault: Vault, end: str) -> None:
+    await Secrets.built(store, vault).set("shop-url", store.url, scope=["shop"], by="ada")
+    asked = r"SELECT E'it\'s; --' AS a, $b$;--$b$ AS b, U&'\0041' AS c" + end
+    tools = box(store, vault, shop={"kind": "sql", "url": "shop-url", "queries": {"q": {"sql": asked}}})
+    assert (await call(tools, "shop.q", {}))["rows"] == [{"a": "it's; --", "b": ";--", "c": "A"}]
 
 
 async def test_the_sum_over_rows_is_bounded(shop: Toolbox) -> None:

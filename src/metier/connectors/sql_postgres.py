@@ -22,9 +22,15 @@ __all__ = ["Postgres"]
 # been in memory whole. OFFSET 0 keeps the query apart, so that it is run once, and in its own order.
 _GUARD = (
     b"SELECT metier_row.* FROM (SELECT metier_asked.* FROM (",
-    b"\n) AS metier_asked OFFSET 0) AS metier_row WHERE CASE WHEN octet_length(metier_row::text) <= ",
-    b" THEN true ELSE (octet_length(metier_row::text)::text || ' bytes are too many for metier')::boolean END",
+    b"\n) AS metier_asked OFFSET 0) AS metier_row WHERE CASE WHEN octet_length((metier_row.*)::text) <= ",
+    b" THEN true ELSE (octet_length((metier_row.*)::text)::text || ' bytes are too many for metier')::boolean END",
 )
+_WORD = re.compile(
+    r"E'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\r\n]*|/\*|"
+    r"(\$(?:[^\W\d]\w*)?\$).*?\1|\w[\w$]*|[;\s]+|.",
+    re.DOTALL | re.IGNORECASE,
+)
+"""What a statement of PostgreSQL is made of, where it matters what ends it."""
 _TOLD = "bytes are too many for metier"
 _AROUND = 100_000
 """Bytes a row may have beside its values when it is measured; quotes in it count twice there."""
@@ -163,12 +169,24 @@ def _guarded(statement: str, most: int) -> bytes:
 
 def _single(statement: str) -> str:
     """Give a statement without the semicolon it ends with; those between several stay, and are refused."""
-    marked = PARTS.sub(lambda match: (" " if _silent(match[0]) else "x") * len(match[0]), statement)
-    return statement[: len(marked.rstrip("; \t\r\n"))]
+    at = end = 0
+    while word := _WORD.match(statement, at):
+        at = word.end()
+        if word[0] == "/*":
+            at = _past(statement, at)
+        elif not word[0].startswith("--") and word[0].strip("; \t\r\n\f\v"):
+            end = at
+    return statement[:end]
 
 
-def _silent(part: str) -> bool:
-    return part.startswith(("--", "/*"))
+def _past(statement: str, at: int) -> int:
+    """Find the end of a comment, with those inside it."""
+    deep = 1
+    for mark in re.compile(r"/\*|\*/").finditer(statement, at):
+        deep += 1 if mark[0] == "/*" else -1
+        if deep == 0:
+            return mark.end()
+    return len(statement)
 
 
 def _bytes(result: psycopg.pq.abc.PGresult | None, rows: int = 1) -> int:
