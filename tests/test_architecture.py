@@ -39,7 +39,7 @@ SURFACE_LIBRARIES = {
     "fastapi": ("api", "console"),
     "starlette": ("api", "console"),
     "uvicorn": ("api", "console", "cli"),
-    "jinja2": ("api", "console", "workflow/prompts.py"),
+    "jinja2": ("api", "console", "workflow/prompt_language.py", "workflow/prompts.py"),
 }
 
 # Which queries file may write to which tables.

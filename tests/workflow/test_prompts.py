@@ -8,6 +8,7 @@ from metier.calls import JSON, Message
 from metier.errors import Invalid
 from metier.workflow import prompts
 from metier.workflow.definition import parse
+from metier.workflow.prompt_language import WORK_MAX
 
 PROMPT = """Tu es {{ role }}.
 ---
@@ -143,7 +144,22 @@ LONG = "x " * 400_000
         ("{% for a in x %}{% if x | join == 1 %}{% endif %}{% endfor %}", {"x": MANY}),
         ("{% for a in x %}{% if ['a', 'b'] | join(t) == 1 %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG[:400_000]}),
         ("{% for a in x %}{% if x | tojson == 1 %}{% endif %}{% endfor %}", {"x": MANY}),
-        ("{% for a in x %}{% if d | items | length %}{% endif %}{% endfor %}", {"x": MANY, "d": {"k": MANY}}),
+        (
+            "{% for a in x %}{% if d | items | length %}{% endif %}{% endfor %}",
+            {"x": MANY, "d": {str(n): n for n in range(9)}},
+        ),
+        ("{% for a in x %}{% if (x,) | tojson | length %}{% endif %}{% endfor %}", {"x": MANY}),
+        ("{% for a in x %}{% if [x, a] == [y, a] %}{% endif %}{% endfor %}", {"x": MANY, "y": [*MANY]}),
+        ("{% for a in x %}{% if (x, a) == (y, a) %}{% endif %}{% endfor %}", {"x": MANY, "y": [*MANY]}),
+        ("{% for a in x %}{% if d | tojson | length %}{% endif %}{% endfor %}", {"x": MANY, "d": {LONG: 1}}),
+        ("{% for a in x %}{% if ['a'] | join(separator=t) | length %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG}),
+        ("{% for a in x %}{% if ['a'] | join(*[t]) | length %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG}),
+        ("{% for a in x %}{% if t | sort | length %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG}),
+        (
+            "{% for a in x %}{% if o | sort(attribute='k') | length %}{% endif %}{% endfor %}",
+            {"x": MANY, "o": [{"k": LONG}]},
+        ),
+        ("{% for a in x %}{% if t | truncate(700000) | length %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG}),
         ("{% for a in x %}{% if t | title | length %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG}),
         ("{% for a in x %}{% if t | wordcount %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG}),
         ("{% for a in x %}{% if (t ~ t) | length %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG}),
@@ -156,7 +172,7 @@ LONG = "x " * 400_000
     ],
 )
 def test_the_work_of_one_rendering_is_bounded(text: str, given: dict[str, JSON]) -> None:
-    with pytest.raises(Invalid, match=f"cannot fill in the prompt 'p.md': it takes more than {prompts.WORK_MAX} units"):
+    with pytest.raises(Invalid, match=f"cannot fill in the prompt 'p.md': it takes more than {WORK_MAX} units"):
         prompts.prompt(text, "p.md", given)
 
 
@@ -174,6 +190,8 @@ def test_all_parts_of_a_prompt_are_one_rendering() -> None:
         ("{{ n | round(-99999999, 'floor') }}", "round takes a precision between -15 and 15"),
         ("{{ deep | tojson(8) | length }}", "tojson would give more than 1000000 characters"),
         ("{{ t | truncate(-5) }}", "expected length >= 3, got -5"),
+        ("{{ t | trim(long) }}", "trim takes off at most 100 different characters"),
+        ("{{ deep | sort(attribute='" + "a," * 8 + "a') }}", "an attribute of at most 8 fields"),
     ],
 )
 def test_a_filter_that_could_go_on_for_ever_is_refused(text: str, says: str) -> None:
@@ -181,7 +199,7 @@ def test_a_filter_that_could_go_on_for_ever_is_refused(text: str, says: str) -> 
     for _ in range(200):
         deep = [deep]
     with pytest.raises(Invalid, match=says):
-        prompts.prompt(text, "p.md", {"n": 15, "deep": deep, "t": "text"})
+        prompts.prompt(text, "p.md", {"n": 15, "deep": deep, "t": "text", "long": LONG})
 
 
 def test_a_long_table_is_no_too_much_work() -> None:
@@ -189,6 +207,24 @@ def test_a_long_table_is_no_too_much_work() -> None:
     text = "{% for row in rows %}{{ row.id }}:" + cells + "\n{% endfor %}"
     rows: JSON = [{"id": number, "cells": ["a", "b", "c", "d", "e"]} for number in range(10_000)]
     assert prompts.prompt(text, "p.md", {"rows": rows}).user.count("!") == 10_000
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("{% for d in docs %}{{ d.text | truncate(3, true, '') }}{% endfor %}", "abc" * 20),
+        ("{% for d in docs %}{{ d.text | trim | truncate(3, true, '') }}{% endfor %}", "abc" * 20),
+        ("{% for d in docs | sort(attribute='n', reverse=true) %}{{ d.n }}{% endfor %}", "99887766554433221100"),
+        ("{% for d in docs | unique(attribute='n') %}{{ d.n }}{% endfor %}", "0123456789"),
+        ("{% for name, d in named | items %}{{ name }}{% endfor %}", "one"),
+        ("{% for d in docs %}{% if d.text != '' and d != none %}{{ d.n }}{% endif %}{% endfor %}", "0123456789" * 2),
+        ("{{ 2.5 | round(none) }}", "2"),
+    ],
+)
+def test_long_texts_of_which_little_is_looked_at_are_no_work(text: str, wanted: str) -> None:
+    long = "abc " * 100_000
+    docs: list[JSON] = [{"n": number % 10, "text": long} for number in range(20)]
+    assert prompts.prompt(text, "p.md", {"docs": docs, "named": {"one": docs}}).user == wanted
 
 
 def test_loops_go_over_objects_texts_and_what_filters_give() -> None:
