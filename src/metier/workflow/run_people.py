@@ -107,8 +107,11 @@ class RunPeople:
         """Go through what is kept beside runs; it may be of runs that are there no more."""
         after = b""
         while rows := await self._queries.all("kept_page", {"after": after, "most": _BATCH}):
+            # Others have people of their own; what was kept before organisations had keys may be of any of them.
             values = {
-                row["digest"]: self._vault.open("kept", row["sealed"], bytes(row["digest"]).hex()) for row in rows
+                row["digest"]: self._vault.open("kept", row["sealed"], bytes(row["digest"]).hex())
+                for row in rows
+                if self._vault.workspace(row["sealed"]) in ("", organisation)
             }
             gone = [key for key, value in values.items() if self._names(organisation, person, unpack(value))]
             await self._queries.run("drop_kept", {"digests": gone})
