@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from psycopg import sql
 
-from metier.calls import JSON
+from metier.calls import JSON, OrganisationId, ProjectId
 from metier.errors import ConfigError, Conflict, NotFound
 from metier.record.erasure import Target
-from metier.store import Store
+from metier.store import Store, named_queries
 from metier.vault import Vault, member
 from metier.workflow.context import utc
 from metier.workflow.engine import Engine, StepContext
@@ -18,6 +19,7 @@ from metier.workflow.operations import Operations
 from metier.workflow.people_found import people_in
 from metier.workflow.review import TaskDesk
 from metier.workflow.run_retention import RunRetention, RunRules, Swept
+from tests.sealing import age, found, proven
 from tests.workflow.flows import WHO, Counting, flow, step
 
 WHOM = "Jean.Dupont@exemple.fr"
@@ -202,6 +204,40 @@ async def test_what_steps_keep_and_events_about_a_person_go_too(store: Store, va
     assert (await count(store, "kept_results"), await count(store, "events")) == (1, 2)
     assert await people.erase(target(vault, WHOM), "zoe", False) == 0
     assert (await count(store, "kept_results"), await count(store, "events")) == (1, 1)
+
+
+async def test_what_steps_keep_for_another_organisation_stays(store: Store, vault: Vault) -> None:
+    async def finds(context: StepContext, given: dict[str, JSON]) -> JSON:
+        return {"contact": WHOM}
+
+    engine = Engine(store, vault, {"code": finds})
+    people = Operations(store, vault, engine, None).people
+    keeps = flow(step("v", cache_s=3600.0), output=1)
+    for project, organisation in (("sales", "main"), ("theirs", "org_a")):
+        whose = replace(WHO, project=ProjectId(project), organisation=OrganisationId(organisation))
+        await engine.start(keeps, {}, whose)
+    await engine.drain()
+    assert await people.erase(target(vault, WHOM), "zoe", False) == 1
+    ((sealed, digest),) = await found(store, "kept_results", "sealed", "digest")
+    clear = proven(vault, "org_a", "kept", sealed, digest.hex())
+    await age(store, "kept_results", "sealed", sealed, vault.seal("kept", clear, digest.hex()))
+    assert await people.erase(target(vault, WHOM), "zoe", False) == 0
+    assert await count(store, "kept_results") == 0, "of whom it is, nobody knows"
+
+
+async def test_deleting_runs_takes_time_with_their_number_alone(store: Store) -> None:
+    given = {"now": utc(), "days": 1, "flows": "{}", "projects": "{}", "project": None, "most": 10}
+    plans = []
+    async with store.connection() as connection:
+        await connection.execute("SET enable_seqscan = off")
+        for name in ("expired_runs", "expire_runs"):
+            plans.append(await connection.execute(f"EXPLAIN {named_queries('engine')[name]}".encode(), given))
+        for id in ("run_1", "run_2"):
+            # What the database does for each run that goes.
+            plans.append(await connection.execute("EXPLAIN DELETE FROM ONLY runs WHERE %s = parent", (id,)))
+        told = ["\n".join(row["QUERY PLAN"] for row in await plan.fetchall()) for plan in plans]
+    assert all("SubPlan" not in plan for plan in told[:2]), "those held are looked through once, not once for each run"
+    assert all("runs_parent" in plan for plan in told[2:])
 
 
 async def test_a_person_in_what_a_run_under_way_has_found_is_found_too(store: Store, vault: Vault) -> None:

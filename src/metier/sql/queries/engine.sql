@@ -628,7 +628,7 @@ SELECT workflow, project, count(*) AS runs, min(finished_at) AS oldest
        (%(flows)s::jsonb ->> workflow)::integer, (%(projects)s::jsonb ->> project)::integer, %(days)s))
    AND NOT EXISTS (SELECT 1 FROM legal_holds WHERE released_at IS NULL
                       AND (scope = 'system' AND target = runs.system OR scope = 'project' AND target = runs.project))
-   AND id NOT IN (SELECT id FROM runs_held)
+   AND NOT EXISTS (SELECT FROM runs_held WHERE runs_held.id = runs.id)
  GROUP BY workflow, project ORDER BY workflow, project
 
 -- expire_runs --
@@ -641,7 +641,7 @@ DELETE FROM runs WHERE id IN (
            (%(flows)s::jsonb ->> workflow)::integer, (%(projects)s::jsonb ->> project)::integer, %(days)s))
        AND NOT EXISTS (SELECT 1 FROM legal_holds WHERE released_at IS NULL
                           AND (scope = 'system' AND target = runs.system OR scope = 'project' AND target = runs.project))
-       AND id NOT IN (SELECT id FROM runs_held)
+       AND NOT EXISTS (SELECT FROM runs_held WHERE runs_held.id = runs.id)
      ORDER BY finished_at LIMIT %(most)s FOR UPDATE SKIP LOCKED)
 
 -- erase_run --
