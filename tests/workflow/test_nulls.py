@@ -94,6 +94,8 @@ def failures(expr: str) -> Iterator[str]:
         "inputs.xs.exists(x, x == null) ? [] : inputs.xs.map(x, x + 1)",
         "null in inputs.xs ? [] : inputs.xs.map(x, x + 1)",
         "size(inputs.xs) > 0 && inputs.xs[0] != null ? inputs.xs[0] + 1 : 0",
+        "size(inputs.xs) > 0 && inputs.xs.all(x, x != null) ? inputs.xs[0] + 1 : 0",
+        "inputs.xs.all(x, x == null || [x].all(y, y + 1 > x))",
         "inputs.ys != null ? inputs.ys.map(y, y + 'a') : []",
         "[inputs.o].filter(o, o.p != null).map(o, o.p + 'a')",
         "inputs.o.p != null ? inputs.o.p + 'a' : ''",
@@ -131,6 +133,10 @@ def test_what_is_guarded_is_not_doubted(expr: str) -> None:
         ("inputs.ys[0]", "'inputs.ys' may be null, and […] takes no null"),
         ("inputs.ys.map(y, y)", "'inputs.ys' may be null, and map takes no null"),
         ("inputs.xs.map(x, x + 1)", "'x' may be null, and '+' takes no null"),
+        (
+            "inputs.xs.filter(x, x != null && size(inputs.xs.map(x, x + 1)) > 0)",
+            "'x' may be null, and '+' takes no null",
+        ),
         ("inputs.xs.filter(x, x != 1).map(x, x + 1)", "'x' may be null, and '+' takes no null"),
         ("size(inputs.xs) > 0 ? inputs.xs[0] + 1 : 0", "'inputs.xs[0]' may be null, and '+' takes no null"),
         ("has(inputs.o.p) ? inputs.o.p + 'a' : ''", "'inputs.o.p' may be null, and '+' takes no null"),
@@ -202,6 +208,61 @@ def test_after_an_end_what_it_waited_for_is_known() -> None:
   - {id: a, code: f, with: {v: "{{ inputs.u + 'x' }}"}}
   - {id: b, when: inputs.n > 3, code: f}
 """) == ("8:19 may-be-null warning",)
+
+
+def test_after_a_switch_that_ended_what_its_when_asked_has_failed() -> None:
+    assert flow("""
+  - {id: way, when: inputs.u == null, switch: [{when: inputs.n == null, steps: [{end: x}]}, {else: [{end: y}]}]}
+  - {id: a, code: f, with: {v: "{{ inputs.u + 'x' }}", n: "{{ inputs.n + 1 }}"}}
+""") == ("7:59 may-be-null warning",)
+
+
+def test_what_is_known_of_an_item_is_not_known_of_the_items_inside_it() -> None:
+    assert flow("""
+  - id: a
+    code: f
+    output:
+      type: object
+      properties:
+        item: {type: [string, "null"]}
+        items:
+          type: array
+          items:
+            type: object
+            properties:
+              n: {type: [integer, "null"]}
+              items: {type: array, items: {type: object, properties: {n: {type: [integer, "null"]}}, required: [n]}}
+            required: [n, items]
+      required: [item, items]
+  - {when: steps.a.item == null, end: nothing}
+  - id: b
+    foreach: {over: "{{ steps.a.items }}", max: 9}
+    steps:
+      - id: c
+        when: item.n != null
+        foreach: {over: "{{ item.items }}", max: 9}
+        steps: [{id: d, code: f, with: {v: "{{ steps.a.item + 'x' }}", n: "{{ item.n + 1 }}"}, output: string}]
+""") == ("28:75 may-be-null warning",)
+
+
+def test_what_is_known_of_all_items_is_known_of_each_that_a_foreach_goes_over() -> None:
+    assert (
+        flow("""
+  - id: a
+    code: f
+    output:
+      type: object
+      properties:
+        rows: {type: array, items: {type: object, properties: {n: {type: [integer, "null"]}}, required: [n]}}
+      required: [rows]
+  - {when: "steps.a.rows.exists(row, row.n == null)", end: nothing}
+  - id: b
+    foreach: {over: "{{ steps.a.rows }}", max: 9}
+    steps: [{id: c, code: f, with: {n: "{{ item.n + 1 }}"}, output: string}]
+  - {id: d, code: f, with: {n: "{{ size(steps.a.rows) == 0 ? 0 : steps.a.rows[0].n + 1 }}"}}
+""")
+        == ()
+    )
 
 
 def test_a_branch_knows_what_the_branches_before_it_asked_and_so_does_what_comes_after() -> None:

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 
 from metier.calls import JSON
 from metier.workflow.bundle import OFFERED, called_path
-from metier.workflow.cel import parse, pieces
+from metier.workflow.cel import expressions_in, parse, pieces
 from metier.workflow.checks import Report, check_given
 from metier.workflow.inference import give
-from metier.workflow.nulls import allows_null, without_null
+from metier.workflow.nulls import allows_null, of_element, shaped, without_null
 from metier.workflow.schema_types import types_of, words
 from metier.workflow.shape import Mark, Step, Trigger, Workflow
 from metier.workflow.view import Schema, View
@@ -224,7 +224,11 @@ def items_of(report: Report, step: Step, view: View) -> Schema:
             "warning",
         )
     items = without_null(schema).get("items")
-    return items if isinstance(items, dict) else {}
+    if not isinstance(items, dict):
+        return {}
+    for _, expr in expressions_in(config["over"]):
+        items = dict(shaped(items, of_element(view.facts, "item", parse(expr)), "item"))
+    return items
 
 
 def gathered(each: Schema, collect: bool) -> dict[str, JSON]:

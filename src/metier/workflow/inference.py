@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from metier.calls import JSON
 from metier.workflow.functions import FUNCTIONS, Unfit
@@ -237,8 +237,7 @@ class _Reading:
         if types and not types & {"array", "object"}:
             self.say("wrong-type", f"{node.macro} needs a list, and this is {words(types)}")
         element: Schema = {"type": "string"} if types == {"object"} else items_of(whole)
-        inner = replace(view, variables={**view.variables, node.variable: element})
-        inner = inner.knowing(of_element(view.facts, node.variable, node.target))
+        inner = view.naming({node.variable: element}).knowing(of_element(view.facts, node.variable, node.target))
         if node.condition is not None:
             self._boolean(self.needed(node.condition, inner, "a condition"), "the condition of map")
             inner = inner.knowing(known_after(node.condition, inner)[0])

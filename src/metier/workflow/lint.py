@@ -142,6 +142,8 @@ class _Walk:
             case _:
                 self.work(step, inner)
         known = inner.facts if step.kind == "switch" and step.when is None else view.facts
+        if ended:
+            known |= failed
         return replace(self.seen(view, inner, step, asked), facts=known), ended and step.when is None
 
     def loop(self, step: Step, view: View) -> View:
@@ -214,8 +216,7 @@ class _Walk:
         """Check the body as one item sees it; outside of it its steps are null."""
         config = step.config if isinstance(step.config, dict) else {}
         named = {"item": items_of(self.report, step, view), "index": _INDEX}
-        inside = replace(view, variables={**view.variables, **named})
-        after, ended = self.sequence(step.steps, inside)
+        after, ended = self.sequence(step.steps, view.naming(named))
         last = step.steps[-1]
         if "each" in config and not ended:
             self.report.template(config["each"], after, step.marks, "foreach/each", step.mark)

@@ -135,11 +135,25 @@ def is_there(node: Node, facts: frozenset[str]) -> bool:
     """Tell whether what is known rules out that the value of an expression is null."""
     if EVERYTHING in facts or not facts:
         return bool(facts)
-    return _there(node) in facts or (isinstance(node, Index) and f"{_there(node.target)}[]" in facts)
+    if _there(node) in facts or (isinstance(node, Index) and f"{_there(node.target)}[]" in facts):
+        return True
+    return f"some {_of_any(node)}" in facts
 
 
 def _there(node: Node) -> str:
     return f"some {_written(node)}"
+
+
+def _of_any(node: Node) -> str:
+    """Write an expression as what is known of all elements of a list is written, whichever of them it takes."""
+    match node:
+        case Select(target=target, field=field, test=False):
+            return f"{_of_any(target)}.{field}"
+        case Index(target=target, index=Constant(value=str() as name)) if name.isidentifier():
+            return f"{_of_any(target)}.{name}"
+        case Index(target=target):
+            return f"{_of_any(target)}[]"
+    return _written(node)
 
 
 def _written(node: Node) -> str:

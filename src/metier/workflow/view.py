@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
@@ -57,6 +58,12 @@ class View:
     def knowing(self, facts: frozenset[str]) -> View:
         """Give the same view where more is known."""
         return replace(self, facts=self.facts | facts) if facts else self
+
+    def naming(self, variables: Mapping[str, Schema]) -> View:
+        """Give the view in which these names stand for new values, of which nothing is known yet."""
+        called = re.compile(rf"(?:some|has) (?:.*[^\w.])?(?:{'|'.join(map(re.escape, variables))})\b", re.DOTALL)
+        facts = frozenset(fact for fact in self.facts if called.match(fact) is None)
+        return replace(self, variables={**self.variables, **variables}, facts=facts)
 
 
 def step_id(node: Node) -> str | None:
