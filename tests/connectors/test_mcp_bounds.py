@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
 import pathlib
+import sys
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
@@ -48,6 +52,55 @@ async def test_patterns_of_a_server_are_applied_without_going_back(files: Toolbo
     assert await call(files, "files.knotted", {"word": "aaa"}) == {"word": "aaa"}
     with pytest.raises(Invalid, match="does not fit its schema"):
         await call(files, "files.knotted", {"word": HOSTILE})
+
+
+STUBBORN = """
+import json, os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked.get("method") == "initialize":
+        info = {"name": "tests", "version": "1"}
+        gives = {"protocolVersion": asked["params"]["protocolVersion"], "capabilities": {}, "serverInfo": info}
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": gives}), flush=True)
+    elif asked.get("method") == "tools/list":
+        pathlib.Path(sys.argv[1] + ".asked").touch()
+        time.sleep(600)
+    elif "id" in asked:
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "error": {"code": -32601, "message": "no"}}), flush=True)
+"""
+
+
+def living(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+async def test_a_program_that_will_not_end_ends_with_whoever_is_in_a_hurry(
+    store: Store, vault: Vault, tmp_path: pathlib.Path
+) -> None:
+    command = [sys.executable, "-c", STUBBORN, str(tmp_path / "pid")]
+    made = box(store, vault, files={"kind": "mcp", "command": command})
+    task = asyncio.create_task(made.connector("files").probe())
+    for _ in range(600):
+        if (tmp_path / "pid.asked").exists():
+            break
+        await asyncio.sleep(0.05)
+    # The first has it ended in its own time, the second cuts that short.
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0.1)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        if not living(pid):
+            break
+        await asyncio.sleep(0.05)
+    assert not living(pid)
 
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]

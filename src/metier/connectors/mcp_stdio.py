@@ -80,6 +80,7 @@ async def program(
                     await _end(process, polite=meter.refused is None)
                 tasks.cancel_scope.cancel()
     finally:
+        _let_go(process)
         for stream in (heard, inward, outward, said):
             stream.close()
 
@@ -133,6 +134,13 @@ async def _end(process: asyncio.subprocess.Process, *, polite: bool) -> None:
                 os.killpg(process.pid, sent)
             if await _ended(process):
                 break
+
+
+def _let_go(process: asyncio.subprocess.Process) -> None:
+    """End what is still there at once: whoever waited for it to end may have been cancelled meanwhile."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
     # What it started may hold its output open, and asyncio has no public way to let go of it.
     transport = getattr(process, "_transport", None)
     if transport is not None:
