@@ -145,6 +145,18 @@ async def test_a_large_value_that_is_not_asked_for_harms_nobody(
     assert (await call(tools, "shop.twice", {}))["rows"][2]["a"] == 4
 
 
+async def test_a_small_bound_is_one_of_the_answer_alone(store: Store, vault: Vault, tmp_path: pathlib.Path) -> None:
+    tools = await made("sqlite", store, vault, tmp_path, most_bytes=1_000)
+    with sqlite3.connect(tmp_path / "notes.db") as file:
+        file.execute(f"CREATE TABLE wide ({', '.join(f'a_column_named_{n} text' for n in range(100))})")
+    file.close()
+    assert (await call(tools, "shop.twice", {}))["rows"] == [{"a": 2, "q": '{"b": [1]}'}]
+    asked = {"q": {"sql": "SELECT length(:word) AS n", "input": {"word": "string"}}}
+    options = {"kind": "sql", "file": str(tmp_path / "notes.db"), "most_bytes": 1_000, "queries": asked}
+    found = await call(box(store, vault, shop=options), "shop.q", {"word": "é" * 200_000})
+    assert found["rows"] == [{"n": 200_000}]
+
+
 @pytest.mark.parametrize("end", ["", ";", "; -- done", " /* ; */ ;\n"])
 async def test_a_query_is_run_once(store: Store, vault: Vault, end: str) -> None:
     async with store.connection() as connection:

@@ -23,6 +23,8 @@ else:
 __all__ = ["Sqlite"]
 
 _BUSY_MS = 5_000
+_DESCRIBED = 100_000
+"""Bytes the description of a table may take, and a value beside what is answered, however little that may be."""
 _WRITTEN = 100_000_000
 """Bytes of one value that a write may move within the file, whatever it gives back."""
 
@@ -63,10 +65,9 @@ class Sqlite:
         connection = self._opened("ro")
         try:
             connection.set_authorizer(_only_reads)
-            # Of a value, not of the file: what is not asked for may be of any size.
-            connection.setlimit(
-                sqlite3.SQLITE_LIMIT_LENGTH, max(self._bounds.most_bytes, len(query.statement.encode()))
-            )
+            # Of what the query goes through, not of what it is asked with: tables may be described at length.
+            asked = max(len(query.statement.encode()), _DESCRIBED, *map(_bytes, values.values()))
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(self._bounds.most_bytes, asked))
             columns, rows, _ = self._run(connection, query, values)
             return columns, rows
         finally:
