@@ -146,6 +146,14 @@ async def test_what_is_under_way_or_too_much_or_of_an_unknown_price_is_told(hous
     assert not (await house.rerun.foresee(late, Again("afresh"))).runs
 
 
+async def test_hours_that_are_none_are_told_before_anything_is_foreseen_or_done(house: House) -> None:
+    await house.ran(flow(step("b"), output=1), 1)
+    for work in (house.rerun.foresee, lambda chosen, again: house.rerun.do(chosen, again, "zoe")):
+        with pytest.raises(Invalid, match="write hours and a zone"):
+            await work(Chosen(), Again("afresh", window="at night"))
+    assert len(await house.engine.search(Chosen())) == 1
+
+
 async def test_items_a_run_went_on_without_are_neither_stuck_nor_in_the_way_of_runs_that_are(house: House) -> None:
     house.paying.broken = {"v", "b"}
     over: dict[str, JSON] = {"over": "{{ range(5) }}", "max": 9, "as": "runs", "on_item_error": "collect"}

@@ -11,6 +11,7 @@ from metier.calls import RunId, new_id
 from metier.catalog import Catalog
 from metier.errors import BudgetExceeded, Invalid, MetierError
 from metier.store import Store
+from metier.window import Window
 from metier.workflow.commands import ASK_BUDGET, GATHERED, Entry
 from metier.workflow.cutting import with_models
 from metier.workflow.definition import Workflow
@@ -237,6 +238,8 @@ def _check(again: Again) -> None:
         raise Invalid("a run keeps its definition for life: do it again as another run (fork, or afresh) to change it")
     if again.how in ("resume", "retry") and again.window is not None:
         raise Invalid("a run keeps its hours for life: do it again as another run (fork, or afresh) to change them")
+    if again.window is not None:
+        Window.parse(again.window)
     if again.how == "fork" and again.workflow is None and not again.models:
         raise Invalid("a fork of runs needs another definition or other models: else say afresh, or retry from a step")
 
