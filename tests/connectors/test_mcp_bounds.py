@@ -141,3 +141,27 @@ async def test_what_was_made_small_to_become_large_is_refused(store: Store, vaul
     with pytest.raises(Invalid, match="packed"):
         await call(made, "files.add", {"a": 1, "b": 2})
     assert set(asked) == {"identity"}
+
+
+@pytest.mark.parametrize("named", ["", "identity"])
+async def test_an_answer_that_says_it_is_not_packed_is_taken(
+    store: Store, vault: Vault, serving: Any, named: str
+) -> None:
+    async def plainly(request: web.Request) -> web.StreamResponse:
+        asked = await request.json() if request.method == "POST" else {}
+        if "id" not in asked:
+            return web.Response(status=202 if asked else 405)
+        gives: dict[str, dict[str, Any]] = {
+            "initialize": {
+                "protocolVersion": (asked.get("params") or {}).get("protocolVersion"),
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "tests", "version": "1"},
+            },
+            "tools/list": {"tools": [{"name": "add", "inputSchema": {"type": "object"}}]},
+        }
+        found = gives.get(asked["method"])
+        said = {"error": {"code": -32601, "message": "no"}} if found is None else {"result": found}
+        return web.json_response({"jsonrpc": "2.0", "id": asked["id"], **said}, headers={"Content-Encoding": named})
+
+    made = box(store, vault, files=over_http(await serving(plainly)))
+    assert "gives 1 tools" in await made.connector("files").probe()

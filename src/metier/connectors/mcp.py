@@ -244,8 +244,8 @@ def _client(web: Web, headers: Mapping[str, str], timeout_s: float, meter: Meter
             request.url = request.url.copy_with(host=address)
             request.extensions = {**request.extensions, "sni_hostname": host}
             response = await super().handle_async_request(request)
-            packed = response.headers.get("Content-Encoding", "identity")
-            if packed.strip().lower() != "identity":
+            packed = response.headers.get("Content-Encoding", "")
+            if packed.strip().lower() not in ("", "identity"):
                 meter.packed(packed)
                 await response.aclose()
                 raise httpx2.ReadError("its size is not known")
