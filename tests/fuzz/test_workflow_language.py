@@ -75,7 +75,8 @@ SCOPE: dict[str, JSON] = {
     "b": [[1], [2]],
 }
 ATOMS = st.sampled_from(
-    ["1", "2.5", "'x'", "true", "null", "a", "b", "steps.a", "steps.b.a", "inputs.a", "inputs", "[1, 2]"]
+    ["1", "2.5", "'x'", "true", "null", "a", "b", "x", "steps.a", "steps.b.a", "inputs.a", "inputs", "[1, 2]"]
+    + ["inputs.u", "inputs['u']", "inputs.u != null", "inputs.m.n", "has(inputs.m.n)", "inputs.l", "x != null"]
 )
 VALID: st.SearchStrategy[str] = st.recursive(
     ATOMS,
@@ -100,6 +101,16 @@ VALID: st.SearchStrategy[str] = st.recursive(
     ),
     max_leaves=8,
 )
+NULLABLE = {
+    "type": "object",
+    "properties": {
+        "a": {"type": "array", "items": {"type": "string"}},
+        "u": {"type": ["string", "null"]},
+        "m": {"anyOf": [{"type": "object", "properties": {"n": {"enum": [1, None]}}}, {"type": "null"}]},
+        "l": {"type": ["array", "null"], "items": {"type": ["integer", "null"]}},
+    },
+    "required": ["a", "u", "l"],
+}
 KEYS = st.sampled_from([*KIND_KEYS, *MODIFIERS, *FLOW_KEYS, "id", "else", "max", "prompt", "model", "collection"])
 PARTS: st.SearchStrategy[Any] = st.recursive(
     LEAVES
@@ -175,7 +186,7 @@ def test_any_expressions_in_a_workflow(one: str, two: str, three: str, output: o
     flow = {
         "flow": "x",
         "schema": 1,
-        "inputs": {"a": "string[]"},
+        "inputs": NULLABLE,
         "steps": [
             {"id": "a", "when": one, "tool": "t", "with": {"v": "{{ " + two + " }}"}, "output": {"a": "integer"}},
             {"id": "s", "switch": [{"when": three, "steps": [{"id": "b", "tool": "t", "output": {"a?": "string"}}]}]},
@@ -317,7 +328,7 @@ def test_any_expressions_in_control_flow(one: str, two: str, part: object) -> No
     flow = {
         "flow": "x",
         "schema": 1,
-        "inputs": {"a": "string[]"},
+        "inputs": NULLABLE,
         "triggers": [{"email": {"with": {"a": "{{ " + one + " }}"}, "when": two}}],
         "steps": [
             {
