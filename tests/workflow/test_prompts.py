@@ -159,6 +159,12 @@ LONG = "x " * 400_000
             "{% for a in x %}{% if o | sort(attribute='k') | length %}{% endif %}{% endfor %}",
             {"x": MANY, "o": [{"k": LONG}]},
         ),
+        ("{% for a in x %}{% if x | truncate(9, true, x, 0) | length %}{% endif %}{% endfor %}", {"x": MANY}),
+        ("{% for a in x %}{% if x | truncate(90000, true, [], 0) | length %}{% endif %}{% endfor %}", {"x": MANY}),
+        (
+            "{% for a in x %}{% if o | unique(true, 'k,l') | first %}{% endif %}{% endfor %}",
+            {"x": MANY, "o": [{"k,l": LONG}]},
+        ),
         ("{% for a in x %}{% if t | truncate(700000) | length %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG}),
         ("{% for a in x %}{% if t | title | length %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG}),
         ("{% for a in x %}{% if t | wordcount %}{% endif %}{% endfor %}", {"x": MANY, "t": LONG}),

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from jinja2 import StrictUndefined, nodes
-from jinja2.filters import do_round, do_sort, do_trim, do_truncate, do_unique, make_multi_attrgetter
+from jinja2.filters import do_round, do_sort, do_trim, do_truncate, do_unique, make_attrgetter, make_multi_attrgetter
 from jinja2.runtime import LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -126,16 +126,19 @@ class Environment(ImmutableSandboxedEnvironment):
         self, s: Any, length: int = 255, killwords: bool = False, end: str = "...", leeway: Any = None
     ) -> Any:
         # However long a text is, no more of it is looked at than is kept.
-        self._spend(min(len(s), length) // 16 if isinstance(s, str) else 0)
+        if isinstance(s, (str, list, tuple)):
+            self._spend(min(len(s), length) // (16 if isinstance(s, str) else 1))
         return do_truncate(self, s, length, killwords, end, leeway)
 
     def _sort(self, value: Any, reverse: bool = False, case_sensitive: bool = False, attribute: Any = None) -> Any:
-        return do_sort(self, self._compared(value, attribute), reverse, case_sensitive, attribute)
+        return do_sort(
+            self, self._compared(value, attribute, make_multi_attrgetter), reverse, case_sensitive, attribute
+        )
 
     def _unique(self, value: Any, case_sensitive: bool = False, attribute: Any = None) -> Any:
-        return do_unique(self, self._compared(value, attribute), case_sensitive, attribute)
+        return do_unique(self, self._compared(value, attribute, make_attrgetter), case_sensitive, attribute)
 
-    def _compared(self, value: Any, attribute: Any) -> list[Any]:
+    def _compared(self, value: Any, attribute: Any, getter: Any) -> list[Any]:
         """Count what is looked at to put things in order: of objects, only the fields that are named."""
         found = value if isinstance(value, list) else list(value)
         if attribute is None:
@@ -144,7 +147,7 @@ class Environment(ImmutableSandboxedEnvironment):
         if str(attribute).count(".") + str(attribute).count(",") >= _FIELDS_MAX:
             raise ValueError(f"sort and unique take an attribute of at most {_FIELDS_MAX} fields")
         self._spend(len(found))
-        fields = make_multi_attrgetter(self, attribute)
+        fields = getter(self, attribute)
         for one in found:
             self._weighed(fields(one), 1)
         return found
