@@ -87,8 +87,7 @@ def test_a_run_that_waits_for_its_hours_says_when_they_come(
     assert house.data("runs", "fork", started["id"], "--window", "always")["run"]["status"] == "pending"
     house.run("runs", "cancel", started["id"])
     chosen = ("--workflow", "suivi", "--status", "cancelled", "--yes")
-    (again,) = house.data("runs", "again", "afresh", *chosen, "--window", f"{window} ")["runs"]
-    assert "write hours and a zone" in again["why_not"]
+    assert "write hours and a zone" in house.run("runs", "again", "afresh", *chosen, "--window", f"{window} ", code=2)
     (again,) = house.data("runs", "again", "afresh", *chosen)["runs"]
     assert house.data("runs", "show", again["made"])["run"]["hours"] == window
     assert "its hours" in house.run("runs", "again", "resume", *chosen, "--window", window, code=2)

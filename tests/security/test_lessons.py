@@ -111,9 +111,11 @@ def test_templates_are_made_in_two_places_only() -> None:
         for path in SOURCE.rglob("*.py")
         if re.search(r"\bimport jinja2|from jinja2", path.read_text(encoding="utf-8"))
     }
-    # Prompts of workflows, in the sandbox; pages, whose templates are our own files.
-    assert makers == {"workflow/prompts.py", "console/rendering.py"}
-    assert "ImmutableSandboxedEnvironment" in (SOURCE / "workflow" / "prompts.py").read_text(encoding="utf-8")
+    # Prompts of workflows, in the sandbox of their language; pages, whose templates are our own files.
+    assert makers == {"workflow/prompts.py", "workflow/prompt_language.py", "console/rendering.py"}
+    prompts = (SOURCE / "workflow" / "prompts.py").read_text(encoding="utf-8")
+    assert "from jinja2 import TemplateError, meta, nodes" in prompts and prompts.count("jinja2") == 1
+    assert "ImmutableSandboxedEnvironment" in (SOURCE / "workflow" / "prompt_language.py").read_text(encoding="utf-8")
     pages = (SOURCE / "console" / "rendering.py").read_text(encoding="utf-8")
     assert "from_string" not in pages and "autoescape" in pages
 
