@@ -26,7 +26,7 @@ class Away:
         return dict.fromkeys(keys, f"row {self.asked}")
 
     def mirror(self) -> Mirror[str]:
-        return Mirror(self.load, clock=lambda: self.now, patience_s=0.01)
+        return Mirror(self.load, clock=lambda: self.now, patience_s=0.01, first_s=0.01)
 
 
 async def test_while_the_database_is_away_one_call_at_a_time_waits_for_it() -> None:
