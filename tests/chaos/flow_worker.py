@@ -195,7 +195,8 @@ def main() -> None:
                 for _ in range(int(number)):
                     _fork(pathlib.Path(site), living)
         for pid, path in [*living.items()]:
-            over = (path.parent / "over").exists()
+            # A folder may be gone before a busy machine has looked into it: then nobody is wanted there either.
+            over = (path.parent / "over").exists() or not path.exists()
             if over:
                 os.kill(pid, signal.SIGKILL)
             if os.waitpid(pid, 0 if over else os.WNOHANG)[0]:
