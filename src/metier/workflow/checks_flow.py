@@ -10,7 +10,7 @@ from metier.workflow.cel import expressions_in, parse, pieces
 from metier.workflow.checks import Report, check_given
 from metier.workflow.inference import give
 from metier.workflow.nulls import allows_null, of_element, shaped, without_null
-from metier.workflow.schema_types import types_of, words
+from metier.workflow.schema_types import of_value, types_of, words
 from metier.workflow.shape import Mark, Step, Trigger, Workflow
 from metier.workflow.view import Schema, View
 from metier.workflow.yaml_source import suggest
@@ -263,10 +263,4 @@ def template_schema(template: JSON, view: View) -> Schema:
             schemas = [dict(template_schema(item, view)) for item in template]
             alike = bool(schemas) and all(schema == schemas[0] for schema in schemas)
             return {"type": "array", "items": schemas[0]} if alike else {"type": "array"}
-        case bool():
-            return {"type": "boolean"}
-        case int():
-            return {"type": "integer"}
-        case float():
-            return {"type": "number"}
-    return {"type": "null"}
+    return of_value(template)
